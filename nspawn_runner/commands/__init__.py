@@ -1,0 +1,1 @@
+"""A module per verb, reading as the story of that verb."""

@@ -1,0 +1,49 @@
+"""The errors a user can meet: what failed, the facts, what to do; and who is to blame."""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """Something failed in a way that the user is told about in one to three lines.
+
+    ``what`` is the sentence that names the failure, ``facts`` what is known about it, ``advice`` what to do next.
+    """
+
+    def __init__(self, what: str, *, facts: str = "", advice: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.facts = facts
+        self.advice = advice
+
+    def lines(self) -> list[str]:
+        """Return the message as one to three lines without control characters."""
+        return [printable(line) for line in (self.what, self.facts, self.advice) if line]
+
+
+class JobError(Error):
+    """The job asked for what it cannot have: a build failure, which the runner does not retry."""
+
+
+class HostError(Error):
+    """Something about the host is wrong: a system failure, which the runner retries."""
+
+
+class UsageError(HostError):
+    """The command line is wrong; in a stage that is the runner's configuration, hence the host's fault."""
+
+
+class Cancelled(BaseException):
+    """SIGTERM or SIGINT arrived; derives from BaseException so that no handler for errors hides it."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+def printable(text: str, limit: int = 500) -> str:
+    """Return ``text`` on one line: control characters escaped, at most ``limit`` characters.
+
+    Names in messages may come from a job; a log is read on terminals.
+    """
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: limit + 1])
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"

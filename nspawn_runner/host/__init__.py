@@ -1,0 +1,1 @@
+"""The operating system: child processes, systemd, argument lists for nspawn, files, locks."""

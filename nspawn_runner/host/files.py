@@ -1,0 +1,69 @@
+"""Files and folders as root needs them: atomic writes, bounded reads, removal that no link leads astray."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import HostError
+from . import process
+
+
+def write_atomically(path: str, content: bytes, *, mode: int = 0o600) -> None:
+    """Replace ``path`` by a file with ``content``, owned by us, with ``mode``; readers see the old or the new whole."""
+    draft = f"{path}.{os.getpid()}.new"
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+        os.rename(draft, path)
+    except BaseException:
+        remove_file(draft)
+        raise
+
+
+def remove_file(path: str) -> None:
+    """Remove the file or link ``path`` if it is there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def remove_folder(path: str) -> None:
+    """Remove the empty folder ``path`` if it is there; a folder that is not empty stays."""
+    try:
+        os.rmdir(path)
+    except OSError:
+        pass
+
+
+def remove_tree(path: str) -> None:
+    """Remove the tree ``path`` if it is there, whatever a job made of it; raises HostError when something stays.
+
+    rm(1) follows no link, crosses no mount and takes any depth, where shutil.rmtree ends at Python's recursion limit.
+    """
+    if not os.path.lexists(path):
+        return
+    done = process.run(["rm", "--recursive", "--force", "--one-file-system", "--", path], check=False)
+    if os.path.lexists(path):
+        last = done.stderr.decode(errors="replace").strip().splitlines()
+        raise HostError(f"cannot remove {path}", facts=last[-1] if last else "")
+
+
+def make_private_folder(path: str) -> None:
+    """Make the folder ``path`` and its parents, mode 0700, unless it is there.
+
+    With uids on disk that are the job's own, a setuid file in a layer must be out of every host user's reach.
+    """
+    os.makedirs(path, mode=0o700, exist_ok=True)
+
+
+def file_system(path: str) -> str:
+    """Return the type of the file system that holds ``path``, in the words of ``stat -f -c %T``."""
+    return process.run(["stat", "--file-system", "--format=%T", "--", path]).stdout.decode().strip()
+
+
+def read_head(path: str, limit_bytes: int) -> bytes:
+    """Return at most the first ``limit_bytes`` bytes of ``path``; raises OSError."""
+    with open(path, "rb") as file:
+        return file.read(limit_bytes)

@@ -1,0 +1,63 @@
+"""Locks between processes: flock on a file that goes with the lock."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import HostError
+
+
+@contextmanager
+def locked(path: str, *, what: str, wait_seconds: float = 60.0) -> Iterator[None]:
+    """Hold the lock ``path`` (a file made for it and removed after), waiting up to ``wait_seconds`` for its holder.
+
+    The kernel drops the lock with the process that held it, so a kill leaves nothing to mend. ``what`` names the
+    locked thing in the HostError that is raised when the wait was in vain.
+    """
+    fd = _acquire(path, what, wait_seconds)
+    try:
+        yield
+    finally:
+        # Removed while held: whoever waits on the removed file finds out in _is_current and opens the new one.
+        os.unlink(path)
+        os.close(fd)
+
+
+def _acquire(path: str, what: str, wait_seconds: float) -> int:
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_current(fd, path):
+                os.ftruncate(fd, 0)
+                os.write(fd, str(os.getpid()).encode())
+                return fd
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                holder = os.pread(fd, 20, 0).decode(errors="replace")
+                os.close(fd)
+                raise HostError(
+                    f"{what} is in use by another process", facts=f"process {holder} holds {path}", advice="try again"
+                ) from None
+            time.sleep(0.02)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _is_current(fd: int, path: str) -> bool:
+    try:
+        there = os.stat(path)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    ours = os.fstat(fd)
+    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)

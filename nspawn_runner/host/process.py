@@ -1,0 +1,127 @@
+"""The one door to child processes: null stdin, an environment built afresh, errors that say what was called."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from ..errors import HostError, printable
+
+Popen = subprocess.Popen
+TimeoutExpired = subprocess.TimeoutExpired
+
+# What a child may need of our own environment. Everything else stays here: CUSTOM_ENV_* holds the job's secrets and
+# could steer a tool that runs as root.
+_PASSED = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class CommandError(HostError):
+    """A child process failed; ``returncode`` is its exit status (negative: the signal), ``stderr`` its last words."""
+
+    def __init__(self, argv: Sequence[str], returncode: int, stderr: bytes) -> None:
+        self.argv = list(argv)
+        self.returncode = returncode
+        self.stderr = stderr.decode(errors="replace").strip()
+        how = f"exit status {returncode}" if returncode >= 0 else f"signal {-returncode}"
+        last = self.stderr.splitlines()[-1] if self.stderr else "no message"
+        super().__init__(f"{os.path.basename(argv[0])} failed with {how}: {last}", facts=f"command: {quoted(argv)}")
+
+
+def quoted(argv: Sequence[str]) -> str:
+    """Return ``argv`` as a person would type it, bounded in length, for messages and debug lines."""
+    from shlex import join
+
+    return printable(join(argv), 300)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment every child gets: a fixed PATH, C.UTF-8, the proxy settings, and ``extra``."""
+    passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    return {"PATH": _PATH, "LANG": "C.UTF-8", "HOME": "/root", **passed, **(extra or {})}
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    check: bool = True,
+    stdin: bytes | None = None,
+    timeout_seconds: float | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run ``argv`` to its end and return its status and output as bytes.
+
+    Raises CommandError when it fails and ``check`` is true, or cannot be started, or takes over ``timeout_seconds``.
+    """
+    try:
+        done = subprocess.run(
+            argv,
+            check=False,
+            input=b"" if stdin is None else stdin,
+            capture_output=True,
+            timeout=timeout_seconds,
+            env=environment(env),
+            cwd=cwd,
+        )
+    except FileNotFoundError:
+        raise missing(argv) from None
+    except subprocess.TimeoutExpired:
+        raise CommandError(argv, -9, f"no end after {timeout_seconds:g} s".encode()) from None
+    if check and done.returncode:
+        raise CommandError(argv, done.returncode, done.stderr)
+    return done
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    own_session: bool = False,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start ``argv`` and return it running; stdout and stderr are inherited unless given.
+
+    ``own_session`` keeps a SIGTERM meant for our process group from it. Raises HostError when it cannot be started.
+    """
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=own_session,
+            env=environment(env),
+            cwd=cwd,
+        )
+    except FileNotFoundError:
+        raise missing(argv) from None
+
+
+PIPE = subprocess.PIPE
+STDOUT = subprocess.STDOUT
+DEVNULL = subprocess.DEVNULL
+
+# Debian's package for a program we call, for the advice when it is missing.
+_PACKAGES = {
+    "systemd-run": "systemd",
+    "systemctl": "systemd",
+    "journalctl": "systemd",
+    "systemd-nspawn": "systemd-container",
+    "machinectl": "systemd-container",
+    "btrfs": "btrfs-progs",
+    "nft": "nftables",
+    "ip": "iproute2",
+}
+
+
+def missing(argv: Sequence[str]) -> HostError:
+    """Return the error for a program that is not there, with the Debian package that has it."""
+    program = os.path.basename(argv[0])
+    return HostError(
+        f"the program {program} is not installed", advice=f"install it: apt install {_PACKAGES.get(program, program)}"
+    )

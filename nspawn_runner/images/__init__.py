@@ -1,0 +1,1 @@
+"""Images: names, generations, creation and change."""

@@ -1,0 +1,1 @@
+"""Machines: start, run a script, stop; records, backends and network."""
