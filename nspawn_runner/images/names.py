@@ -1,0 +1,43 @@
+"""Names of images: which are legal, and which local image a job's image name means."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from fnmatch import fnmatchcase
+
+MAX_LENGTH = 64
+
+
+def is_image_name(name: str) -> bool:
+    """Tell whether ``name`` can be an image's: 1 to 64 ASCII letters, digits, and . _ - after the first."""
+    return (
+        0 < len(name) <= MAX_LENGTH
+        and name.isascii()
+        and name[0].isalnum()
+        and all(char.isalnum() or char in "._-" for char in name)
+    )
+
+
+def local_name(asked: str, *, mapping: Mapping[str, str], there: Collection[str]) -> str | None:
+    """Return the image of ``there`` that ``asked`` means, or None.
+
+    ``asked`` may be written as for a registry (``host:port/group/name:tag@digest``). First comes what ``mapping`` says,
+    exact names before shell patterns in their order; then ``asked`` itself, its tag, its name.
+    """
+    for candidate in _candidates(asked, mapping):
+        if is_image_name(candidate) and candidate in there:
+            return candidate
+    return None
+
+
+def _candidates(asked: str, mapping: Mapping[str, str]) -> Iterator[str]:
+    if asked in mapping:
+        yield mapping[asked]
+    for pattern, image in mapping.items():
+        if fnmatchcase(asked, pattern):
+            yield image
+    yield asked
+    last = asked.partition("@")[0].rpartition("/")[2]
+    name, _, tag = last.partition(":")
+    yield tag
+    yield name
