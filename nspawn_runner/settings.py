@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from .errors import HostError
+from .names import is_image_name
 
 DEFAULT_FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 RUN_FOLDER = "/run/nspawn-runner"
@@ -78,8 +79,6 @@ def _memory(value: str) -> str:
 
 
 def _image_name(value: str) -> str:
-    from .images.names import is_image_name
-
     return "" if is_image_name(value) else "must be the name of an image"
 
 

@@ -1,21 +1,11 @@
-"""Names of images: which are legal, and which local image a job's image name means."""
+"""Which local image a job's image name means."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 
-MAX_LENGTH = 64
-
-
-def is_image_name(name: str) -> bool:
-    """Tell whether ``name`` can be an image's: 1 to 64 ASCII letters, digits, and . _ - after the first."""
-    return (
-        0 < len(name) <= MAX_LENGTH
-        and name.isascii()
-        and name[0].isalnum()
-        and all(char.isalnum() or char in "._-" for char in name)
-    )
+from ..names import is_image_name
 
 
 def local_name(asked: str, *, mapping: Mapping[str, str], there: Collection[str]) -> str | None:

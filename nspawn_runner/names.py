@@ -1,0 +1,30 @@
+"""Which names are legal, for images, jobs and machines; pure functions on untrusted text."""
+
+from __future__ import annotations
+
+MAX_IMAGE_NAME = 64
+
+
+def is_image_name(name: str) -> bool:
+    """Tell whether ``name`` can be an image's: 1 to 64 ASCII letters, digits, and . _ - after the first."""
+    return (
+        0 < len(name) <= MAX_IMAGE_NAME
+        and name.isascii()
+        and name[0].isalnum()
+        and all(char.isalnum() or char in "._-" for char in name)
+    )
+
+
+def is_job_id(text: str) -> bool:
+    """Tell whether ``text`` is a job's id: 1 to 20 ASCII digits (GitLab's are 64-bit integers)."""
+    return 0 < len(text) <= 20 and text.isascii() and text.isdigit()
+
+
+def is_machine_name(name: str) -> bool:
+    """Tell whether ``name`` is one that we give to machines: at most 40 of a-z, 0-9 and -, a letter first."""
+    return (
+        0 < len(name) <= 40
+        and name.isascii()
+        and name[0].isalpha()
+        and all(char.isdigit() or char.islower() or char == "-" for char in name)
+    )
