@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from ..errors import HostError
-from . import process
 
 
 def write_atomically(path: str, content: bytes, *, mode: int = 0o600) -> None:
@@ -42,6 +41,8 @@ def remove_tree(path: str) -> None:
 
     rm(1) follows no link, crosses no mount and takes any depth, where shutil.rmtree ends at Python's recursion limit.
     """
+    from . import process
+
     if not os.path.lexists(path):
         return
     done = process.run(["rm", "--recursive", "--force", "--one-file-system", "--", path], check=False)
@@ -60,6 +61,8 @@ def make_private_folder(path: str) -> None:
 
 def file_system(path: str) -> str:
     """Return the type of the file system that holds ``path``, in the words of ``stat -f -c %T``."""
+    from . import process
+
     return process.run(["stat", "--file-system", "--format=%T", "--", path]).stdout.decode().strip()
 
 

@@ -1,0 +1,175 @@
+"""Arguments, logging, signals; the one place where an error becomes a message and an exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn, Protocol, cast
+
+from . import __version__
+from .errors import Cancelled, Error, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from .settings import Settings
+
+# verb → module in commands/. One module is loaded per call: the others' imports are not paid for.
+VERBS = {
+    "config": "config",
+    "gitlab-config": "config",
+    "prepare": "prepare",
+    "run": "run",
+    "cleanup": "cleanup",
+    "exec": "exec_job",
+    "chroot-create": "chroot_create",
+    "chroot-list": "chroot_list",
+    "chroot-login": "chroot_login",
+    "chroot-remove": "chroot_remove",
+    "toml": "runner_toml",
+}
+
+
+class Command(Protocol):
+    """What a module in commands/ offers."""
+
+    HELP: str
+    DESCRIPTION: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the verb's arguments."""
+
+    def main(self, args: argparse.Namespace, settings: Settings) -> int:
+        """Do what the verb says and return the exit status."""
+
+
+def entry() -> NoReturn:
+    """Run the tool with the arguments of this process and exit."""
+    status = main(sys.argv[1:])
+    # The stages have nothing to flush but this; tearing the interpreter down takes some milliseconds.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the tool with ``arguments`` and return its exit status; messages go to stderr."""
+    _catch_signals()
+    debug = "--debug" in arguments
+    try:
+        if arguments[:1] == ["reap"]:
+            return _command("reap").main(_Reap(arguments[1]), None)  # type: ignore[arg-type]
+        return _run(arguments)
+    except Error as error:
+        if debug:
+            raise
+        return _tell(error)
+    except Cancelled as cancelled:
+        print(f"nspawn-runner: stopped by {signal.Signals(cancelled.signal_number).name}", file=sys.stderr)
+        return _system_failure()
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        return _tell_unexpected(error)
+
+
+class _Reap:
+    def __init__(self, machine: str) -> None:
+        self.machine = machine
+
+
+def _command(verb: str) -> Command:
+    return cast("Command", import_module(f".commands.{VERBS.get(verb, verb)}", __package__))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from . import settings
+
+    args = parse(arguments)
+    _need_root(args.verb)
+    loaded = settings.load(args.config)
+    return _command(args.verb).main(args, loaded)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the parsed ``arguments``; raises UsageError. Exits after --help and --version."""
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise UsageError(message, advice=f"try: {self.prog} --help")
+
+    parser = Parser(
+        prog="nspawn-runner",
+        description="Runs every CI job in its own freshly booted Linux system, and keeps the images for it.",
+        epilog="nspawn-runner VERB --help tells more of a verb. Documentation: README.md",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"nspawn-runner {__version__}")
+    parser.add_argument("--config", metavar="FILE", help="settings (default: /etc/nspawn-runner/nspawn-runner.toml)")
+    parser.add_argument("--verbose", "-v", action="store_true", help="say more of what is done")
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    words = (word for before, word in zip(["", *arguments], arguments, strict=False) if before != "--config")
+    wanted = next((word for word in words if word in VERBS), None)
+    # Only the verb in use loads its module; all of them do where the list of verbs is shown.
+    for verb in [wanted] if wanted else VERBS:
+        command = _command(verb)
+        command.add_arguments(
+            verbs.add_parser(
+                verb,
+                help=command.HELP,
+                description=command.DESCRIPTION,
+                allow_abbrev=False,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )
+    return parser.parse_args(list(arguments))
+
+
+def _need_root(verb: str) -> None:
+    if os.geteuid() != 0 and verb not in {"config", "gitlab-config", "toml"}:
+        raise Error(
+            f"nspawn-runner {verb} needs root: it makes mounts, machines and networks",
+            advice=f"try: sudo nspawn-runner {verb} … (gitlab-runner's service runs as root by default)",
+        )
+
+
+def _catch_signals() -> None:
+    def raise_cancelled(number: int, frame: object) -> None:
+        # Once is enough: what follows undoes what was begun and must not be undone itself.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise Cancelled(number)
+
+    signal.signal(signal.SIGTERM, raise_cancelled)
+    signal.signal(signal.SIGINT, raise_cancelled)
+
+
+def _tell(error: Error) -> int:
+    from .gitlab import status
+
+    for number, line in enumerate(error.lines()):
+        print(f"nspawn-runner: {line}" if number == 0 else f"  {line}", file=sys.stderr)
+    return status.of_error(error, os.environ)
+
+
+def _tell_unexpected(error: Exception) -> int:
+    import traceback
+
+    traceback.print_exception(error)
+    print("nspawn-runner: this is a mistake in nspawn-runner; please report it with the lines above", file=sys.stderr)
+    return _system_failure()
+
+
+def _system_failure() -> int:
+    from .gitlab import status
+
+    return status.system_failure(os.environ)

@@ -1,0 +1,37 @@
+"""cleanup: remove the job's machine and all that belongs to it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..gitlab import job as jobs
+from ..machines import records, stop
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..settings import Settings
+
+HELP = "stage: remove the job's machine"
+DESCRIPTION = "Removes the machine of a job: processes, mounts, layer, unit, record. A job without one is fine."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --id."""
+    parser.add_argument("--id", metavar="ID", help="the job's id (default: what gitlab-runner says)")
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Remove the machine; returns 0 when nothing of it is left."""
+    job = jobs.from_environment(os.environ, job_id=args.id)
+    remove(job.id, job.server, settings)
+    return 0
+
+
+def remove(job_id: str, server: str, settings: Settings) -> None:
+    """Remove the machine of a job, or what is left under its name where there is no record."""
+    record = records.find(job_id, server)
+    machine = record.machine if record is not None else records.new_name(job_id, server)
+    with records.lock(machine):
+        stop.remove_leftovers(machine, settings.state_folder)

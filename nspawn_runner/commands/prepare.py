@@ -1,0 +1,117 @@
+"""prepare: boot the job's machine, with its caches and gitlab-runner's helper in it."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from ..errors import HostError, JobError, printable
+from ..gitlab import job as jobs
+from ..host import files
+from ..images import names, store
+from ..machines import start
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from ..gitlab.job import Job
+    from ..machines.records import Record
+    from ..settings import Settings
+
+HELP = "stage: boot the job's machine"
+DESCRIPTION = """Boots the machine of a job from an image: IMAGE, else the one the job asks for, else the default.
+
+By hand:  nspawn-runner prepare --id 1 bookworm
+          nspawn-runner run --id 1 ./script
+          nspawn-runner cleanup --id 1"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add IMAGE, --default-image and --id."""
+    parser.add_argument("image", nargs="?", metavar="IMAGE", help="boot this image whatever the job asks for")
+    parser.add_argument("--default-image", metavar="NAME", help="image of jobs that ask for none (default: settings)")
+    parser.add_argument("--id", metavar="ID", help="the job's id (default: what gitlab-runner says)")
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Boot the machine and say in one line which."""
+    began = time.monotonic()
+    job = jobs.from_environment(os.environ, job_id=args.id)
+    asked = args.image if args.image is not None else job.image or args.default_image or settings.default_image
+    record = boot(job, asked, settings)
+    took = time.monotonic() - began
+    generation = f", generation {record.generation}" if record.generation else ""
+    print(f"image {record.image}{generation}, machine {record.machine}, ready in {took:.2f} s")
+    return 0
+
+
+def boot(job: Job, asked: str, settings: Settings, binds: Sequence[str] = ()) -> Record:
+    """Boot the machine of ``job`` from the image that ``asked`` means; ``binds`` are options of systemd-nspawn."""
+    image = find_image(asked, settings)
+    options = [*_cache_options(job, settings), *_helper_options(image.root, settings), *binds]
+    wish = start.Wish(
+        job=job.id,
+        server=job.server,
+        project=job.project,
+        image=image.name,
+        generation=image.generation,
+        root=image.root,
+        shell=settings.shell,
+        binds=options,
+        runtime_seconds=job.timeout_seconds,
+    )
+    return start.start(wish, settings)
+
+
+def find_image(asked: str, settings: Settings) -> store.Image:
+    """Return the image that ``asked`` means; raises JobError that names the images there are, HostError for none."""
+    there = store.names(settings.state_folder)
+    if not there:
+        raise HostError(
+            f"there are no images in {settings.state_folder}", advice="make one: nspawn-runner chroot-create bookworm"
+        )
+    known = f"there are: {', '.join(there)}"
+    if not asked:
+        raise JobError(
+            "the job asks for no image and there is no default",
+            facts=known,
+            advice="write image: NAME in .gitlab-ci.yml, or have the admin set default_image",
+        )
+    if not names.is_plausible(asked):
+        raise JobError(f"'{printable(asked, 60)}' cannot be the name of an image", facts=known)
+    name = names.local_name(asked, mapping=settings.images, there=there)
+    image = store.find(settings.state_folder, name) if name else None
+    if image is None:
+        raise JobError(
+            f"there is no image '{printable(asked, 100)}'", facts=known, advice="have the admin make it: chroot-create"
+        )
+    return image
+
+
+def _cache_options(job: Job, settings: Settings) -> list[str]:
+    """Bind the job's own cache: a folder per server, project and protectedness, so that no project reads another's."""
+    if not job.project or not job.server:
+        return []
+    server = "".join(char if char.isalnum() or char in ".-" else "_" for char in job.server)
+    scope = f"{server}-{job.project}-{'protected' if job.protected else 'unprotected'}"
+    folder = f"{settings.state_folder}/.cache/{scope}"
+    files.make_private_folder(os.path.dirname(folder))
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    idmap = ":idmap" if settings.user_namespace else ""
+    return [f"--bind={folder}:{settings.cache_dir}{idmap}"]
+
+
+def _helper_options(root: str, settings: Settings) -> list[str]:
+    """Bind the host's gitlab-runner, which artifacts and cache need, into a machine whose image has none."""
+    if settings.gitlab_runner == "auto":
+        places = ("/usr/bin/gitlab-runner", "/usr/local/bin/gitlab-runner")
+        helper = next((path for path in places if os.access(path, os.X_OK)), "")
+    else:
+        helper = settings.gitlab_runner
+    if not helper or any(os.path.lexists(f"{root}/{folder}/gitlab-runner") for folder in ("usr/bin", "usr/local/bin")):
+        return []
+    return [f"--bind-ro={os.path.realpath(helper)}:/usr/local/bin/gitlab-runner"]
+
+

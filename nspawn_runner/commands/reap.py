@@ -1,0 +1,38 @@
+"""reap: called by a machine's unit when it ends (ExecStopPost=): writes down how, and gives its layer back."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..machines import cgroups, records, stop
+from ..names import is_machine_name
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..settings import Settings
+
+HELP = ""
+DESCRIPTION = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add nothing: systemd is the only caller and names the machine."""
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Reap the machine; $SERVICE_RESULT, $EXIT_CODE and $EXIT_STATUS are systemd's (systemd.exec(5))."""
+    record = records.read(args.machine) if is_machine_name(args.machine) else None
+    if record is None:
+        return 0
+    group = f"/machine.slice/{record.unit}"
+    stop.reap(
+        record,
+        result=os.environ.get("SERVICE_RESULT", ""),
+        exit_code=os.environ.get("EXIT_CODE", ""),
+        exit_status=os.environ.get("EXIT_STATUS", ""),
+        oom_kills=cgroups.oom_kills(group),
+        peak_bytes=cgroups.memory_peak_bytes(group),
+    )
+    return 0

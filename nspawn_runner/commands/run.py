@@ -1,0 +1,97 @@
+"""run: run one of the job's scripts in its machine and tell the runner its true status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from ..errors import HostError, JobError, printable
+from ..gitlab import job as jobs
+from ..gitlab import status
+from ..machines import records, script
+from ..machines.script import Outcome
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..machines.records import Record
+    from ..settings import Settings
+
+HELP = "stage: run a script in the job's machine"
+DESCRIPTION = """Runs the file SCRIPT in the job's machine as root, as the standard input of a shell.
+
+Output is passed through as it comes. What the script leaves running stays until cleanup."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add SCRIPT, STAGE, --id and --shell."""
+    parser.add_argument("script", metavar="SCRIPT", help="a file on this host")
+    parser.add_argument("stage", nargs="?", default="script", metavar="STAGE", help="GitLab's name for it")
+    parser.add_argument("--id", metavar="ID", help="the job's id (default: what gitlab-runner says)")
+    parser.add_argument("--shell", metavar="PATH", help="the shell in the machine (default: settings)")
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Run the script; return 0, or the number that blames the job, having told the script's own status."""
+    status.forget_script_status(os.environ)
+    job = jobs.from_environment(os.environ, job_id=args.id)
+    record = find_machine(job.id, job.server)
+    result = run_file(record, args.script, args.stage, args.shell or record.shell, settings)
+    tell(result, record)
+    return status.tell_script_status(os.environ, result.status)
+
+
+def find_machine(job_id: str, server: str) -> Record:
+    """Return the record of the job's machine; raises HostError where there is none."""
+    record = records.find(job_id, server)
+    if record is None:
+        raise HostError(
+            f"job {job_id} has no machine", advice=f"boot one first: nspawn-runner prepare --id {job_id} IMAGE"
+        )
+    if record.state == "stopping":
+        raise HostError(f"the machine {record.machine} is being removed", advice="it was cleaned up under this script")
+    return record
+
+
+def run_file(record: Record, path: str, stage: str, shell: str, settings: Settings) -> script.Result:
+    """Run the host's file ``path`` in the machine; raises HostError where it cannot be read or the machine is gone."""
+    if not shell.startswith("/") or not shell.isprintable():
+        raise HostError(f"the shell must be an absolute path in the machine, not '{printable(shell, 60)}'")
+    label = "".join(char if char.isascii() and char.isalnum() else "_" for char in stage)[:40]
+    try:
+        with open(path, "rb") as file:
+            return script.run(record, file, label, shell=shell, grace_seconds=settings.stop_grace_seconds)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise HostError(f"cannot read the script {printable(path)}: {reason}") from error
+
+
+def tell(result: script.Result, record: Record) -> None:
+    """Say on stderr what a person must know of how the script ended; raises JobError or HostError for a bad end."""
+    machine = record.machine
+    if result.oom_kills:
+        print(
+            f"nspawn-runner: out of memory: {result.oom_kills} of the job's processes were killed at the machine's limit",
+            file=sys.stderr,
+        )
+    match result.outcome:
+        case Outcome.FINISHED:
+            return
+        case Outcome.KILLED:
+            message = "the script's shell was killed with everything around it; the machine runs on"
+        case Outcome.REBOOTED:
+            message = f"the machine {machine} was rebooted under the script; the rest of it did not run"
+        case Outcome.POWERED_OFF:
+            message = f"the machine {machine} was powered off under the script; it does not come back"
+        case Outcome.NO_SHELL:
+            raise JobError(
+                f"the image {record.image} has no {record.shell}",
+                advice="install it there, or set another shell in the settings",
+            )
+        case Outcome.MACHINE_LOST:
+            raise HostError(
+                f"the machine {machine} died under the script: {result.detail}",
+                advice=f"see: journalctl --unit={record.unit}",
+            )
+    print(f"nspawn-runner: {message}", file=sys.stderr)

@@ -1,0 +1,143 @@
+"""The job a stage is called for: from the runner's own payload where there is one, else from the environment.
+
+Every ``CUSTOM_ENV_CI_*`` variable can be set by the job itself; ``JOB_RESPONSE_FILE`` (gitlab-runner >= 14.1) cannot.
+Fields and versions: gitlab-runner's ``common/spec`` and ``executors/custom/custom.go``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..errors import HostError, JobError, printable
+from ..names import is_job_id
+
+MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+LOCAL = "local"
+
+
+class Job(NamedTuple):
+    """What we need to know of a job; ``image`` is what it asks for, or empty.
+
+    ``server`` is the GitLab server's host, ``local`` for a job started by hand, or empty where it is not known.
+    ``project`` is the project's numeric id, ``protected`` whether its ref is; ``timeout_seconds`` is None if unknown.
+    """
+
+    id: str
+    server: str = ""
+    project: str = ""
+    protected: bool = False
+    image: str = ""
+    timeout_seconds: int | None = None
+
+
+def from_environment(environ: Mapping[str, str], *, job_id: str | None = None) -> Job:
+    """Return the job that the runner calls us for, or the one of ``job_id`` that a person names by hand.
+
+    Raises HostError for a missing or malformed id and for a payload that cannot be read.
+    """
+    if job_id is not None:
+        return Job(checked_id(job_id, "--id"), server=LOCAL)
+    payload = environ.get("JOB_RESPONSE_FILE", "")
+    if payload:
+        return from_payload(_read_payload(payload), payload)
+    return _from_variables(environ)
+
+
+def checked_id(text: str, source: str) -> str:
+    """Return ``text`` if it is a job's id (1 to 20 digits); raises HostError that names ``source``."""
+    if not text:
+        raise HostError("there is no job id", advice="call this from gitlab-runner, or give one: --id 1")
+    if not is_job_id(text):
+        raise HostError(f"{source} is not a job id: '{printable(text, 60)}'", advice="a job id is 1 to 20 digits")
+    return text
+
+
+def from_payload(data: Any, file: str) -> Job:
+    """Return the job described by ``data``, the parsed JSON of the runner's payload ``file``; raises HostError."""
+    if not isinstance(data, dict):
+        raise HostError(f"the job's payload {printable(file)} is not a JSON object")
+    variables = _first_values(data.get("variables"))
+    git = _table(data, "git_info")
+    project = _table(data, "job_info").get("project_id")
+    timeout = _table(data, "runner_info").get("timeout")
+    image = _table(data, "image").get("name")
+    protected = git.get("protected")
+    if not isinstance(protected, bool):
+        # gitlab-runner < 18.4: GitLab's own value stands first in the list, a project's variable of that name later.
+        protected = variables.get("CI_COMMIT_REF_PROTECTED") == "true"
+    if image is not None and not isinstance(image, str):
+        raise JobError("the job's image has no name", advice="write image: NAME in .gitlab-ci.yml")
+    return Job(
+        id=checked_id(str(data.get("id", "")), "the id in the job's payload"),
+        server=_server(git.get("repo_url"), variables.get("CI_SERVER_HOST", "")),
+        project=str(project) if type(project) is int and project > 0 else "",
+        protected=protected,
+        image=image or "",
+        timeout_seconds=timeout if type(timeout) is int and timeout > 0 else None,
+    )
+
+
+def _read_payload(file: str) -> Any:
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as opened:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise HostError(f"the job's payload {printable(file)} is not a file")
+            content = opened.read(MAX_PAYLOAD_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise HostError(
+            f"cannot read the job's payload {printable(file)}: {reason}", advice="JOB_RESPONSE_FILE names it"
+        ) from None
+    if len(content) > MAX_PAYLOAD_BYTES:
+        raise HostError(f"the job's payload {printable(file)} is larger than {MAX_PAYLOAD_BYTES} bytes")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        # Neither the text nor its place is shown: the payload holds tokens.
+        raise HostError(
+            f"the job's payload {printable(file)} is not valid JSON", facts=type(error).__name__
+        ) from None
+
+
+def _from_variables(environ: Mapping[str, str]) -> Job:
+    """The job as an older runner tells it: in variables that the project may have set itself."""
+    project = environ.get("CUSTOM_ENV_CI_PROJECT_ID", "")
+    timeout = environ.get("CUSTOM_ENV_CI_JOB_TIMEOUT", "")
+    return Job(
+        id=checked_id(environ.get("CUSTOM_ENV_CI_JOB_ID", ""), "CUSTOM_ENV_CI_JOB_ID"),
+        server=_server(None, environ.get("CUSTOM_ENV_CI_SERVER_HOST", "")),
+        project=project if is_job_id(project) else "",
+        protected=False,
+        image=environ.get("CUSTOM_ENV_CI_JOB_IMAGE", ""),
+        timeout_seconds=int(timeout) if is_job_id(timeout) and int(timeout) > 0 else None,
+    )
+
+
+def _table(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = data.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _first_values(variables: Any) -> dict[str, str]:
+    """Return name → value of the payload's variables, the first of each name: GitLab's own precede the project's."""
+    values: dict[str, str] = {}
+    for variable in variables if isinstance(variables, list) else []:
+        if isinstance(variable, dict):
+            key, value = variable.get("key"), variable.get("value")
+            if isinstance(key, str) and isinstance(value, str):
+                values.setdefault(key, value)
+    return values
+
+
+def _server(repo_url: Any, fallback: str) -> str:
+    """Return the host (and port) of the GitLab server, from the clone URL without its credentials."""
+    host = fallback
+    if isinstance(repo_url, str) and "://" in repo_url:
+        host = repo_url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    host = host.lower()
+    return host if all(char.isascii() and (char.isalnum() or char in ".:-[]") for char in host) else ""

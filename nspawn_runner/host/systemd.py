@@ -1,0 +1,70 @@
+"""systemd's tools as argument lists, and the few questions we ask."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from . import process
+
+
+def escaped(argv: Sequence[str]) -> list[str]:
+    """Return ``argv`` so that systemd passes it on as it is: it expands $ in commands (systemd.service(5))."""
+    return [argument.replace("$", "$$") for argument in argv]
+
+
+def run_argv(
+    command: Sequence[str],
+    *,
+    unit: str,
+    properties: Sequence[str] = (),
+    options: Sequence[str] = (),
+) -> list[str]:
+    """Return the call of systemd-run(1) that starts ``command`` as the transient ``unit``.
+
+    ``properties`` are NAME=VALUE. A unit that failed is unloaded (--collect), or it would block its name.
+    """
+    return [
+        "systemd-run",
+        "--quiet",
+        "--collect",
+        f"--unit={unit}",
+        *options,
+        *(f"--property={item}" for item in properties),
+        "--",
+        *command,
+    ]
+
+
+def is_loaded(unit: str) -> bool:
+    """Tell whether the transient ``unit`` exists, by its file, without a child process."""
+    return os.path.lexists(f"/run/systemd/transient/{unit}")
+
+
+def state(unit: str) -> Mapping[str, str]:
+    """Return ActiveState, SubState, MainPID and ControlGroup of the host's ``unit``."""
+    names = "ActiveState,SubState,MainPID,ControlGroup"
+    shown = process.run(["systemctl", "show", f"--property={names}", "--", unit], check=False).stdout
+    return dict(line.split("=", 1) for line in shown.decode(errors="replace").splitlines() if "=" in line)
+
+
+def is_active(unit: str) -> bool:
+    """Tell whether ``unit`` runs, starts or ends just now."""
+    return state(unit).get("ActiveState", "inactive") not in {"inactive", "failed"}
+
+
+def stop(unit: str) -> None:
+    """Stop the host's ``unit`` and wait until it is gone; a unit that is not there is fine."""
+    done = process.run(["systemctl", "stop", "--quiet", "--", unit], check=False)
+    # 5: the unit is not loaded (systemctl(1)).
+    if done.returncode not in {0, 5}:
+        raise process.CommandError(["systemctl", "stop", unit], done.returncode, done.stderr)
+
+
+def journal_tail(unit: str, *, since: float, lines: int = 8) -> list[str]:
+    """Return the last ``lines`` lines that the host's ``unit`` logged after ``since`` (epoch seconds)."""
+    done = process.run(
+        ["journalctl", f"--unit={unit}", f"--since=@{since:.0f}", f"--lines={lines}", "--output=cat", "--no-pager"],
+        check=False,
+    )
+    return done.stdout.decode(errors="replace").splitlines()

@@ -1,0 +1,52 @@
+"""Backends: where a machine's changes go. One module each, with the functions of ``Backend``."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Protocol, cast
+
+from ...errors import HostError
+from ...host import files
+from ...settings import Settings
+from ..records import Record
+
+
+class Backend(Protocol):
+    """What a backend's module offers; all of it works from the record and can be repeated."""
+
+    def layer(self, state_folder: str, machine: str) -> str:
+        """Return the path on disk that holds the changes of ``machine``."""
+
+    def attach(self, record: Record, settings: Settings) -> None:
+        """Make the layer of a machine whose record is written; raises HostError."""
+
+    def detach(self, layer: str) -> None:
+        """Remove ``layer`` whatever its state, absent included; raises HostError when something stays."""
+
+    def command(self, record: Record) -> list[str]:
+        """Return the start of the unit's command: systemd-nspawn and the options that name its tree."""
+
+
+def named(name: str) -> Backend:
+    """Return the backend ``name`` (overlay, btrfs, tmpfs)."""
+    return cast(Backend, import_module(f".{name}", __name__))
+
+
+def choose(settings: Settings, root: str) -> str:
+    """Return the backend for a machine on the tree ``root``: the one set, else btrfs where a snapshot can be made."""
+    if settings.backend in {"overlay", "tmpfs"}:
+        return settings.backend
+    if is_subvolume(root):
+        return "btrfs"
+    if settings.backend == "btrfs":
+        raise HostError(
+            f"{root} is not a btrfs subvolume, so no snapshot can be made of it",
+            advice='make the image with chroot-create on btrfs, or set backend = "auto"',
+        )
+    return "overlay"
+
+
+def is_subvolume(path: str) -> bool:
+    """Tell whether ``path`` is a btrfs subvolume: their roots have inode 256 (btrfs(5)), which elsewhere means little."""
+    return os.stat(path).st_ino == 256 and files.file_system(path) == "btrfs"

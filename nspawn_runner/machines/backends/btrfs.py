@@ -1,0 +1,39 @@
+"""btrfs: a snapshot of the image's subvolume, its root idmapped into the machine's range by systemd-nspawn."""
+
+from __future__ import annotations
+
+import os
+
+from ...host import files, process
+from ...settings import Settings
+from ..records import Record, UID_COUNT
+
+
+def layer(state_folder: str, machine: str) -> str:
+    """Return the path of the snapshot."""
+    return f"{state_folder}/.snapshots/{machine}"
+
+
+def attach(record: Record, settings: Settings) -> None:
+    """Make the snapshot."""
+    del settings
+    detach(record.layer)
+    files.make_private_folder(os.path.dirname(record.layer))
+    process.run(["btrfs", "--quiet", "subvolume", "snapshot", record.root, record.layer])
+
+
+def detach(layer: str) -> None:
+    """Remove the snapshot, with the subvolumes that the job made in it.
+
+    ``btrfs subvolume delete`` refuses while there are some; rm removes those too (kernel >= 4.18).
+    """
+    if not os.path.lexists(layer):
+        return
+    process.run(["btrfs", "--quiet", "subvolume", "delete", layer], check=False)
+    files.remove_tree(layer)
+
+
+def command(record: Record) -> list[str]:
+    """Return systemd-nspawn on the snapshot, idmapped (systemd >= 250, kernel >= 5.15)."""
+    users = [f"--private-users={record.uid_base}:{UID_COUNT}", "--private-users-ownership=map"]
+    return ["systemd-nspawn", f"--directory={record.layer}", *(users if record.user_namespace else [])]

@@ -1,0 +1,48 @@
+"""What the kernel counts for a unit: memory kills and the peak of memory use, on cgroup version 2 or 1."""
+
+from __future__ import annotations
+
+import os
+
+
+def oom_kills(unit_group: str) -> int:
+    """Return how many processes of the unit whose cgroup path is ``unit_group`` were killed for want of memory.
+
+    Version 2 counts for the whole tree in ``memory.events``, version 1 per group in ``memory.oom_control``.
+    """
+    version2 = _number(f"{_version2_root()}{unit_group}/memory.events", "oom_kill")
+    if version2 is not None:
+        return version2
+    root = f"/sys/fs/cgroup/memory{unit_group}"
+    return sum(_number(f"{folder}/memory.oom_control", "oom_kill") or 0 for folder, _, _ in os.walk(root))
+
+
+def memory_peak_bytes(unit_group: str) -> int:
+    """Return the most memory the unit used at once, in bytes; 0 where the kernel does not tell."""
+    for path in (
+        f"{_version2_root()}{unit_group}/memory.peak",
+        f"/sys/fs/cgroup/memory{unit_group}/memory.max_usage_in_bytes",
+    ):
+        try:
+            with open(path, "rb") as file:
+                return int(file.read())
+        except (OSError, ValueError):
+            continue
+    return 0
+
+
+def _version2_root() -> str:
+    """The mount of the version 2 tree: its usual place, or beside version 1 controllers (hybrid)."""
+    return "/sys/fs/cgroup" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "/sys/fs/cgroup/unified"
+
+
+def _number(path: str, key: str) -> int | None:
+    try:
+        with open(path) as file:
+            for line in file:
+                name, _, value = line.partition(" ")
+                if name == key:
+                    return int(value)
+    except (OSError, ValueError):
+        pass
+    return None

@@ -1,0 +1,137 @@
+"""The machines' network: a bridge of our own with NAT, and addresses that are set from outside.
+
+A machine's root lives in a user namespace and cannot use the host's network properly, so each machine has its own
+network namespace on our bridge. Its address follows from its slot; ``ip`` sets it in that namespace as soon as the
+machine is ready, which takes some milliseconds and nothing in the image.
+"""
+
+from __future__ import annotations
+
+import os
+from ipaddress import IPv4Network
+
+from ..errors import HostError
+from ..host import files, process
+from ..settings import Network
+from .records import Record
+
+INTERFACE = "host0"  # systemd-nspawn's name for the machine's end of --network-bridge
+_FORWARD = "/proc/sys/net/ipv4/ip_forward"
+
+
+def gateway(network: Network) -> str:
+    """Return the bridge's address with its prefix length."""
+    return f"{IPv4Network(network.subnet)[1]}/20"
+
+
+def address(network: Network, slot: int) -> str:
+    """Return the address of the machine in ``slot``."""
+    return str(IPv4Network(network.subnet)[slot])
+
+
+def write_files(record: Record, network: Network) -> None:
+    """Write the machine's /etc/hosts, and what ``ip -batch`` is to do in its network namespace."""
+    own, via = address(network, record.slot), gateway(network).partition("/")[0]
+    hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{own} {record.machine}\n"
+    path = f"{record.folder}/hosts"
+    files.write_atomically(path, hosts.encode(), mode=0o644)
+    os.chown(path, record.uid_base, record.uid_base)
+    batch = (
+        "link set lo up",
+        f"address add {own}/20 dev {INTERFACE}",
+        f"link set {INTERFACE} up",
+        f"route add default via {via}",
+    )
+    files.write_atomically(f"{record.folder}/address", "".join(f"{line}\n" for line in batch).encode())
+
+
+def nspawn_options(record: Record, network: Network) -> list[str]:
+    """Return the options of systemd-nspawn that join a machine to the bridge and give it names."""
+    # replace-host works whether the image has a file, a link or a dangling link there; what systemd-resolved puts into
+    # the host's file is no use to others, its own list of servers is.
+    uplink = os.path.exists("/run/systemd/resolve/resolv.conf")
+    return [
+        f"--network-bridge={network.bridge}",
+        f"--resolv-conf=replace-{'uplink' if uplink else 'host'}",
+        f"--bind={record.folder}/hosts:/etc/hosts",
+    ]
+
+
+def exec_start_post(record: Record) -> list[str]:
+    """Return the command that sets the machine's address, run by its unit whenever it is ready, reboots included.
+
+    The machine's leader is the one child of systemd-nspawn, the unit's main process.
+    """
+    script = (
+        'read -r leader rest < "/proc/$MAINPID/task/$MAINPID/children" && '
+        'exec nsenter --target "$leader" --net ip -batch "$0"'
+    )
+    return ["/bin/sh", "-c", script, f"{record.folder}/address"]
+
+
+def set_up(network: Network) -> None:
+    """Make the bridge, its address, forwarding and NAT where they are not there; raises HostError."""
+    _make_bridge(network)
+    if files.read_head(_FORWARD, 8).strip() != b"1":
+        with open(_FORWARD, "w") as file:
+            file.write("1")
+    rules = _rules(network)
+    if process.run(["nft", "list", "table", "inet", "nspawn_runner"], check=False).returncode != 0:
+        process.run(["nft", "--file", "-"], stdin=rules.encode())
+
+
+def _make_bridge(network: Network) -> None:
+    bridge = network.bridge
+    if os.path.isdir(f"/sys/class/net/{bridge}"):
+        return
+    _check_subnet(network)
+    process.run(["ip", "link", "add", "name", bridge, "type", "bridge", "forward_delay", "0"], check=False)
+    process.run(["ip", "address", "replace", gateway(network), "dev", bridge])
+    process.run(["ip", "link", "set", "dev", bridge, "up"])
+
+
+def _check_subnet(network: Network) -> None:
+    """Refuse a subnet that the host already has a route into: its own neighbours would vanish behind our bridge."""
+    ours = IPv4Network(network.subnet)
+    for line in process.run(["ip", "-4", "route", "show"]).stdout.decode().splitlines():
+        target = line.split(" ", 1)[0]
+        if target != "default" and ours.overlaps(IPv4Network(target, strict=False)):
+            raise HostError(
+                f"the machines' network {network.subnet} overlaps one of the host's routes",
+                facts=line.strip(),
+                advice="choose another /20 in the settings: [network] subnet",
+            )
+
+
+def _rules(network: Network) -> str:
+    """The table: masquerade what leaves, keep machines from each other and from the host's listeners."""
+    bridge, subnet = network.bridge, network.subnet
+    return f"""
+table inet nspawn_runner {{
+    chain postrouting {{
+        type nat hook postrouting priority srcnat
+        ip saddr {subnet} oifname != "{bridge}" masquerade
+    }}
+    chain input {{
+        type filter hook input priority filter
+        iifname "{bridge}" ct state established,related accept
+        iifname "{bridge}" meta l4proto icmp accept
+        iifname "{bridge}" meta l4proto {{ tcp, udp }} th dport 53 accept
+        iifname "{bridge}" drop
+    }}
+    chain forward {{
+        type filter hook forward priority filter
+        iifname "{bridge}" oifname "{bridge}" drop
+        oifname "{bridge}" ct state established,related accept
+        oifname "{bridge}" drop
+    }}
+}}
+table bridge nspawn_runner {{
+    chain forward {{
+        type filter hook forward priority filter
+        meta ibrname "{bridge}" drop
+    }}
+}}
+"""
+
+

@@ -1,0 +1,198 @@
+"""What is known of a machine: a record in /run, written before anything is made and removed after all is gone.
+
+    /run/nspawn-runner/<machine>.json   the record, root's, 0600
+    /run/nspawn-runner/<machine>.lock   held by whoever starts or removes the machine
+    /run/nspawn-runner/<machine>/       its files and mount points
+    /run/nspawn-runner/<machine>/end.json  how it ended, written by the unit's reaper
+
+/run vanishes with a reboot as machines do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+from ..errors import HostError
+from ..host import files, locks
+from ..names import is_machine_name
+from ..settings import RUN_FOLDER
+
+# A slot is a machine's number on this host: its uid range and its address follow from it. The uids 0x70000000 to
+# 0x7ffdffff are used by nobody else: below lie systemd-nspawn's own and subuids, above systemd's foreign range
+# (systemd.io/UIDS-GIDS). Slots 0 and 1 would be the network's and the bridge's address; 4094 is left to logins.
+FIRST_SLOT, LAST_SLOT = 2, 4093
+UID_COUNT = 65536
+
+
+class Record(NamedTuple):
+    """A machine's record; ``state`` is starting, running or stopping, ``created`` in epoch seconds."""
+
+    machine: str
+    job: str
+    server: str
+    project: str
+    image: str
+    generation: str
+    root: str
+    backend: str
+    layer: str
+    slot: int
+    shell: str
+    user_namespace: bool
+    created: float
+    state: str = "starting"
+
+    @property
+    def unit(self) -> str:
+        """The name of the host's unit that is the machine."""
+        return unit_name(self.machine)
+
+    @property
+    def uid_base(self) -> int:
+        """The first host uid of the machine's range; 0 where it has no user namespace of its own."""
+        return uid_base(self.slot) if self.user_namespace else 0
+
+    @property
+    def folder(self) -> str:
+        """The folder of the machine's files and mount points in /run."""
+        return folder(self.machine)
+
+
+def unit_name(machine: str) -> str:
+    """Return the name of the host's unit for ``machine``."""
+    return f"nspawn-runner-{machine}.service"
+
+
+def uid_base(slot: int) -> int:
+    """Return the first host uid of the range of 65536 that belongs to ``slot``."""
+    return 0x70000000 + slot * UID_COUNT
+
+
+def folder(machine: str) -> str:
+    """Return the folder in /run of the files and mount points of ``machine``."""
+    return f"{RUN_FOLDER}/{machine}"
+
+
+def find(job_id: str, server: str) -> Record | None:
+    """Return the record of a job's machine, or None; a ``server`` that is empty or ``local`` finds any server's."""
+    record = read(_hashed_name(job_id, server)) or read(f"run-{job_id}")
+    mine = record is None or server in {"", "local", record.server} or not record.server
+    return record if mine else None
+
+
+def new_name(job_id: str, server: str) -> str:
+    """Return the name for a job's machine, so that ``find`` finds it.
+
+    It is ``run-<id>``, or ``run-<id>-<hash>`` while another server's job of the same id has that name.
+    """
+    holder = read(f"run-{job_id}")
+    free = holder is None or holder.server == server
+    return f"run-{job_id}" if free else _hashed_name(job_id, server)
+
+
+def _hashed_name(job_id: str, server: str) -> str:
+    return f"run-{job_id}-{_digest(server)}"
+
+
+def _digest(server: str) -> str:
+    from zlib import crc32
+
+    return f"{crc32(server.encode()):08x}"
+
+
+def read(machine: str) -> Record | None:
+    """Return the record of ``machine``, or None; raises HostError for one that cannot be understood."""
+    try:
+        with open(_path(machine), "rb") as file:
+            data = json.loads(file.read())
+        return Record(**data)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise HostError(f"cannot read the record {_path(machine)}", facts=str(error)) from None
+
+
+def write(record: Record) -> None:
+    """Write ``record``, replacing the one of the same machine at once."""
+    files.write_atomically(_path(record.machine), json.dumps(record._asdict()).encode())
+
+
+def remove(machine: str) -> None:
+    """Remove the record of ``machine`` if there is one: the last step of a clean-up."""
+    files.remove_file(_path(machine))
+
+
+def all_records() -> list[Record]:
+    """Return the records there are, by name; one that vanishes meanwhile is left out."""
+    try:
+        machines = sorted(name[:-5] for name in os.listdir(RUN_FOLDER) if name.endswith(".json"))
+    except FileNotFoundError:
+        return []
+    records = [read(machine) for machine in machines if is_machine_name(machine)]
+    return [record for record in records if record is not None]
+
+
+def lock(machine: str, *, wait_seconds: float = 90.0) -> AbstractContextManager[None]:
+    """Hold the right to start or remove ``machine``."""
+    files.make_private_folder(RUN_FOLDER)
+    return locks.locked(f"{RUN_FOLDER}/{machine}.lock", what=f"the machine {machine}", wait_seconds=wait_seconds)
+
+
+def create(make: Callable[[int], Record]) -> Record:
+    """Write the record that ``make`` returns for a free slot, and return it: from then on the slot is taken.
+
+    A slot is free when no record names it. The next higher one is taken, so that an address or uid range comes back
+    only when all others have had their turn. Raises HostError when all are taken.
+    """
+    files.make_private_folder(RUN_FOLDER)
+    with locks.locked(f"{RUN_FOLDER}/slots.lock", what="the list of machines"):
+        taken = {record.slot for record in all_records()}
+        last = _last_slot()
+        for slot in [*range(last + 1, LAST_SLOT + 1), *range(FIRST_SLOT, last + 1)]:
+            if slot not in taken:
+                files.write_atomically(f"{RUN_FOLDER}/slots.last", str(slot).encode())
+                record = make(slot)
+                write(record)
+                return record
+    raise HostError(f"all {LAST_SLOT - FIRST_SLOT + 1} places for machines are taken", advice="nspawn-runner list")
+
+
+def _last_slot() -> int:
+    try:
+        return min(LAST_SLOT, max(FIRST_SLOT - 1, int(files.read_head(f"{RUN_FOLDER}/slots.last", 8))))
+    except (OSError, ValueError):
+        return FIRST_SLOT - 1
+
+
+def _path(machine: str) -> str:
+    return f"{RUN_FOLDER}/{machine}.json"
+
+
+class End(NamedTuple):
+    """How a machine ended, in the words of systemd.exec(5)'s $SERVICE_RESULT, $EXIT_CODE and $EXIT_STATUS."""
+
+    result: str
+    exit_code: str
+    exit_status: str
+    oom_kills: int
+    memory_peak_bytes: int
+    at: float
+
+
+def write_end(machine: str, **known: Any) -> None:
+    """Write down how ``machine`` ended."""
+    files.write_atomically(f"{folder(machine)}/end.json", json.dumps(End(**known, at=time.time())._asdict()).encode())
+
+
+def read_end(machine: str) -> End | None:
+    """Return how ``machine`` ended, or None while that is not known."""
+    try:
+        with open(f"{folder(machine)}/end.json", "rb") as file:
+            return End(**json.loads(file.read()))
+    except (OSError, ValueError, TypeError):
+        return None

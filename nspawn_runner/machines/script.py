@@ -1,0 +1,210 @@
+"""Run a script in a machine: its output passed through as it comes, its true status told by the machine itself.
+
+The script is one transient unit in the machine. systemd-run's own exit status says little (0 also when the machine
+died), so the wrapper in the machine writes the status down, behind the script in the memory file that is its stdin.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from enum import Enum
+from typing import BinaryIO, NamedTuple
+
+from ..errors import HostError
+from ..host import process, systemd
+from . import cgroups, records, relay
+from .records import Record
+
+# What a shell started at a root login has, without what systemd adds for services. "$1" is the shell. The status goes
+# to the end of the memory file through a descriptor of its own, since the shell moves the offset of the one it reads.
+_WRAPPER = r"""
+unset INVOCATION_ID JOURNAL_STREAM MEMORY_PRESSURE_WATCH MEMORY_PRESSURE_WRITE SYSTEMD_EXEC_PID
+export LANG="${LANG:-C.UTF-8}" TERM=xterm PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+cd 2>/dev/null || cd /
+if ! command -v "$1" >/dev/null; then echo no-shell >>/dev/fd/0; exit 127; fi
+echo started >>/dev/fd/0
+SHELL="$1" "$1"
+echo "$?" >>/dev/fd/0
+"""
+_REBOOT_SECONDS = 90
+
+
+class Outcome(Enum):
+    """How a script ended: with a status of its own, killed with its wrapper, or for reasons outside of it."""
+
+    FINISHED = "finished"
+    NO_SHELL = "no shell"
+    KILLED = "killed"
+    REBOOTED = "rebooted"
+    POWERED_OFF = "powered off"
+    MACHINE_LOST = "machine lost"
+
+
+class Result(NamedTuple):
+    """The outcome, the script's exit status (0 to 255), and how many of its processes were killed for want of memory."""
+
+    outcome: Outcome
+    status: int
+    oom_kills: int
+    detail: str = ""
+
+
+def run(record: Record, script: BinaryIO, stage: str, *, shell: str, grace_seconds: int) -> Result:
+    """Run ``script`` in the machine with ``shell`` and return how it ended.
+
+    Raises Cancelled when a signal arrives, once all of the script's processes have ended: asked by SIGTERM, and after
+    ``grace_seconds`` by SIGKILL. Raises HostError when the machine cannot be asked.
+    """
+    content = script.read()
+    deadline = time.monotonic() + _REBOOT_SECONDS
+    while True:
+        group = f"/machine.slice/{record.unit}"
+        kills_before, since = cgroups.oom_kills(group), time.time()
+        said, client_status = _attempt(record, content, stage, shell, grace_seconds)
+        if said:
+            result = _result(record, said, since)
+            return result._replace(oom_kills=max(0, cgroups.oom_kills(group) - kills_before))
+        _wait_for_reboot(record, deadline, client_status)
+
+
+def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_seconds: int) -> tuple[list[str], int]:
+    """Run the script once; return what the wrapper wrote (nothing if it never started) and systemd-run's status."""
+    unit = f"nspawn-runner-{stage}-{os.urandom(4).hex()}.service"
+    memory = os.memfd_create("script")
+    try:
+        _write_all(memory, content)
+        os.lseek(memory, 0, os.SEEK_SET)
+        client = relay.stream(
+            _systemd_run_argv(record.machine, unit, shell),
+            stdin=memory,
+            machine=record.machine,
+            stage=stage,
+            cancel=lambda: _kill_script(record.machine, unit, grace_seconds),
+        )
+        written = os.pread(memory, 64, len(content)).decode(errors="replace")
+    finally:
+        os.close(memory)
+    return written.split("\n")[:-1], client
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _systemd_run_argv(machine: str, unit: str, shell: str) -> list[str]:
+    return systemd.run_argv(
+        systemd.escaped(["/bin/sh", "-c", _WRAPPER, "sh", shell]),
+        unit=unit,
+        options=["--pipe", "--wait", f"--machine={machine}", "--uid=root"],
+        properties=[
+            "Type=exec",
+            "IgnoreSIGPIPE=no",
+            # One process killed for want of memory must not end the whole script.
+            "OOMPolicy=continue",
+            # The machine's own limit counts; inside, 15 % of it would.
+            "TasksMax=infinity",
+            # What the script leaves in the background lives until the machine ends.
+            "KillMode=process",
+            # A background process may go on writing: do not end it for that (systemd.exec(5)).
+            "SendSIGHUP=no",
+        ],
+    )
+
+
+def _kill_script(machine: str, unit: str, grace_seconds: int) -> None:
+    """End all of a script's processes: SIGTERM, and SIGKILL for what is left after the grace."""
+    _signal(machine, unit, "TERM")
+    deadline = time.monotonic() + grace_seconds
+    while time.monotonic() < deadline and _is_running(machine, unit):
+        time.sleep(0.05)
+    _signal(machine, unit, "KILL")
+
+
+def _signal(machine: str, unit: str, name: str) -> None:
+    argv = ["systemctl", "--quiet", f"--machine={machine}", "kill", "--kill-whom=all", f"--signal={name}", "--", unit]
+    process.run(argv, check=False, timeout_seconds=10)
+
+
+def _is_running(machine: str, unit: str) -> bool:
+    argv = ["systemctl", "--quiet", f"--machine={machine}", "is-active", "--", unit]
+    return process.run(argv, check=False, timeout_seconds=10).returncode == 0
+
+
+def _result(record: Record, said: list[str], since: float) -> Result:
+    """Translate what the wrapper wrote; without a status, ask why there is none."""
+    if said == ["no-shell"]:
+        return Result(Outcome.NO_SHELL, 127, 0)
+    if len(said) == 2 and said[1].isascii() and said[1].isdigit() and int(said[1][:4]) < 256:
+        return Result(Outcome.FINISHED, int(said[1]), 0)
+    return _why_lost(record, since)
+
+
+def _why_lost(record: Record, since: float) -> Result:
+    """Tell what became of a script that started and never said its status."""
+    if records.read(record.machine) is None:
+        return Result(Outcome.MACHINE_LOST, 1, 0, "it was cleaned up")
+    end = _await_end(record, since)
+    if end is None:
+        return Result(Outcome.KILLED, 137, 0)
+    if end.exit_status == "133":
+        return Result(Outcome.REBOOTED, 143, 0)
+    if end.result == "success":
+        return Result(Outcome.POWERED_OFF, 143, 0)
+    detail = {
+        "timeout": "its time was over",
+        "oom-kill": "it ran out of memory",
+        "signal": f"systemd-nspawn was killed by {end.exit_status}",
+    }.get(end.result, f"{end.result}, {end.exit_code} {end.exit_status}")
+    if end.oom_kills:
+        detail += f"; {end.oom_kills} processes were killed for want of memory"
+    return Result(Outcome.MACHINE_LOST, 1, 0, detail)
+
+
+def _await_end(record: Record, since: float) -> records.End | None:
+    """Wait for the reaper's word on an end after ``since``, while the unit is going down; None when it runs on."""
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        end = records.read_end(record.machine)
+        if end is not None and end.at >= since:
+            return end
+        state = systemd.state(record.unit)
+        if state.get("ActiveState") == "active" and _answers(record.machine):
+            return None
+        time.sleep(0.05)
+    return None
+
+
+def _answers(machine: str) -> bool:
+    """Tell whether the machine's systemd answers and is not on its way down."""
+    argv = ["systemctl", f"--machine={machine}", "is-system-running"]
+    done = process.run(argv, check=False, timeout_seconds=10)
+    return done.stdout.strip() in {b"running", b"degraded", b"starting", b"initializing"}
+
+
+def _wait_for_reboot(record: Record, deadline: float, client_status: int) -> None:
+    """Wait until a machine that is rebooting is back; raises HostError where that is not why a script did not start."""
+    state = systemd.state(record.unit)
+    coming = state.get("ActiveState") in {"activating", "deactivating", "reloading"}
+    going = state.get("ActiveState") == "active" and not _answers(record.machine)
+    if not (coming or going) or time.monotonic() > deadline:
+        raise _cannot_start(record, state, client_status)
+    time.sleep(0.1)
+
+
+def _cannot_start(record: Record, state: Mapping[str, str], client_status: int) -> HostError:
+    end = records.read_end(record.machine)
+    if end is not None and end.exit_status != "133":
+        how = "it was powered off" if end.result == "success" else f"{end.result} {end.exit_status}"
+        return HostError(
+            f"the machine {record.machine} is gone: {how}",
+            advice=f"an earlier script of the job may have ended it; see: journalctl --unit={record.unit}",
+        )
+    return HostError(
+        f"no script can be started in the machine {record.machine}",
+        facts=f"systemd-run ended with status {client_status}; the unit is {state.get('ActiveState', 'unknown')}",
+        advice=f"see: journalctl --unit={record.unit}",
+    )

@@ -1,0 +1,161 @@
+"""Start a machine: a record, a layer, a unit that becomes systemd-nspawn; all of it, or nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..errors import HostError
+from ..host import files, nspawn, process, systemd
+from ..settings import Settings
+from . import backends, network, records, stop
+from .records import Record
+
+START_TIMEOUT_SECONDS = 90
+# The runner may spend this long on after_script, cache, artifacts and cleanup once the job's time is over.
+RUNTIME_MARGIN_SECONDS = 1800
+
+
+class Wish(NamedTuple):
+    """The machine that is asked for; ``binds`` are options of systemd-nspawn, ``runtime_seconds`` None the default."""
+
+    job: str
+    server: str
+    project: str
+    image: str
+    generation: str
+    root: str
+    shell: str
+    binds: Sequence[str] = ()
+    runtime_seconds: int | None = None
+
+
+def start(wish: Wish, settings: Settings) -> Record:
+    """Start the machine for ``wish`` and return its record once it can run scripts.
+
+    Whatever an earlier try left under its name is removed first. When anything fails or a signal arrives, what was
+    made is removed again; raises HostError.
+    """
+    machine = records.new_name(wish.job, wish.server)
+    with records.lock(machine):
+        stop.remove_leftovers(machine, settings.state_folder)
+        record = records.create(lambda slot: _record(machine, slot, wish, settings))
+        try:
+            return _bring_up(record, wish, settings)
+        except BaseException:
+            stop.remove(record)
+            raise
+
+
+def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
+    backend = backends.choose(settings, wish.root)
+    return Record(
+        machine=machine,
+        job=wish.job,
+        server=wish.server,
+        project=wish.project,
+        image=wish.image,
+        generation=wish.generation,
+        root=wish.root,
+        backend=backend,
+        layer=backends.named(backend).layer(settings.state_folder, machine),
+        slot=slot,
+        shell=wish.shell,
+        user_namespace=settings.user_namespace,
+        created=time.time(),
+    )
+
+
+def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
+    network.set_up(settings.network)
+    _raise_inotify_limit()
+    files.make_private_folder(record.folder)
+    network.write_files(record, settings.network)
+    backends.named(record.backend).attach(record, settings)
+    _start_unit(record, wish, settings)
+    record = record._replace(state="running")
+    records.write(record)
+    return record
+
+
+def _start_unit(record: Record, wish: Wish, settings: Settings) -> None:
+    argv = systemd.run_argv(
+        _main_command(record, wish, settings), unit=record.unit, properties=_properties(record, wish, settings)
+    )
+    done = process.run(argv, check=False)
+    if done.returncode == 0:
+        return
+    said = [line for line in systemd.journal_tail(record.unit, since=record.created) if line.strip()]
+    reason = " / ".join(said[-3:]) or done.stderr.decode(errors="replace").strip()
+    raise HostError(
+        f"the machine {record.machine} did not start from image {record.image}",
+        facts=reason,
+        advice=f"see: journalctl --unit={record.unit}; does it boot by hand: nspawn-runner chroot-login {record.image}",
+    )
+
+
+def _main_command(record: Record, wish: Wish, settings: Settings) -> list[str]:
+    binds = [*network.nspawn_options(record, settings.network), *wish.binds]
+    return systemd.escaped([*backends.named(record.backend).command(record), *nspawn.boot_options(record.machine, binds)])
+
+
+def _properties(record: Record, wish: Wish, settings: Settings) -> list[str]:
+    """The unit's properties; reasons in the order of systemd.service(5), .exec(5), .kill(5), .resource-control(5)."""
+    limits = settings.limits
+    runtime = wish.runtime_seconds + RUNTIME_MARGIN_SECONDS if wish.runtime_seconds else limits.runtime_max_seconds
+    return [
+        f"Description=nspawn-runner machine {record.machine}, job {record.job}, image {record.image}",
+        "Type=notify",
+        "NotifyAccess=all",
+        # 133 is how systemd-nspawn says that the machine wants to reboot: it comes back with its state.
+        "SuccessExitStatus=133",
+        "RestartForceExitStatus=133",
+        f"TimeoutStartSec={START_TIMEOUT_SECONDS}",
+        f"RuntimeMaxSec={runtime}",
+        "TimeoutStopSec=10",
+        f"ExecStartPost={_exec_line(network.exec_start_post(record))}",
+        f"ExecStopPost={_exec_line(reap_argv(record))}",
+        # The overlay's mounts live and die with the unit.
+        "PrivateMounts=yes",
+        # Nothing in a machine is worth a polite shutdown, and in its first 80 ms there is nobody to hear SIGTERM.
+        "KillMode=mixed",
+        "KillSignal=SIGKILL",
+        # A memory kill hits the process, not the machine.
+        "OOMPolicy=continue",
+        "Slice=machine.slice",
+        "Delegate=yes",
+        "DevicePolicy=closed",
+        "DeviceAllow=char-pts rw",
+        # systemd-nspawn 257 makes /dev/net/tun itself and refuses to start without the right to; by number, since the
+        # node need not exist on the host.
+        "DeviceAllow=/dev/char/10:200 rwm",
+        f"CPUWeight={limits.cpu_weight}",
+        f"MemoryMax={limits.memory_max}",
+        f"TasksMax={limits.tasks_max}",
+    ]
+
+
+def reap_argv(record: Record) -> list[str]:
+    """Return the command that the unit runs when it ends: our own reaper."""
+    main = os.path.join(os.path.dirname(os.path.dirname(__file__)), "__main__.py")
+    return [sys.executable, "-I", main, "reap", record.machine]
+
+
+def _exec_line(argv: Sequence[str]) -> str:
+    """Return ``argv`` as systemd.service(5) reads a command line: every word quoted, $ meaning itself.
+
+    systemd-run hands the text of Exec*= properties to systemd, which splits it again.
+    """
+    quoted = (word.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$") for word in argv)
+    return " ".join(f'"{word}"' for word in quoted)
+
+
+def _raise_inotify_limit() -> None:
+    """Lift fs.inotify.max_user_instances from its default of 128, which a dozen machines use up (8 each, all root's)."""
+    path = "/proc/sys/fs/inotify/max_user_instances"
+    if int(files.read_head(path, 16)) < 1024:
+        with open(path, "w") as file:
+            file.write("8192")
