@@ -143,7 +143,7 @@ def _need_root(verb: str) -> None:
 
 
 def _catch_signals() -> None:
-    def raise_cancelled(number: int, frame: object) -> None:
+    def raise_cancelled(number: int, _frame: object) -> None:
         # Once is enough: what follows undoes what was begun and must not be undone itself.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)

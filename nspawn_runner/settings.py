@@ -179,7 +179,8 @@ def _fill(defaults: Any, data: Mapping[str, Any], prefix: str, problems: list[st
         elif isinstance(default, tuple):
             problem = "" if isinstance(value, dict) else "must be a table"
             if not problem:
-                value = _fill(default, value, f"{name}.", problems)
+                values[key] = _fill(default, value, f"{name}.", problems)
+                continue
         elif type(value) is not type(default):
             problem = f"must be {_TYPES[type(default)]}"
         else:

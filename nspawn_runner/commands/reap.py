@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Reap the machine; $SERVICE_RESULT, $EXIT_CODE and $EXIT_STATUS are systemd's (systemd.exec(5))."""
+    del settings
     record = records.read(args.machine) if is_machine_name(args.machine) else None
     if record is None:
         return 0

@@ -72,7 +72,7 @@ def tell(result: script.Result, record: Record) -> None:
     machine = record.machine
     if result.oom_kills:
         print(
-            f"nspawn-runner: out of memory: {result.oom_kills} of the job's processes were killed at the machine's limit",
+            f"nspawn-runner: out of memory: {result.oom_kills} of the job's processes were killed at the limit",
             file=sys.stderr,
         )
     match result.outcome:

@@ -154,7 +154,7 @@ class _Builder:
         if isinstance(event, yaml.ScalarEvent):
             self.add(Node(_scalar(event, self.at(line)), self.file, line), event.anchor)
         elif isinstance(event, yaml.AliasEvent):
-            self.add(self.aliased(event.anchor, line), None)
+            self.add(self.aliased(str(event.anchor), line), None)
         elif isinstance(event, yaml.CollectionStartEvent):
             self.open(event, line)
         elif isinstance(event, yaml.CollectionEndEvent):

@@ -30,7 +30,7 @@ def forget_script_status(environ: Mapping[str, str]) -> None:
 
 
 def tell_script_status(environ: Mapping[str, str], status: int) -> int:
-    """Pass the script's exit status on: 0 as 0, any other in BUILD_EXIT_CODE_FILE (runner >= 17.9) and as build failure."""
+    """Pass the script's status on: 0 as 0, any other in BUILD_EXIT_CODE_FILE (runner >= 17.9) and as build failure."""
     if status == 0:
         return 0
     if path := environ.get("BUILD_EXIT_CODE_FILE", ""):

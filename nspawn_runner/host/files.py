@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from ..errors import HostError
 
@@ -22,18 +23,14 @@ def write_atomically(path: str, content: bytes, *, mode: int = 0o600) -> None:
 
 def remove_file(path: str) -> None:
     """Remove the file or link ``path`` if it is there."""
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def remove_folder(path: str) -> None:
     """Remove the empty folder ``path`` if it is there; a folder that is not empty stays."""
-    try:
+    with suppress(OSError):
         os.rmdir(path)
-    except OSError:
-        pass
 
 
 def remove_tree(path: str) -> None:

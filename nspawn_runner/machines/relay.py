@@ -72,10 +72,8 @@ def _open_streams() -> list[_Stream]:
     streams = []
     for target in targets:
         reader, writer = os.pipe()
-        try:
+        with suppress(OSError):  # over the user's limit for pipes; then the usual 64 KiB do
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        except OSError:
-            pass  # over the user's limit for pipes; the usual 64 KiB do
         streams.append(_Stream(reader, writer, target))
     return streams
 

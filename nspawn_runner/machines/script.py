@@ -43,7 +43,7 @@ class Outcome(Enum):
 
 
 class Result(NamedTuple):
-    """The outcome, the script's exit status (0 to 255), and how many of its processes were killed for want of memory."""
+    """The outcome, the script's exit status (0 to 255), how many processes were killed for want of memory."""
 
     outcome: Outcome
     status: int

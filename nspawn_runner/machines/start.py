@@ -99,7 +99,8 @@ def _start_unit(record: Record, wish: Wish, settings: Settings) -> None:
 
 def _main_command(record: Record, wish: Wish, settings: Settings) -> list[str]:
     binds = [*network.nspawn_options(record, settings.network), *wish.binds]
-    return systemd.escaped([*backends.named(record.backend).command(record), *nspawn.boot_options(record.machine, binds)])
+    tree = backends.named(record.backend).command(record)
+    return systemd.escaped([*tree, *nspawn.boot_options(record.machine, binds)])
 
 
 def _properties(record: Record, wish: Wish, settings: Settings) -> list[str]:
@@ -154,7 +155,7 @@ def _exec_line(argv: Sequence[str]) -> str:
 
 
 def _raise_inotify_limit() -> None:
-    """Lift fs.inotify.max_user_instances from its default of 128, which a dozen machines use up (8 each, all root's)."""
+    """Lift fs.inotify.max_user_instances from its default of 128: a dozen machines use that up (8 each, all root's)."""
     path = "/proc/sys/fs/inotify/max_user_instances"
     if int(files.read_head(path, 16)) < 1024:
         with open(path, "w") as file:

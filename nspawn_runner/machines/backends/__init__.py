@@ -48,5 +48,5 @@ def choose(settings: Settings, root: str) -> str:
 
 
 def is_subvolume(path: str) -> bool:
-    """Tell whether ``path`` is a btrfs subvolume: their roots have inode 256 (btrfs(5)), which elsewhere means little."""
+    """Tell whether ``path`` is a btrfs subvolume: its root has inode 256 (btrfs(5)), which elsewhere means little."""
     return os.stat(path).st_ino == 256 and files.file_system(path) == "btrfs"

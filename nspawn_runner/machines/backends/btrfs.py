@@ -6,7 +6,7 @@ import os
 
 from ...host import files, process
 from ...settings import Settings
-from ..records import Record, UID_COUNT
+from ..records import UID_COUNT, Record
 
 
 def layer(state_folder: str, machine: str) -> str:
