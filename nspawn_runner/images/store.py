@@ -3,6 +3,8 @@
     STATE/<image>                       -> .generations/<image>/<stamp>
     STATE/.generations/<image>/<stamp>       the tree (on btrfs a subvolume)
     STATE/.generations/<image>/<stamp>.json  what is known of it, written when it is complete
+    STATE/.generations/<image>/.<stamp>.new  a tree in the making, or what a killed process left of one
+    STATE/.generations/.<image>.lock         held by whoever changes the image
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from ..errors import HostError
 from ..names import is_image_name
 
 GENERATIONS = ".generations"
+STAMP = "%Y%m%dT%H%M%SZ"
 
 
 class Image(NamedTuple):
@@ -31,10 +34,7 @@ class Image(NamedTuple):
 
 def names(state_folder: str) -> list[str]:
     """Return the names of the images there, sorted."""
-    try:
-        entries = os.listdir(state_folder)
-    except FileNotFoundError:
-        return []
+    entries = _entries(state_folder)
     return sorted(name for name in entries if is_image_name(name) and os.path.isdir(os.path.join(state_folder, name)))
 
 
@@ -64,6 +64,52 @@ def find(state_folder: str, name: str) -> Image | None:
 def generations_folder(state_folder: str, name: str) -> str:
     """Return the folder that holds the generations of the image ``name``."""
     return os.path.join(state_folder, GENERATIONS, name)
+
+
+def lock_file(state_folder: str, name: str) -> str:
+    """Return the file whose lock keeps changes of the image ``name`` apart; no image's folder can be called so."""
+    return os.path.join(state_folder, GENERATIONS, f".{name}.lock")
+
+
+def generations(state_folder: str, name: str) -> list[Image]:
+    """Return the complete generations of the image ``name``, newest first."""
+    folder = generations_folder(state_folder, name)
+    return [Image(name, stamp, os.path.join(folder, stamp)) for stamp in sorted(_entries(folder), reverse=True)
+            if is_stamp(stamp) and os.path.exists(os.path.join(folder, f"{stamp}.json"))]  # fmt: skip
+
+
+def drafts(state_folder: str, name: str) -> list[Image]:
+    """Return the half-made generations of the image ``name``: being made, or left by a killed process."""
+    folder = generations_folder(state_folder, name)
+    hidden = ((entry, entry[1:].removesuffix(".new")) for entry in sorted(_entries(folder)) if entry.endswith(".new"))
+    return [Image(name, stamp, os.path.join(folder, entry)) for entry, stamp in hidden if is_stamp(stamp)]
+
+
+def known_names(state_folder: str) -> list[str]:
+    """Return the names of which there is anything: images, broken links, half-made or left generations; sorted."""
+    there = {*_entries(state_folder), *_entries(os.path.join(state_folder, GENERATIONS))}
+    return sorted(
+        name
+        for name in there
+        if is_image_name(name)
+        and (
+            os.path.islink(os.path.join(state_folder, name))
+            or os.path.isdir(os.path.join(state_folder, name))
+            or _entries(generations_folder(state_folder, name))
+        )
+    )
+
+
+def is_stamp(text: str) -> bool:
+    """Tell whether ``text`` is a generation's stamp: the UTC second of its making, such as 20261121T093015Z."""
+    return len(text) == 16 and text[8] == "T" and text[15] == "Z" and f"{text[:8]}{text[9:15]}".isdecimal()
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def facts(image: Image) -> dict[str, Any]:

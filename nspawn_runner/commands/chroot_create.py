@@ -1,0 +1,102 @@
+"""chroot-create: make an image from a Debian suite."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..errors import HostError, UsageError
+from ..host import trees
+from ..images import bootstrap, finish, generations, recipe, store
+from ..images.progress import Progress
+from ..names import is_image_name
+from .words import human_size
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..settings import Settings
+
+HELP = "make an image from a Debian suite"
+DESCRIPTION = """Makes the image NAME with mmdebstrap (or debootstrap). Jobs can ask for it as soon as it is complete.
+
+    nspawn-runner chroot-create bookworm
+    nspawn-runner chroot-create web --suite trixie --packages nodejs npm"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add NAME and what the image is made from."""
+    parser.add_argument("name", metavar="NAME", help="name of the image: letters, digits and . _ -")
+    parser.add_argument("--suite", metavar="SUITE", help="suite of the distribution (default: NAME)")
+    parser.add_argument("--mirror", metavar="URL", default="", help="where packages come from (default: the builder's)")
+    parser.add_argument("--variant", metavar="VARIANT", default="minbase", help="set of packages (default: minbase)")
+    parser.add_argument("--arch", metavar="ARCH", default="", help="architecture (default: the host's)")
+    parser.add_argument("--packages", metavar="PACKAGE", nargs="+", default=[], help="added to the usual packages")
+    parser.add_argument("--components", metavar="COMPONENT", nargs="+", default=["main"], help="default: main")
+    parser.add_argument("--keyring", metavar="FILE", default="", help="keys to check the suite with")
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Make the image and say in one line what was made."""
+    name = args.name
+    if not is_image_name(name):
+        raise UsageError(f"{name!r} cannot be an image's name", advice="use letters, digits and . _ - (a letter first)")
+    wanted = recipe.Recipe(
+        suite=args.suite or name,
+        mirror=args.mirror,
+        variant=args.variant,
+        arch=args.arch,
+        packages=_words(args.packages),
+        components=_words(args.components),
+        keyring=args.keyring,
+    )
+    create(name, recipe.checked(wanted), settings)
+    return 0
+
+
+def create(name: str, wanted: recipe.Recipe, settings: Settings) -> store.Image:
+    """Make the image ``name`` from ``wanted``; raises HostError when there is one, or something fails."""
+    state = settings.state_folder
+    _refuse_existing(state, name)
+    recipe.keyring(wanted)
+    progress = Progress(f"image {name}")
+    log = os.path.join(bootstrap.LOG_FOLDER, f"chroot-create-{name}.log")
+    with generations.changing(state, name):
+        _refuse_existing(state, name)
+        generations.remove_unpublished(state, name)
+        with generations.draft(state, name) as draft:
+            trees.make(draft.root)
+            builder = bootstrap.build(wanted, draft.root, log=log, progress=progress)
+            progress.show("writing to disk")
+            finish.finish(draft.root)
+            image = generations.complete(state, draft, _facts(wanted, builder))
+            generations.publish(state, image)
+    progress.end()
+    size = human_size(store.facts(image).get("size_bytes"))
+    print(f"image {name}, generation {image.generation}, {size}, made in {progress.seconds():.0f} s")
+    return image
+
+
+def _refuse_existing(state_folder: str, name: str) -> None:
+    if os.path.lexists(os.path.join(state_folder, name)):
+        raise HostError(
+            f"there is already an image {name}",
+            advice=f"change it with nspawn-runner chroot-login {name}, "
+            f"or make it anew after nspawn-runner chroot-remove {name}",
+        )
+
+
+def _facts(wanted: recipe.Recipe, builder: str) -> dict[str, object]:
+    return {
+        "suite": wanted.suite,
+        "arch": wanted.arch,
+        "variant": wanted.variant,
+        "mirror": wanted.mirror,
+        "packages": list(wanted.packages),
+        "builder": builder,
+    }
+
+
+def _words(texts: list[str]) -> tuple[str, ...]:
+    """Return the words in ``texts``, which may be separated by commas too."""
+    return tuple(word for text in texts for word in text.replace(",", " ").split())

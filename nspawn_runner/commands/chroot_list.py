@@ -1,0 +1,112 @@
+"""chroot-list: show the images there are."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import HostError
+from ..host import locks, trees
+from ..images import store
+from .words import human_age, human_size
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+    from ..settings import Settings
+
+HELP = "show the images there are"
+DESCRIPTION = """Shows what images there are, how big and how old; half-made ones too.
+
+    nspawn-runner chroot-list
+    nspawn-runner chroot-list --generations --json"""
+
+_STATES = {
+    "current": "complete",
+    "plain": "complete, made by hand",
+    "old": "an older generation",
+    "unpublished": "complete, but not published",
+    "building": "being made",
+    "half-made": "half-made: chroot-create or chroot-remove takes it away",
+    "broken": "broken: its tree is missing",
+}
+
+
+class Row(NamedTuple):
+    """A line of the list; sizes in bytes, times in epoch seconds, None where nothing is known."""
+
+    name: str
+    suite: str | None
+    size_bytes: int | None
+    created: int | None
+    generation: str | None
+    complete: bool
+    state: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --json, --generations and --measure."""
+    parser.add_argument("--json", action="store_true", help="print a JSON array (bytes, epoch seconds)")
+    parser.add_argument("--generations", action="store_true", help="older generations too")
+    parser.add_argument("--measure", action="store_true", help="count the size of images that were made by hand")
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Print the images as a table or as JSON."""
+    rows = list(listing(settings.state_folder, older=args.generations, measure=args.measure))
+    if args.json:
+        print(json.dumps([row._asdict() for row in rows], indent=1))
+    elif rows:
+        print("\n".join(table(rows, time.time())))
+    else:
+        print(f"no images in {settings.state_folder}: make one with nspawn-runner chroot-create bookworm")
+    return 0
+
+
+def listing(state_folder: str, *, older: bool, measure: bool) -> Iterator[Row]:
+    """Yield a row per image and per half-made one; with ``older`` one per generation; ``measure`` walks plain trees."""
+    for name in store.known_names(state_folder):
+        try:
+            current = store.find(state_folder, name)
+        except HostError:
+            yield Row(name, None, None, None, None, False, "broken")
+            current = None
+        if current and not current.generation:
+            size = trees.size_bytes(os.path.realpath(current.root)) if measure else None
+            yield Row(name, None, size, round(os.stat(current.root).st_mtime), None, True, "plain")
+        for image in store.generations(state_folder, name):
+            is_current = current is not None and image.root == current.root
+            if is_current or older or not current:
+                yield _row(image, "current" if is_current else "old" if current else "unpublished")
+        for draft in store.drafts(state_folder, name):
+            in_work = locks.is_held(store.lock_file(state_folder, name))
+            yield _row(draft, "building" if in_work else "half-made")
+
+
+def table(rows: Sequence[Row], now: float) -> list[str]:
+    """Return the lines of a table of ``rows``; ages are counted up to ``now`` (epoch seconds)."""
+    lines = [("NAME", "SUITE", "SIZE", "AGE", "GENERATION", "STATE")]
+    for row in rows:
+        age = human_age(now - row.created) if row.created is not None else "-"
+        size = human_size(row.size_bytes)
+        lines.append((row.name, row.suite or "-", size, age, row.generation or "-", _STATES[row.state]))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    ]
+
+
+def _row(image: store.Image, state: str) -> Row:
+    known: dict[str, Any] = store.facts(image)
+    return Row(
+        name=image.name,
+        suite=known.get("suite") or None,
+        size_bytes=known.get("size_bytes"),
+        created=known.get("created"),
+        generation=image.generation,
+        complete=known.get("complete") is True,
+        state=state,
+    )

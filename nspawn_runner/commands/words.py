@@ -1,0 +1,18 @@
+"""Figures as people say them."""
+
+from __future__ import annotations
+
+
+def human_size(size_bytes: int | None) -> str:
+    """Return a size as people say it, in MiB or GiB; a dash where it is not known."""
+    if size_bytes is None:
+        return "-"
+    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.0f} MiB"
+
+
+def human_age(seconds: float) -> str:
+    """Return an age in the greatest unit of which there are two, as in "3 days" and "90 min"."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{max(0, int(seconds))} s"

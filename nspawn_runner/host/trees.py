@@ -1,0 +1,100 @@
+"""Trees of files, the cheapest way that the file system under them offers: btrfs subvolumes, else plain folders."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import HostError
+from . import files, process
+
+# The number that every btrfs subvolume's top folder has (BTRFS_FIRST_FREE_OBJECTID in the kernel's btrfs_tree.h).
+_SUBVOLUME_INODE = 256
+# What a file system may still call free while a write of a package already fails.
+_FULL_BELOW_BYTES = 4 << 20
+NO_SPACE = "No space left on device"
+
+
+def make(path: str) -> None:
+    """Make the empty tree ``path``, mode 0755; on btrfs a subvolume of its own, so that copies of it cost nothing."""
+    if _is_on_btrfs(os.path.dirname(path)):
+        process.run(["btrfs", "subvolume", "create", "--", path])
+    else:
+        os.mkdir(path)
+    os.chmod(path, 0o755)  # noqa: S103  (whatever the umask: it is the "/" of every user in the machine)
+
+
+def copy(source: str, target: str) -> None:
+    """Make ``target`` a copy of the tree ``source`` with owners, links, holes and extended attributes.
+
+    A subvolume becomes a snapshot; elsewhere blocks are shared where the file system can, else copied.
+    """
+    if is_subvolume(source) and not process.run(
+        ["btrfs", "subvolume", "snapshot", "--", source, target], check=False
+    ).returncode:
+        return
+    make(target)
+    process.run(["cp", "--archive", "--reflink=auto", "--", f"{source}/.", target])
+
+
+def remove(path: str) -> None:
+    """Remove the tree ``path`` if it is there; raises HostError when something of it stays.
+
+    A subvolume that holds others cannot be deleted as one (btrfs-progs before 6.12): rm takes those with it.
+    """
+    if is_subvolume(path) and not process.run(["btrfs", "subvolume", "delete", "--", path], check=False).returncode:
+        return
+    files.remove_tree(path)
+
+
+def is_subvolume(path: str) -> bool:
+    """Tell whether ``path`` is the top of a btrfs subvolume."""
+    try:
+        return os.lstat(path).st_ino == _SUBVOLUME_INODE and _is_on_btrfs(path)
+    except FileNotFoundError:
+        return False
+
+
+def size_bytes(path: str) -> int:
+    """Return what the tree ``path`` takes on disk, counted file by file (blocks shared with other trees count too)."""
+    done = process.run(["du", "--summarize", "--one-file-system", "--block-size=1", "--", path], check=False)
+    return int(done.stdout.split(b"\t", 1)[0] or 0)
+
+
+def write_out(path: str) -> None:
+    """Wait until the file system that holds ``path`` has everything on disk: a loss of power then costs nothing."""
+    process.run(["sync", "--file-system", "--", path])
+
+
+@contextmanager
+def full_disk_told(path: str) -> Iterator[None]:
+    """Turn whatever fails inside for want of space into a HostError that names the disk which holds ``path``."""
+    try:
+        yield
+    except (HostError, OSError) as error:
+        if not _for_want_of_space(error, path):
+            raise
+        disk = process.run(["df", "--output=source,target", "--", path], check=False).stdout.decode(errors="replace")
+        device, _, mounted_on = disk.strip().rpartition("\n")[2].partition(" ")
+        raise HostError(
+            f"the disk that holds {path} is full",
+            facts=f"{device} mounted on {mounted_on.strip()}: {_free_bytes(path) >> 20} MiB free",
+            advice="make room there and try again; chroot-list --generations shows what the images take",
+        ) from error
+
+
+def _for_want_of_space(error: HostError | OSError, path: str) -> bool:
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return True
+    return NO_SPACE in str(error) or _free_bytes(path) < _FULL_BELOW_BYTES
+
+
+def _free_bytes(path: str) -> int:
+    there = os.statvfs(path)
+    return there.f_bavail * there.f_frsize
+
+
+def _is_on_btrfs(path: str) -> bool:
+    return files.file_system(path) == "btrfs"

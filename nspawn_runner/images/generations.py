@@ -1,0 +1,188 @@
+"""How an image changes: a draft is made out of sight, completed, published in one step; old generations go."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
+
+from ..errors import HostError
+from ..host import exchange, files, locks, trees
+from . import store
+
+KEPT = 3
+_NEW = ".new"
+
+
+class Draft(NamedTuple):
+    """A generation in the making: ``root`` is where its tree is made, hidden, until it is complete."""
+
+    name: str
+    stamp: str
+    root: str
+
+
+def changing(state_folder: str, name: str) -> AbstractContextManager[None]:
+    """Keep every other change of the image ``name`` out; raises HostError when one goes on already."""
+    files.make_private_folder(state_folder)
+    files.make_private_folder(store.generations_folder(state_folder, name))
+    return locks.locked(store.lock_file(state_folder, name), what=f"the image {name}", wait_seconds=1.0)
+
+
+@contextmanager
+def draft(state_folder: str, name: str) -> Iterator[Draft]:
+    """Yield where to make a new generation of ``name``; whatever of it is not completed at the end is removed.
+
+    To be called under ``changing``, so that everything hidden here is what a killed process left: it is removed.
+    """
+    remove_leftovers(state_folder, name)
+    stamp = _unused_stamp(state_folder, name)
+    made = Draft(name, stamp, os.path.join(store.generations_folder(state_folder, name), f".{stamp}{_NEW}"))
+    try:
+        with trees.full_disk_told(state_folder):
+            yield made
+    finally:
+        trees.remove(made.root)
+
+
+def complete(state_folder: str, made: Draft, known: Mapping[str, Any]) -> store.Image:
+    """Turn the draft into a generation with the facts ``known`` and return it; it is not published yet.
+
+    Size and time are added to the facts. Everything is on disk before the generation appears under its name.
+    """
+    root = os.path.join(os.path.dirname(made.root), made.stamp)
+    _write_facts(root, known, trees.size_bytes(made.root))
+    trees.write_out(state_folder)
+    os.rename(made.root, root)
+    return store.Image(made.name, made.stamp, root)
+
+
+def publish(state_folder: str, image: store.Image) -> None:
+    """Make ``image`` what jobs that ask for its name get from now on, in one step.
+
+    An image that was a plain folder until now keeps it as the generation before; raises HostError where it cannot.
+    """
+    path = os.path.join(state_folder, image.name)
+    if os.path.isdir(path) and not os.path.islink(path):
+        _adopt(state_folder, image.name)
+    link = os.path.join(os.path.dirname(image.root), ".link")
+    files.remove_file(link)
+    os.symlink(os.path.relpath(image.root, state_folder), link)
+    os.rename(link, path)
+
+
+def drop_old(state_folder: str, name: str, used_roots: Collection[str], *, kept: int = KEPT) -> list[str]:
+    """Remove generations beyond the newest ``kept`` unless current or in ``used_roots``; return the stamps removed."""
+    if os.path.join(state_folder, name) in used_roots:
+        return []  # a machine started from a plain folder that has become a generation since: its name is not known
+    current = store.find(state_folder, name)
+    dropped = []
+    for old in store.generations(state_folder, name)[kept:]:
+        if old.root not in used_roots and not (current and old.generation == current.generation):
+            _remove_generation(old.root)
+            dropped.append(old.generation)
+    return dropped
+
+
+def remove_leftovers(state_folder: str, name: str) -> None:
+    """Remove what killed processes left of ``name``: half-made trees, facts without a tree."""
+    folder = store.generations_folder(state_folder, name)
+    for entry in os.listdir(folder):
+        path = os.path.join(folder, entry)
+        if os.path.islink(path):
+            files.remove_file(path)
+        elif entry.startswith("."):
+            trees.remove(path)
+        elif entry.endswith(".json") and not os.path.isdir(path.removesuffix(".json")):
+            files.remove_file(path)
+
+
+def remove_unpublished(state_folder: str, name: str) -> None:
+    """Remove generations of which no image is left or was ever published; to be called where there is no image."""
+    for old in store.generations(state_folder, name):
+        _remove_generation(old.root)
+
+
+def remove(state_folder: str, name: str) -> None:
+    """Remove the image ``name``: what jobs see of it first, then its generations and all that is known of them."""
+    path = os.path.join(state_folder, name)
+    folder = store.generations_folder(state_folder, name)
+    if os.path.isdir(path) and not os.path.islink(path):
+        hidden = os.path.join(folder, ".removed")
+        trees.remove(hidden)
+        _rename_folder(path, hidden)
+    else:
+        files.remove_file(path)
+    remove_unpublished(state_folder, name)
+    remove_leftovers(state_folder, name)
+    trees.remove(folder)
+
+
+def _remove_generation(root: str) -> None:
+    """Remove a generation so that it never looks complete while it goes: first its facts, then its name."""
+    files.remove_file(f"{root}.json")
+    hidden = os.path.join(os.path.dirname(root), f".{os.path.basename(root)}.old")
+    os.rename(root, hidden)
+    trees.remove(hidden)
+
+
+def _adopt(state_folder: str, name: str) -> None:
+    """Turn the plain folder of ``name`` into a generation and a link to it: at no moment is there no image.
+
+    The link is made where the folder shall be; then the two change places.
+    """
+    path = os.path.join(state_folder, name)
+    folder = store.generations_folder(state_folder, name)
+    stamp = _stamp(os.stat(path).st_mtime)
+    while os.path.lexists(os.path.join(folder, stamp)):
+        stamp = _stamp(_seconds(stamp) - 1)
+    root = os.path.join(folder, stamp)
+    _write_facts(root, {"builder": "by hand"}, trees.size_bytes(path), created=_seconds(stamp))
+    os.symlink(os.path.relpath(root, state_folder), root)
+    try:
+        exchange.exchange(path, root)
+    except OSError as error:
+        files.remove_file(root)
+        files.remove_file(f"{root}.json")
+        raise _immovable(path, error) from error
+
+
+def _rename_folder(path: str, new_path: str) -> None:
+    try:
+        os.rename(path, new_path)
+    except OSError as error:
+        raise _immovable(path, error) from error
+
+
+def _immovable(path: str, error: OSError) -> HostError:
+    return HostError(
+        f"the folder {path} cannot be moved",
+        facts=str(error.strerror),
+        advice="a mount point cannot change: unmount it first" if os.path.ismount(path) else "",
+    )
+
+
+def _write_facts(root: str, known: Mapping[str, Any], size: int, *, created: float | None = None) -> None:
+    made = round(time.time() if created is None else created)
+    content = {**known, "created": made, "size_bytes": size, "complete": True}
+    files.write_atomically(f"{root}.json", json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _unused_stamp(state_folder: str, name: str) -> str:
+    """Return the stamp of now, or of the second after the newest generation where that is not in the past."""
+    there = store.generations(state_folder, name)
+    now = time.time()
+    return _stamp(max(now, _seconds(there[0].generation) + 1) if there else now)
+
+
+def _stamp(seconds: float) -> str:
+    return time.strftime(store.STAMP, time.gmtime(seconds))
+
+
+def _seconds(stamp: str) -> float:
+    from calendar import timegm
+
+    return timegm(time.strptime(stamp, store.STAMP))

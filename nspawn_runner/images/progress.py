@@ -1,0 +1,84 @@
+"""What a person sees of a long piece of work: one updating line on a terminal, a line per phase elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TextIO
+
+
+class Progress:
+    """Tells of the work ``title`` on ``stream`` (standard error unless given)."""
+
+    def __init__(self, title: str, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._title = title
+        self._began = time.monotonic()
+        self._phase = ""
+        self._on_terminal = self._stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+    def show(self, phase: str, done: int = 0, total: int = 0) -> None:
+        """Tell that the work is in ``phase``, with ``done`` of ``total`` packages; call it at least once a second."""
+        if self._on_terminal:
+            self._rewrite(self.line(phase, done, total))
+        elif phase != self._phase:
+            print(self.line(phase), file=self._stream, flush=True)
+        self._phase = phase
+
+    def line(self, phase: str, done: int = 0, total: int = 0) -> str:
+        """Return the line that tells of ``phase``; how many packages only where that is known."""
+        count = f", packages {done}/{total}" if total else ""
+        return f"{self._title}: {phase}{count} ({self.seconds():.0f} s)"
+
+    def seconds(self) -> float:
+        """Return how long the work has taken so far."""
+        return time.monotonic() - self._began
+
+    def end(self) -> None:
+        """Leave the terminal's line empty for what is printed next."""
+        if self._on_terminal:
+            self._rewrite("")
+
+    def _rewrite(self, line: str) -> None:
+        try:
+            width = os.get_terminal_size(self._stream.fileno()).columns
+        except OSError:
+            width = 80
+        self._stream.write(f"\r\033[K{line[: width - 1]}")
+        self._stream.flush()
+
+
+class BuilderOutput:
+    """Reads phase and packages from the output of mmdebstrap (--verbose) or debootstrap, line by line."""
+
+    def __init__(self) -> None:
+        self.phase = "starting"
+        self.done = 0
+        self.total = 0
+
+    def feed(self, line: str) -> None:
+        """Take in one line of output; lines that say nothing of progress change nothing."""
+        words = line.split()
+        if line.startswith("I: "):
+            self._feed_info(words[1:])
+        elif words[3:5] == ["newly", "installed,"] and words[2].isdigit():
+            self.total += int(words[2])  # one sum for the essential packages, one for all others
+        elif line.startswith("Setting up "):
+            self.done += 1
+
+    def _feed_info(self, words: list[str]) -> None:
+        # debootstrap says one such line per package, mmdebstrap one per phase
+        match words:
+            case ["Retrieving" | "Validating" as verb, *_]:
+                self.phase = "downloading packages"
+                self.total += verb == "Validating"
+            case ["Extracting" | "Unpacking", *_]:
+                self.phase = "unpacking packages"
+            case ["Configuring", *_]:
+                self.phase = "installing packages"
+                self.done = min(self.done + 1, self.total)
+            case ["running", "apt-get", "update...", *_]:
+                self.phase = "reading the package lists"
+            case ["downloading" | "extracting" | "installing" | "cleaning", *_]:
+                self.phase = " ".join(words).rstrip(".")

@@ -1,0 +1,100 @@
+"""What an image is made from: suite, mirror, packages; checked before a builder gets to see it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ..errors import HostError, UsageError
+
+# What jobs and their machine expect: an init with a bus, git for the runner's scripts, Python with apt's module for
+# Ansible, and the small programs that every tutorial takes for granted.
+PACKAGES = (
+    "systemd", "systemd-sysv", "dbus", "git", "ca-certificates", "python3", "python3-apt", "iproute2", "iputils-ping",
+    "netbase", "passwd", "mount", "procps",
+)  # fmt: skip
+
+_DEBIAN = (
+    "jessie", "stretch", "buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid", "unstable", "testing",
+    "stable", "oldstable", "oldoldstable",
+)  # fmt: skip
+_UBUNTU = (
+    "trusty", "xenial", "bionic", "focal", "jammy", "kinetic", "lunar", "mantic", "noble", "oracular", "plucky",
+    "questing", "devel",
+)  # fmt: skip
+# Where the packages of these names put the keys; the builders know the same places.
+_KEYRINGS = {
+    "debian-archive-keyring": (
+        "/usr/share/keyrings/debian-archive-keyring.gpg",
+        "/usr/share/keyrings/debian-archive-keyring.pgp",
+    ),
+    "ubuntu-keyring": (
+        "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
+        "/usr/share/keyrings/ubuntu-archive-keyring.pgp",
+    ),
+}
+
+
+class Recipe(NamedTuple):
+    """What to build. Empty texts leave the choice to the builder, such as the mirror it takes for a suite."""
+
+    suite: str
+    mirror: str = ""
+    variant: str = "minbase"
+    arch: str = ""
+    packages: tuple[str, ...] = ()
+    components: tuple[str, ...] = ("main",)
+    keyring: str = ""
+
+    @property
+    def all_packages(self) -> list[str]:
+        """The packages that every image gets and those asked for, each once."""
+        return list(dict.fromkeys([*PACKAGES, *self.packages]))
+
+
+_SHAPES: Mapping[str, tuple[re.Pattern[str], str]] = {
+    "suite": (re.compile(r"[a-z][a-z0-9.-]*"), "a suite such as bookworm"),
+    "mirror": (re.compile(r"(https?|file|tor\+https?)://?[!-~]+"), "an address such as http://mirror.example/debian"),
+    "variant": (re.compile(r"-|[a-z][a-z-]*"), "a variant such as minbase"),
+    "arch": (re.compile(r"[a-z0-9][a-z0-9-]*"), "an architecture such as arm64"),
+    "packages": (re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?"), "the name of a package"),
+    "components": (re.compile(r"[a-z][a-z0-9/-]*"), "a component such as main"),
+}
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """Return ``recipe``; raises UsageError for the first thing in it that a builder could misunderstand."""
+    for field, (shape, wanted) in _SHAPES.items():
+        value = getattr(recipe, field)
+        for text in value if isinstance(value, tuple) else [value] if value else []:
+            if not shape.fullmatch(text):
+                raise UsageError(f"--{field}: {text!r} is not {wanted}")
+    if recipe.keyring and not os.path.isfile(recipe.keyring):
+        raise UsageError(f"--keyring: there is no file {recipe.keyring}")
+    return recipe
+
+
+def keyring(recipe: Recipe) -> str:
+    """Return the file of keys to check ``recipe`` with, empty where the builder's own choice has to do.
+
+    Raises HostError naming the package that has the keys of a Debian or Ubuntu suite, when it is not installed.
+    """
+    if recipe.keyring:
+        return os.path.abspath(recipe.keyring)
+    package = "debian-archive-keyring" if _family(recipe.suite) == "Debian" else "ubuntu-keyring"
+    if not _family(recipe.suite):
+        return ""
+    for file in _KEYRINGS[package]:
+        if os.path.isfile(file):
+            return file
+    raise HostError(
+        f"the keys that sign {_family(recipe.suite)}'s {recipe.suite} are not on this host",
+        advice=f"install them: apt install {package}; or name a file that has them: --keyring FILE",
+    )
+
+
+def _family(suite: str) -> str:
+    base = suite.partition("-")[0]
+    return "Debian" if base in _DEBIAN else "Ubuntu" if base in _UBUNTU else ""
