@@ -527,12 +527,10 @@ class Program:
         for reader in readers:
             reader.join()
         ended = self._now()
-        # the dead count until PID 1 has buried them
-        while signal_group(process.pid, 0) and self._now() < ended + 0.1:
+        while (alive := is_alive(process.pid)) and self._now() < ended + 0.1:
             time.sleep(0.005)
         with self._changed:
-            call.survivors = signal_group(process.pid, 0)
-            call.ended = ended
+            call.survivors, call.ended = alive, ended
             self._changed.notify_all()
 
     def _judge(self, call: Call) -> None:
@@ -621,13 +619,21 @@ class Program:
         self.act(event.action)
 
 
-def signal_group(leader: int, number: int) -> bool:
-    """Send a signal to a process group; tells whether anything of it is left."""
-    try:
+def signal_group(leader: int, number: int) -> None:
+    """Send a signal to a process group, if there is one."""
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(leader, number)
-    except ProcessLookupError:
-        return False
-    return True
+
+
+def is_alive(group: int) -> bool:
+    """Tell whether a process group has a living process; kill(2) would count the dead that nobody has waited for."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                state, _, its_group = file.read().rpartition(b") ")[2].split()[:3]
+                if int(its_group) == group and state not in b"ZX":
+                    return True
+    return False
 
 
 def write_file(path: str, content: bytes, mode: int) -> None:
