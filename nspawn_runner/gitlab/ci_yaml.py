@@ -2,84 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 from ..errors import JobError
+from .ci_values import MAX_DEPTH, MAX_VALUES, Budget, Date, Merge, Node, Reference, Value, kind, wrong
 
-# GitLab's own limits for one file: 2 MiB and 100 levels. The number of values counts those of aliases again at each
-# use, which is what a few lines of aliases to aliases multiply.
+# GitLab's own limit for one file.
 MAX_BYTES = 2 * 1024 * 1024
-MAX_DEPTH = 100
-MAX_VALUES = 200_000
 MAX_DIGITS = 100
-
-
-class Reference(NamedTuple):
-    """``!reference [job, key, ...]``, to be resolved once all files are merged."""
-
-    path: tuple[str, ...]
-
-
-class Date(NamedTuple):
-    """A date or time without quotes, which GitLab refuses to load."""
-
-    text: str
-
-
-class _Merge(NamedTuple):
-    """The key ``<<``."""
-
-
-Value: TypeAlias = "str | int | float | bool | Reference | Date | _Merge | list[Node] | dict[str, Node] | None"
-
-
-class Node(NamedTuple):
-    """A value, where it was written (for a mapping's value the line of its key), and how many values it holds."""
-
-    value: Value
-    file: str
-    line: int
-    size: int = 1
-
-
-def wrong(node: Node, what: str, *, facts: str = "", advice: str = "") -> JobError:
-    """Return the JobError that says ``what`` is wrong at the file and line of ``node``."""
-    return JobError(f"{node.file}:{node.line}: {what}", facts=facts, advice=advice)
-
-
-def kind(node: Node) -> str:
-    """Return what the value of ``node`` is, in the words of an error message."""
-    # A boolean is an int to Python: asked first.
-    for types, words in _KINDS:
-        if isinstance(node.value, types):
-            return words
-    return "empty"
-
-
-_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
-    (bool, "a boolean"),
-    ((int, float), "a number"),
-    (str, "a text"),
-    (list, "a list"),
-    (dict, "a mapping"),
-    (Date, "a date"),
-    (Reference, "a !reference"),
-    (_Merge, "a merge key"),
-)
-
-
-class Budget:
-    """Counts the values that are worked on, so that what multiplies itself ends in an error and not in the memory."""
-
-    def __init__(self, limit: int = MAX_VALUES) -> None:
-        self.limit = limit
-        self.spent = 0
-
-    def spend(self, amount: int, node: Node) -> None:
-        """Count ``amount`` values; raises JobError at ``node`` when they are too many in all."""
-        self.spent += amount
-        if self.spent > self.limit:
-            raise wrong(node, f"aliases, references and inheritance expand to more than {self.limit} values")
 
 
 def parse(content: bytes, file: str, budget: Budget) -> Node:
@@ -203,7 +133,10 @@ class _Builder:
         size = 1 + sum(child.size for child in children)
         if size > MAX_VALUES:
             raise wrong(node, f"the aliases of this expand to more than {MAX_VALUES} values")
-        self.add(node._replace(size=size), frame.anchor)
+        depth = 1 + max((child.depth for child in children), default=0)
+        if depth > MAX_DEPTH:
+            raise wrong(node, f"aliases are nested more than {MAX_DEPTH} levels deep")
+        self.add(node._replace(size=size, depth=depth), frame.anchor)
 
     def add(self, node: Node, anchor: str | None) -> None:
         """Put the complete ``node`` where it belongs: the root, the list or mapping that is open, or its next key."""
@@ -215,7 +148,7 @@ class _Builder:
             return
         frame = self.stack[-1]
         if isinstance(frame.node.value, list):
-            if isinstance(node.value, _Merge):
+            if isinstance(node.value, Merge):
                 node = node._replace(value="<<")
             frame.node.value.append(node)
         elif frame.key is None:
@@ -227,9 +160,9 @@ class _Builder:
     def pair(self, frame: _Frame, key: Node, node: Node) -> None:
         mapping = frame.node.value
         assert isinstance(mapping, dict)  # noqa: S101  (tells mypy what open() made)
-        if isinstance(node.value, _Merge):
+        if isinstance(node.value, Merge):
             node = node._replace(value="<<")
-        if isinstance(key.value, _Merge):
+        if isinstance(key.value, Merge):
             for part in _merged(key, node):
                 self.budget.spend(len(part), key)
                 mapping.update(part)
@@ -274,7 +207,7 @@ def _scalar(event: Any, node: Node) -> Value:
         case "null":
             return None
         case "merge":
-            return _Merge()
+            return Merge()
         case "timestamp":
             return Date(text)
         case "bool":

@@ -1,0 +1,81 @@
+"""The values of .gitlab-ci.yml with the place each was written at, errors that name it, and a limit to their number."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+from ..errors import JobError
+
+# GitLab's own limit for the depth is 100 levels. The number of values counts those of aliases again at each
+# use, which is what a few lines of aliases to aliases multiply.
+MAX_DEPTH = 100
+MAX_VALUES = 200_000
+
+
+class Reference(NamedTuple):
+    """``!reference [job, key, ...]``, to be resolved once all files are merged."""
+
+    path: tuple[str, ...]
+
+
+class Date(NamedTuple):
+    """A date or time without quotes, which GitLab refuses to load."""
+
+    text: str
+
+
+class Merge(NamedTuple):
+    """The key ``<<``."""
+
+
+Value: TypeAlias = "str | int | float | bool | Reference | Date | Merge | list[Node] | dict[str, Node] | None"
+
+
+class Node(NamedTuple):
+    """A value, where it was written (for a mapping's value the line of its key), how many values it holds, how deep."""
+
+    value: Value
+    file: str
+    line: int
+    size: int = 1
+    depth: int = 1
+
+
+def wrong(node: Node, what: str, *, facts: str = "", advice: str = "") -> JobError:
+    """Return the JobError that says ``what`` is wrong at the file and line of ``node``."""
+    return JobError(f"{node.file}:{node.line}: {what}", facts=facts, advice=advice)
+
+
+def kind(node: Node) -> str:
+    """Return what the value of ``node`` is, in the words of an error message."""
+    # A boolean is an int to Python: asked first.
+    for types, words in _KINDS:
+        if isinstance(node.value, types):
+            return words
+    return "empty"
+
+
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (bool, "a boolean"),
+    ((int, float), "a number"),
+    (str, "a text"),
+    (list, "a list"),
+    (dict, "a mapping"),
+    (Date, "a date"),
+    (Reference, "a !reference"),
+    (Merge, "a merge key"),
+)
+
+
+class Budget:
+    """Counts the values that are worked on, so that what multiplies itself ends in an error and not in the memory."""
+
+    def __init__(self, limit: int = MAX_VALUES) -> None:
+        self.limit = limit
+        self.spent = 0
+
+    def spend(self, amount: int, node: Node) -> None:
+        """Count ``amount`` values; raises JobError at ``node`` when they are too many in all."""
+        self.spent += amount
+        if self.spent > self.limit:
+            raise wrong(node, f"aliases, references and inheritance expand to more than {self.limit} values")
