@@ -1,0 +1,52 @@
+"""chroot-login: change an image by hand, in a copy that takes its place when all went well."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from ..images import shell, upkeep
+from . import users
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..settings import Settings
+
+HELP = "change an image by hand"
+DESCRIPTION = """Opens a shell, or runs COMMAND, in a copy of the image NAME. When it ends with exit status 0, jobs that
+start from then on get the changed copy; running ones keep what they have. Otherwise nothing changes.
+
+    nspawn-runner chroot-login bookworm
+    nspawn-runner chroot-login bookworm -- apt-get install --yes shellcheck"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add NAME, --discard and COMMAND."""
+    parser.add_argument("name", metavar="NAME", help="name of the image")
+    parser.add_argument("--discard", action="store_true", help="throw the copy away in any case")
+    parser.add_argument("command", metavar="COMMAND", nargs="*", help="what to run, after -- (default: a shell)")
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Let the user change a copy, publish it after a success, and return the exit status of what ran in it."""
+    with upkeep.copy_to_change(settings.state_folder, args.name) as (image, draft):
+        if not args.command:
+            _say("a shell in a copy of", args.name, "exit 0 keeps the changes, exit 1 throws them away")
+        status = shell.run(draft.root, _host_name(args.name), args.command, user_namespace=settings.user_namespace)
+        if args.discard or status:
+            reason = "--discard" if args.discard else f"exit status {status}"
+            _say("nothing changed in", args.name, reason)
+        else:
+            made = upkeep.publish_change(settings.state_folder, image, draft, users.used_roots)
+            _say("changed", args.name, f"generation {made.generation}")
+    return status
+
+
+def _host_name(image: str) -> str:
+    """Return a legal name of a machine for ``image``: nspawn takes letters, digits and - and at most 64 of them."""
+    return f"image-{image}".replace(".", "-").replace("_", "-")[:40].rstrip("-")
+
+
+def _say(what: str, name: str, more: str) -> None:
+    print(f"{what} image {name} ({more})", file=sys.stderr, flush=True)

@@ -1,0 +1,49 @@
+"""chroot-remove: remove an image with all its generations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import HostError
+from ..images import generations, store
+from . import users
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..settings import Settings
+
+HELP = "remove an image"
+DESCRIPTION = """Removes the image NAME, its older generations and half-made ones, unless a machine uses it.
+
+    nspawn-runner chroot-remove bookworm"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add NAME and --force."""
+    parser.add_argument("name", metavar="NAME", help="name of the image")
+    parser.add_argument("--force", action="store_true", help="break the machines that use it")
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Remove the image and say so."""
+    state, name = settings.state_folder, args.name
+    if name not in store.known_names(state):
+        there = ", ".join(store.names(state)) or "none"
+        raise HostError(f"there is no image {name}", facts=f"images: {there}", advice="nspawn-runner chroot-list")
+    with generations.changing(state, name):
+        if not args.force:
+            _refuse_used(state, name)
+        generations.remove(state, name)
+    print(f"removed image {name}")
+    return 0
+
+
+def _refuse_used(state_folder: str, name: str) -> None:
+    machines = users.machines_of(state_folder, name)
+    if machines:
+        raise HostError(
+            f"the image {name} is in use",
+            facts=f"by {', '.join(machines)}",
+            advice="wait until these machines have ended (nspawn-runner list), or break them with --force",
+        )

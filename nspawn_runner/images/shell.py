@@ -1,0 +1,78 @@
+"""A shell or command in a tree that is not booted: how an image is changed by hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from ..host import files, process
+from . import inside
+
+# Machines have the slots 2 to 4093 of ranges of 65536 uids from 0x70000000 on. All changes of images share slot 4094:
+# they are the administrator's, each in PID and mount namespaces of its own, and one at a time per image.
+UID_BASE = 0x70000000 + 4094 * 0x10000
+_RESOLVER = "etc/resolv.conf"
+_END_SECONDS = 10
+
+
+def run(root: str, name: str, command: Sequence[str], *, user_namespace: bool) -> int:
+    """Run ``command``, or a login shell, as root of the tree ``root`` and return its exit status.
+
+    It sees the host's network and name servers; ``name`` is what it takes for its host's name. What it is told of
+    name servers does not stay in the tree, unless the command itself changed it.
+    """
+    before = inside.read(root, _RESOLVER)
+    given = _host_resolver()
+    interactive = os.isatty(0) and os.isatty(1)
+    child = process.spawn(
+        nspawn_argv(root, name, command, user_namespace=user_namespace, interactive=interactive),
+        stdin=0,
+        env={"TERM": os.environ.get("TERM", "dumb")},
+    )
+    try:
+        status = child.wait()
+    finally:
+        _end(child)
+    after = inside.read(root, _RESOLVER)
+    if after != before and after.content == given:
+        inside.put_back(root, _RESOLVER, before)
+    return status if status >= 0 else 128 - status
+
+
+def nspawn_argv(
+    root: str, name: str, command: Sequence[str], *, user_namespace: bool, interactive: bool
+) -> list[str]:
+    """Return how to call systemd-nspawn for ``command`` in the tree ``root``, which dies with us."""
+    uids = [f"--private-users={UID_BASE}:65536", "--private-users-ownership=map"] if user_namespace else []
+    passed = {key: value for key, value in process.environment().items() if key.lower().endswith("_proxy")}
+    return [
+        "setpriv", "--pdeathsig", "KILL", "--",
+        "systemd-nspawn", "--quiet", f"--directory={root}", f"--machine={name}", f"--hostname={name}", "--as-pid2",
+        # Neither known to machined nor in a unit of its own: it belongs to whoever called us.
+        "--register=no", "--keep-unit",
+        *uids,
+        # Nothing of the host's settings is to be written into the tree, but for the resolver, which run() takes back.
+        "--settings=no", "--link-journal=no", "--timezone=off", "--resolv-conf=replace-host",
+        f"--console={'interactive' if interactive else 'pipe'}",
+        "--setenv=LANG=C.UTF-8",
+        *(f"--setenv={key}={value}" for key, value in passed.items()),
+        "--", *command,
+    ]  # fmt: skip
+
+
+def _host_resolver() -> bytes:
+    try:
+        return files.read_head(f"/{_RESOLVER}", 1 << 20)
+    except OSError:
+        return b""
+
+
+def _end(child: process.Popen[bytes]) -> None:
+    """End nspawn where it still runs: on SIGTERM it kills what is inside and takes its mounts away."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(_END_SECONDS)
+        except process.TimeoutExpired:
+            child.kill()
+            child.wait()
