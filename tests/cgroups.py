@@ -55,7 +55,7 @@ def version_2_controllers() -> list[str]:
 
 
 def _hierarchies() -> dict[str, Path]:
-    """Where each hierarchy is mounted, by its name in /proc/PID/cgroup: controllers or a name, nothing for version 2."""
+    """Where each hierarchy is mounted, by its name in /proc/PID/cgroup: controllers or name, nothing for version 2."""
     controllers = {line.split()[0] for line in Path("/proc/cgroups").read_text().splitlines()[1:]}
     found = {}
     for line in Path("/proc/self/mounts").read_text().splitlines():

@@ -194,7 +194,7 @@ class DisposableHost:
         """
         return subprocess.Popen(
             ["sh", "-c", ENTER, "enter", "--target", str(self.leader), "--all", f"--wdns={cwd or '/root'}", "--",
-             "env", "--unset=OLDPWD", "--default-signal=HUP,INT,QUIT,TERM",
+             "env", "--unset=PWD", "--unset=OLDPWD", "--default-signal=HUP,INT,QUIT,TERM",
              "setpriv", "--pdeathsig", "KILL", "--", *argv],
             env={**ENVIRONMENT, **(env or {}), "CGROUPS": _words(self._entered)},
             stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=new_session,
@@ -249,6 +249,8 @@ class DisposableHost:
             self._undo.callback(_kill, nspawn)
             try:
                 self._leader = _wait_ready(ready, nspawn)
+                # nspawn then ends by itself, having reaped it; the pid is nobody else's as long as nspawn waits for it
+                self._undo.callback(_kill_leader, self._leader, nspawn)
             except HostError as error:
                 raise HostError(f"{error}\n{tail(console)}") from None
         self._entered = entrances(self._leader)
@@ -264,7 +266,9 @@ class DisposableHost:
             return scratch / "state.kept"
         image = scratch / "state.image"
         subprocess.run(["truncate", f"--size={self._size}", image], check=True)
-        subprocess.run([f"mkfs.{self.state}", "-q", image], check=True)
+        made = subprocess.run([f"mkfs.{self.state}", "-q", image], capture_output=True, check=False)
+        if made.returncode:
+            raise HostError(f"mkfs.{self.state} failed\n{made.stderr.decode()}")
         return image
 
     def _wants_version_1(self) -> bool:
@@ -304,6 +308,13 @@ def _wait_ready(ready: socket.socket, nspawn: subprocess.Popen[bytes]) -> int:
 def _die_with_us() -> list[str]:
     """A prefix by which a child dies with us. The kernel looks at the thread, so only the main one may use it."""
     return ["setpriv", "--pdeathsig", "KILL"] if threading.current_thread() is threading.main_thread() else []
+
+
+def _kill_leader(leader: int, nspawn: subprocess.Popen[bytes]) -> None:
+    if nspawn.poll() is None:
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.kill(leader, signal.SIGKILL)
+            nspawn.wait(10)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
