@@ -1,0 +1,93 @@
+"""What images are made from: checked before a builder sees it, then handed over word by word."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nspawn_runner.errors import HostError, UsageError
+from nspawn_runner.images import bootstrap, recipe
+from nspawn_runner.images.recipe import PACKAGES, Recipe
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("suite", "--setup-hook=reboot"),
+        ("suite", "../bookworm"),
+        ("suite", "bookworm\n"),
+        ("mirror", "--include=x"),
+        ("mirror", "/etc/passwd"),
+        ("mirror", "http://a.example/ b"),
+        ("variant", "--hook"),
+        ("arch", "amd64,i386"),
+        ("packages", ("./evil.deb",)),
+        ("packages", ("git", "?essential")),
+        ("packages", ("",)),
+        ("components", ("main --verbose",)),
+    ],
+)
+def test_refuses_what_a_builder_could_misunderstand(field: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"--{field}"):
+        recipe.checked(Recipe("bookworm")._replace(**{field: value}))
+
+
+def test_accepts_what_people_ask_for() -> None:
+    wanted = Recipe(
+        "trixie-backports",
+        mirror="https://mirror.example/debian",
+        variant="-",
+        arch="arm64",
+        packages=("g++", "libc6:i386", "python3.11-venv"),
+        components=("main", "non-free-firmware"),
+    )
+    assert recipe.checked(wanted) is wanted
+
+
+def test_each_package_is_asked_for_once() -> None:
+    assert Recipe("sid", packages=("git", "tree")).all_packages == [*PACKAGES, "tree"]
+
+
+def test_names_the_package_with_the_keys_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.isfile", lambda _path: False)
+    with pytest.raises(HostError) as raised:
+        recipe.keyring(Recipe("bookworm"))
+    assert "apt install debian-archive-keyring" in raised.value.advice
+    with pytest.raises(HostError) as raised:
+        recipe.keyring(Recipe("noble"))
+    assert "apt install ubuntu-keyring" in raised.value.advice
+    assert recipe.keyring(Recipe("unheard-of")) == ""
+
+
+def test_a_keyring_that_is_not_there_is_a_mistake_of_the_user(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no file"):
+        recipe.checked(Recipe("bookworm", keyring=str(tmp_path / "keys.gpg")))
+
+
+def test_the_builders_default_mirror_counts_without_mirror() -> None:
+    for builder in ("mmdebstrap", "debootstrap"):
+        argv = bootstrap.builder_argv(builder, Recipe("bookworm"), "/tree", keyring="/keys.gpg")
+        assert argv[-3:] == ["--", "bookworm", "/tree"]
+        argv = bootstrap.builder_argv(builder, Recipe("bookworm", mirror="http://m.example/d"), "/tree", keyring="/k")
+        assert argv[-3:] == ["bookworm", "/tree", "http://m.example/d"]
+
+
+def test_debootstrap_never_goes_on_unchecked() -> None:
+    argv = bootstrap.builder_argv("debootstrap", Recipe("bookworm", arch="i386"), "/tree", keyring="/keys.gpg")
+    assert {"--force-check-gpg", "--keyring=/keys.gpg", "--arch=i386", "--variant=minbase"} <= set(argv)
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("W: GPG error: ... NO_PUBKEY 6ED0E7B82643E131", "keyring"),
+        ("E: The repository 'http://m nosuch Release' does not have a Release file.", "--suite"),
+        ("E: Unable to locate package nosuch", "--packages"),
+        ("Err:1 http://m Temporary failure resolving 'm'", "network"),
+    ],
+)
+def test_a_failure_says_what_to_do(said: str, advice: str) -> None:
+    error = bootstrap.failure("mmdebstrap", Recipe("bookworm"), 25, [said, "E: mmdebstrap failed to run"], "/log")
+    assert advice in error.advice
+    assert "/log" in error.facts
+    assert "mmdebstrap failed to run" in error.what
