@@ -1,0 +1,98 @@
+# ruff: noqa: S607
+"""Hosts for all levels of tests, and a guard that keeps unit tests from starting processes."""
+
+import os
+import subprocess
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from abilities import require_host
+from debian_tree import debian_tree
+from disposable_host import STATE_FOLDER, DisposableHost, State, Suite
+
+UNIT = Path(__file__).parent / "unit"
+IMAGE = "bookworm"
+IMAGE_PACKAGES = (
+    "ca-certificates,dbus,git,iproute2,iputils-ping,libpam-systemd,mount,"
+    "passwd,procps,python3,sudo,systemd,systemd-sysv"
+)
+JOURNAL_LINES = 60
+
+
+@pytest.fixture(scope="session")
+def job_image() -> Path:
+    """A Debian tree that machines boot from, on this machine: only to be copied."""
+    require_host()
+    return debian_tree("image", "bookworm", IMAGE_PACKAGES)
+
+
+@pytest.fixture(scope="session")
+def overlay_host(job_image: Path) -> Iterator[DisposableHost]:
+    """A bookworm host whose state folder is a plain folder, with an image `bookworm` put there by hand."""
+    yield from _host(job_image, "bookworm", "overlay")
+
+
+@pytest.fixture(scope="session")
+def btrfs_host(job_image: Path) -> Iterator[DisposableHost]:
+    """The same with its state folder on btrfs, where the image is a subvolume."""
+    yield from _host(job_image, "bookworm", "btrfs")
+
+
+@pytest.fixture(scope="session")
+def trixie_host(job_image: Path) -> Iterator[DisposableHost]:
+    """The same as `overlay_host` with a newer systemd; its version 2 cgroups may have no controllers, so no limits."""
+    yield from _host(job_image, "trixie", "overlay")
+
+
+@pytest.fixture(params=["overlay", "btrfs"])
+def host(request: pytest.FixtureRequest) -> DisposableHost:
+    """The bookworm hosts, one after the other."""
+    found: DisposableHost = request.getfixturevalue(f"{request.param}_host")
+    return found
+
+
+def _host(job_image: Path, suite: Suite, state: State) -> Iterator[DisposableHost]:
+    with DisposableHost(suite=suite, state=state) as host:
+        image = f"{STATE_FOLDER}/{IMAGE}"
+        host.run(["btrfs", "subvolume", "create", image] if state == "btrfs" else ["mkdir", image])
+        subprocess.run(["cp", "--archive", f"{job_image}/.", host.path(image)], check=True)
+        yield host
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and call.when == "call":
+        since = f"--since=-{int(time.time() - call.start) + 1}s"
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, DisposableHost):
+                journal = value.run(["journalctl", "--no-pager", f"--lines={JOURNAL_LINES}", since], check=False)
+                report.sections.append((f"journal of {name}", journal.stdout.decode(errors="replace")))
+    return report
+
+
+class ProcessStartedError(BaseException):
+    """A unit test started a process. Not an Exception, so that no handler in the code under test hides it."""
+
+
+@pytest.fixture(autouse=True)
+def _no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if UNIT not in request.path.parents or request.node.get_closest_marker("starts_processes"):
+        return
+
+    def refuse(*arguments: object, **_: object) -> NoReturn:
+        what = [argument for argument in arguments if not isinstance(argument, subprocess.Popen)]
+        raise ProcessStartedError(f"a unit test started a process (or mark it starts_processes): {what}")
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system", "execv", "execve"):
+        monkeypatch.setattr(os, name, refuse)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "starts_processes: a unit test that starts harmless processes on purpose")
