@@ -8,8 +8,8 @@ from typing import NamedTuple
 from ..errors import JobError, UsageError
 from . import ci_include, ci_keywords, ci_variables
 from .ci_extends import Resolver
-from .ci_variables import Variable
 from .ci_values import Node, kind, wrong
+from .ci_variables import Variable
 
 MAX_SCRIPT_LEVELS = 10
 DEFAULT_STAGE = "test"

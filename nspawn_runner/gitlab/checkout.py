@@ -1,0 +1,265 @@
+"""Packs what a local job is to see of a folder into one git bundle, leaving the folder and its repository untouched.
+
+The folder may belong to another user, and its repository's configuration is that user's word: as root it must run
+nothing. So the user's repository is only asked for names (HEAD, tags, the files git knows), with hooks and monitors
+switched off and no protocol allowed; objects and files are read through a repository of our own, without configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import NamedTuple
+
+from ..errors import JobError
+from ..host import process
+from .scripts import BUNDLE_REF
+
+# gitattributes(5) in a tree name filters and drivers, configuration says what they run: ours says nothing.
+_HARMLESS = {
+    "core.fsmonitor": "false",
+    "core.hooksPath": os.devnull,
+    "core.untrackedCache": "false",
+    "gc.auto": "0",
+    "protocol.allow": "never",
+    "safe.directory": "*",
+}
+_AUTHOR = {"NAME": "nspawn-runner exec", "EMAIL": "exec@localhost"}
+_GITLINK = "160000"
+
+
+class Checkout(NamedTuple):
+    """What the bundle holds: the commit, the ref's name, the branch or tag where one is known, and notes for the log.
+
+    ``shallow`` are the commits whose parents are not in the bundle.
+    """
+
+    sha: str
+    ref: str
+    branch: str | None
+    tag: str | None
+    shallow: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class _Source(NamedTuple):
+    """The user's repository around the folder: its git folder, the folder's place in it, and HEAD's commit or ""."""
+
+    common_dir: str
+    prefix: str
+    head: str
+
+
+def pack(folder: str, bundle: str, *, dirty: bool) -> Checkout:
+    """Write the git bundle ``bundle`` of the project in ``folder`` and say what is in it.
+
+    A folder at the top of a repository: HEAD, with its history. A folder further down: what HEAD has of that folder, as
+    a commit of its own. No repository: the files as they are. With ``dirty`` the files as they lie in the folder, other
+    than ignored ones, as a commit on top. Submodules are not included. Raises JobError where there is nothing to pack.
+    """
+    folder = os.path.realpath(folder)
+    source = _source(folder)
+    if source is not None and not source.head and not dirty:
+        raise JobError(f"the repository of {folder} has no commit yet", advice="commit, or take the files with --dirty")
+    with tempfile.TemporaryDirectory(prefix="checkout-", dir=os.path.dirname(os.path.abspath(bundle))) as own:
+        repository = _Own(own, folder, source)
+        base = repository.base(source)
+        if dirty or source is None:
+            sha = repository.commit_of_files(source, base)
+        else:
+            sha = repository.commit_of(source, base)
+        notes = (*_project_notes(source), *repository.notes(sha))
+        repository.git("update-ref", BUNDLE_REF, sha)
+        repository.git("bundle", "create", "--quiet", os.path.abspath(bundle), BUNDLE_REF)
+        shallow = repository.shallow
+    os.chmod(bundle, 0o644)
+    branch, tag = _names(folder, source) if source else (None, None)
+    return Checkout(sha, branch or tag or "HEAD", branch, tag, shallow, notes)
+
+
+def _project_notes(source: _Source | None) -> tuple[str, ...]:
+    if source is None:
+        return ("not a git repository: the job gets the files as they are",)
+    if source.prefix:
+        return (f"the project is the folder {source.prefix} of the repository, without its history",)
+    return ()
+
+
+def _source(folder: str) -> _Source | None:
+    """Return the repository that ``folder`` lies in, or None; raises JobError when git cannot make sense of it."""
+    asked = ["--git-common-dir", "--is-inside-work-tree", "--show-prefix"]
+    answer, said = _ask(folder, "rev-parse", "--path-format=absolute", *asked)
+    if answer is None:
+        if "not a git repository" in said:
+            return None
+        raise JobError(f"git cannot read the repository of {folder}", facts=said)
+    common_dir, inside, prefix = (*os.fsdecode(answer).split("\n"), "", "")[:3]
+    if inside != "true":
+        raise JobError(f"{folder} is not in the work tree of its repository", advice="run exec where the files are")
+    return _Source(common_dir, prefix, _line(folder, "rev-parse", "--quiet", "--verify", "HEAD"))
+
+
+def _names(folder: str, source: _Source) -> tuple[str | None, str | None]:
+    """Return the branch that HEAD is, or the tag that it is at; neither for any other detached HEAD."""
+    branch = _line(folder, "symbolic-ref", "--quiet", "--short", "HEAD")
+    if branch:
+        return branch, None
+    tag = _line(folder, "for-each-ref", f"--points-at={source.head}", "--format=%(refname:strip=2)", "refs/tags")
+    return None, tag or None
+
+
+def _ask(folder: str, *arguments: str) -> tuple[bytes | None, str]:
+    """Ask the user's own repository for names; return them, or None with git's message when it fails."""
+    done = process.run(["git", *arguments], check=False, cwd=folder, env=_environment())
+    return None if done.returncode else done.stdout, done.stderr.decode(errors="replace").strip()
+
+
+def _line(folder: str, *arguments: str) -> str:
+    """Return the first line of what git says of the user's repository, or an empty text."""
+    return (_ask(folder, *arguments)[0] or b"").decode(errors="replace").partition("\n")[0]
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment for git: no configuration but the repository's, and harmless where it matters."""
+    values = {
+        "HOME": "/nonexistent",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_ATTR_NOSYSTEM": "1",
+        # A partial clone would fetch what it lacks, through a command of the repository's configuration.
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_ALLOW_PROTOCOL": "none",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_CONFIG_COUNT": str(len(_HARMLESS)),
+    }
+    for number, (key, value) in enumerate(_HARMLESS.items()):
+        values |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return values
+
+
+class _Own:
+    """A repository of our own in a temporary folder, with the objects of the user's and the files of the folder."""
+
+    def __init__(self, path: str, folder: str, source: _Source | None) -> None:
+        self.folder = folder
+        self.env = _environment() | {"GIT_DIR": path, "GIT_WORK_TREE": folder}
+        self.env |= {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in _AUTHOR.items()}
+        self.shallow: tuple[str, ...] = ()
+        kind = "sha256" if source and len(source.head) == 64 else "sha1"
+        bare = {name: value for name, value in self.env.items() if name != "GIT_WORK_TREE"}
+        process.run(["git", "init", "--quiet", "--template=", f"--object-format={kind}", path], env=bare)
+        if source:
+            self._join(path, source)
+
+    def _join(self, path: str, source: _Source) -> None:
+        objects = os.path.join(source.common_dir, "objects")
+        os.makedirs(os.path.join(path, "objects/info"), exist_ok=True)
+        with open(os.path.join(path, "objects/info/alternates"), "wb") as file:
+            file.write(os.fsencode(objects) + b"\n")
+        listed = os.path.join(source.common_dir, "shallow")
+        if os.path.isfile(listed):
+            with open(listed, encoding="ascii", errors="replace") as commits:
+                self.shallow = tuple(line for line in commits.read().split() if _is_object_id(line))
+            with open(os.path.join(path, "shallow"), "w", encoding="ascii") as file:
+                file.writelines(f"{commit}\n" for commit in self.shallow)
+
+    def git(self, *arguments: str, stdin: bytes | None = None) -> bytes:
+        """Run git in this repository and return what it says; raises JobError with git's last words."""
+        try:
+            return process.run(["git", *arguments], stdin=stdin, env=self.env, cwd=self.folder).stdout
+        except process.CommandError as error:
+            raise JobError(f"git cannot pack {self.folder}", facts=error.stderr or error.what) from error
+
+    def base(self, source: _Source | None) -> str:
+        """Return the tree of the folder at HEAD, or "" when HEAD has none."""
+        if source is None or not source.head:
+            return ""
+        self.env["GIT_COMMITTER_DATE"] = self.env["GIT_AUTHOR_DATE"] = self.date(source.head)
+        place = f"{source.head}^{{tree}}" if not source.prefix else f"{source.head}:{source.prefix.rstrip('/')}"
+        argv = ["git", "rev-parse", "--quiet", "--verify", place]
+        done = process.run(argv, check=False, env=self.env, cwd=self.folder)
+        if done.returncode and not source.prefix:
+            raise JobError(f"the repository of {self.folder} lacks its commit {source.head}", advice="try: git fsck")
+        return done.stdout.decode().strip() if done.returncode == 0 else ""
+
+    def date(self, sha: str) -> str:
+        return self.git("show", "--no-patch", "--format=%cI", sha, "--").decode().strip()
+
+    def commit_of(self, source: _Source, base: str) -> str:
+        """Return HEAD, or for a folder further down a commit of what HEAD has of it."""
+        if not source.prefix:
+            return source.head
+        if not base:
+            raise JobError(
+                f"no commit holds {self.folder}", advice="commit it, or take the files as they are with --dirty"
+            )
+        return self.commit(base, "")
+
+    def commit_of_files(self, source: _Source | None, base: str) -> str:
+        """Return a commit of the files as they lie in the folder, or HEAD when they are the same."""
+        if base:
+            self.git("read-tree", base)
+        files = self.files(source)
+        # --replace: a folder may have become a file, or the other way round.
+        how = ["-z", "--add", "--remove", "--replace", "--stdin"]
+        self.git("update-index", *how, stdin=b"".join(name + b"\0" for name in files))
+        tree = self.git("write-tree").decode().strip()
+        top = source.head if source and not source.prefix else ""
+        return top if top and tree == base else self.commit(tree, top)
+
+    def commit(self, tree: str, parent: str) -> str:
+        parents = ["-p", parent] if parent else []
+        return self.git("commit-tree", tree, *parents, stdin=b"Files for nspawn-runner exec\n").decode().strip()
+
+    def files(self, source: _Source | None) -> list[bytes]:
+        """Return the paths whose state the commit shall have: known at HEAD or to the user's index, or not ignored.
+
+        Submodules, other repositories in the folder, and what a sparse checkout leaves out stay as they are at HEAD.
+        """
+        listed = self.git("ls-files", "-z", "--cached", "--stage").split(b"\0")[:-1]
+        links = {_path(line) for line in listed if line.startswith(_GITLINK.encode())}
+        names = {_path(line) for line in listed} - links
+        if source is None:
+            names |= set(self.git("ls-files", "-z", "--others", "--exclude-standard").split(b"\0"))
+        else:
+            known, said = _ask(self.folder, "ls-files", "-z", "-t", "--cached", "--others", "--exclude-standard")
+            if known is None:
+                raise JobError(f"git cannot list the files of {self.folder}", facts=said)
+            for line in known.split(b"\0")[:-1]:
+                if line.startswith(b"S "):
+                    names.discard(line[2:])
+                else:
+                    names.add(line[2:])
+        names -= links
+        return sorted(name for name in names if name and not name.endswith(b"/") and self.is_file(name))
+
+    def is_file(self, name: bytes) -> bool:
+        """Tell whether git can take ``name``: a file, a link, or nothing there any more; not a folder or a socket."""
+        root = os.fsencode(self.folder)
+        path = os.path.join(root, name)
+        if os.path.dirname(name) and os.path.realpath(os.path.dirname(path)) != os.path.dirname(path):
+            return False  # below a link, which stands in the commit itself
+        return os.path.islink(path) or os.path.isfile(path) or not os.path.lexists(path)
+
+    def notes(self, sha: str) -> tuple[str, ...]:
+        """Return what a person should know of the commit ``sha``: what is not in it."""
+        notes = []
+        listed = self.git("ls-tree", "-r", "-z", sha).split(b"\0")[:-1]
+        links = [os.fsdecode(_path(line)) for line in listed if line.startswith(_GITLINK.encode())]
+        if links:
+            notes.append(f"submodules are not cloned: {', '.join(links)}")
+        done = process.run(["git", "cat-file", "blob", f"{sha}:.gitattributes"], check=False, env=self.env)
+        if b"filter=lfs" in done.stdout:
+            notes.append("files of Git LFS are not fetched: the job sees their pointers")
+        return tuple(notes)
+
+
+def _path(line: bytes) -> bytes:
+    """Return the path in a line of ls-files --stage or ls-tree: what follows the tabulator."""
+    return line.partition(b"\t")[2]
+
+
+def _is_object_id(text: str) -> bool:
+    return len(text) in {40, 64} and all(char in "0123456789abcdef" for char in text)
