@@ -116,7 +116,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config", metavar="FILE", help="settings (default: /etc/nspawn-runner/nspawn-runner.toml)")
     parser.add_argument("--verbose", "-v", action="store_true", help="say more of what is done")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser, prog="nspawn-runner")
     words = (word for before, word in zip(["", *arguments], arguments, strict=False) if before != "--config")
     wanted = next((word for word in words if word in VERBS), None)
     # Only the verb in use loads its module; all of them do where the list of verbs is shown.

@@ -242,7 +242,7 @@ class DisposableHost:
                      f"--bind={scratch}/state:{STATE_FOLDER}", f"--bind={self.checkout}", "sh", "-c", INIT, "init",
                      *(f"systemd.mask={unit}" for unit in MASKED.split())],
                     env={**ENVIRONMENT, "CGROUPS": _words(cgroups), "NOTIFY_SOCKET": f"@nspawn-runner/{self.name}",
-                         "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "0" if self._wants_version_1() else "1",
+                         **({} if self._wants_version_1() else {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}),
                          "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1", "SYSTEMD_SECCOMP": "0"},
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
                 )  # fmt: skip
@@ -272,7 +272,11 @@ class DisposableHost:
         return image
 
     def _wants_version_1(self) -> bool:
-        """Limits act where the controllers are; systemd of trixie does not boot with version 1."""
+        """Limits act where the controllers are; systemd of trixie does not boot with version 1.
+
+        What is left unsaid then becomes hybrid: processes are tracked with version 2, or nobody would hear of a unit
+        whose last process ended.
+        """
         return self.suite == "bookworm" and "memory" not in version_2_controllers()
 
     def _join_network(self, scratch: Path) -> None:

@@ -53,7 +53,11 @@ def make_private_folder(path: str) -> None:
 
     With uids on disk that are the job's own, a setuid file in a layer must be out of every host user's reach.
     """
-    os.makedirs(path, mode=0o700, exist_ok=True)
+    parent = os.path.dirname(path)
+    if parent and not os.path.isdir(parent):
+        make_private_folder(parent)
+    with suppress(FileExistsError):
+        os.mkdir(path, mode=0o700)
 
 
 def file_system(path: str) -> str:

@@ -25,7 +25,8 @@ class CommandError(HostError):
         self.returncode = returncode
         self.stderr = stderr.decode(errors="replace").strip()
         how = f"exit status {returncode}" if returncode >= 0 else f"signal {-returncode}"
-        last = self.stderr.splitlines()[-1] if self.stderr else "no message"
+        said = self.stderr.splitlines()
+        last = next((line for line in said if "rror" in line), said[-1] if said else "no message")
         super().__init__(f"{os.path.basename(argv[0])} failed with {how}: {last}", facts=f"command: {quoted(argv)}")
 
 

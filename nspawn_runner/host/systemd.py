@@ -19,14 +19,16 @@ def run_argv(
     unit: str,
     properties: Sequence[str] = (),
     options: Sequence[str] = (),
+    quiet: bool = True,
 ) -> list[str]:
     """Return the call of systemd-run(1) that starts ``command`` as the transient ``unit``.
 
     ``properties`` are NAME=VALUE. A unit that failed is unloaded (--collect), or it would block its name.
+    Unless ``quiet``, systemd-run says on stderr that the unit has started.
     """
     return [
         "systemd-run",
-        "--quiet",
+        *(["--quiet"] if quiet else []),
         "--collect",
         f"--unit={unit}",
         *options,

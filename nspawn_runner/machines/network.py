@@ -62,8 +62,9 @@ def exec_start_post(record: Record) -> list[str]:
 
     The machine's leader is the one child of systemd-nspawn, the unit's main process.
     """
+    # read fails for want of a newline there, having read.
     script = (
-        'read -r leader rest < "/proc/$MAINPID/task/$MAINPID/children" && '
+        'read -r leader rest < "/proc/$MAINPID/task/$MAINPID/children"; '
         'exec nsenter --target "$leader" --net ip -batch "$0"'
     )
     return ["/bin/sh", "-c", script, f"{record.folder}/address"]
@@ -104,8 +105,11 @@ def _check_subnet(network: Network) -> None:
 
 
 def _rules(network: Network) -> str:
-    """The table: masquerade what leaves, keep machines from each other and from the host's listeners."""
+    """The tables: masquerade what leaves, keep machines from each other and from the host's listeners."""
     bridge, subnet = network.bridge, network.subnet
+    # systemd-nspawn's name for the host's end of the link to a machine run-ID; told by name, since a machine's port
+    # must be cut off from its first moment, and a match on the bridge needs a module that some kernels lack.
+    ports = "vb-run-*"
     return f"""
 table inet nspawn_runner {{
     chain postrouting {{
@@ -129,7 +133,7 @@ table inet nspawn_runner {{
 table bridge nspawn_runner {{
     chain forward {{
         type filter hook forward priority filter
-        meta ibrname "{bridge}" drop
+        iifname "{ports}" oifname "{ports}" drop
     }}
 }}
 """

@@ -137,14 +137,21 @@ def _write(target: int, chunk: bytes) -> None:
 
 def _hand_over(readers: dict[int, int], machine: str, stage: str) -> None:
     """Give every pipe that still has a writer to a unit in the machine that copies it to the machine's journal."""
-    waiting = _still_written(list(readers))
-    for reader in waiting:
+    for reader in _still_written(list(readers)):
         argv = systemd.run_argv(
             ["systemd-cat", f"--identifier={stage}", "cat"],
             unit=f"nspawn-runner-output-{os.urandom(4).hex()}.service",
             options=["--pipe", f"--machine={machine}"],
+            quiet=False,
         )
-        process.spawn(argv, stdin=reader, stdout=process.DEVNULL, stderr=process.DEVNULL, own_session=True).wait()
+        client = process.spawn(
+            argv, stdin=reader, stdout=process.DEVNULL, stderr=process.PIPE, own_session=True
+        )
+        # With --pipe systemd-run stays until its unit ends. It says when that has started, and is not needed then.
+        assert client.stderr is not None  # noqa: S101  (a pipe, as asked)
+        client.stderr.readline()
+        client.kill()
+        client.wait()
     for reader in readers:
         os.close(reader)
 

@@ -1,7 +1,7 @@
 """Run a script in a machine: its output passed through as it comes, its true status told by the machine itself.
 
 The script is one transient unit in the machine. systemd-run's own exit status says little (0 also when the machine
-died), so the wrapper in the machine writes the status down, behind the script in the memory file that is its stdin.
+died), so the wrapper in the machine writes the status down, before the script in the memory file that is its stdin.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from ..host import process, systemd
 from . import cgroups, records, relay
 from .records import Record
 
-# What a shell started at a root login has, without what systemd adds for services. "$1" is the shell. The status goes
-# to the end of the memory file through a descriptor of its own, since the shell moves the offset of the one it reads.
+# What a shell started at a root login has, without what systemd adds for services. "$1" is the shell. What is written
+# down goes to the start of the memory file, by a descriptor of its own: the shell reads on from behind that.
 _WRAPPER = r"""
 unset INVOCATION_ID JOURNAL_STREAM MEMORY_PRESSURE_WATCH MEMORY_PRESSURE_WRITE SYSTEMD_EXEC_PID
 export LANG="${LANG:-C.UTF-8}" TERM=xterm PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 cd 2>/dev/null || cd /
-if ! command -v "$1" >/dev/null; then echo no-shell >>/dev/fd/0; exit 127; fi
-echo started >>/dev/fd/0
+if ! command -v "$1" >/dev/null; then echo no-shell 1<>/dev/fd/0; exit 127; fi
+echo started 1<>/dev/fd/0
 SHELL="$1" "$1"
-echo "$?" >>/dev/fd/0
+echo "exited $?" 1<>/dev/fd/0
 """
+_HEADER_BYTES = 32
 _REBOOT_SECONDS = 90
 
 
@@ -69,13 +70,13 @@ def run(record: Record, script: BinaryIO, stage: str, *, shell: str, grace_secon
         _wait_for_reboot(record, deadline, client_status)
 
 
-def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_seconds: int) -> tuple[list[str], int]:
+def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_seconds: int) -> tuple[str, int]:
     """Run the script once; return what the wrapper wrote (nothing if it never started) and systemd-run's status."""
     unit = f"nspawn-runner-{stage}-{os.urandom(4).hex()}.service"
     memory = os.memfd_create("script")
     try:
-        _write_all(memory, content)
-        os.lseek(memory, 0, os.SEEK_SET)
+        _write_all(memory, b"\0" * _HEADER_BYTES + content)
+        os.lseek(memory, _HEADER_BYTES, os.SEEK_SET)
         client = relay.stream(
             _systemd_run_argv(record.machine, unit, shell),
             stdin=memory,
@@ -83,10 +84,10 @@ def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_secon
             stage=stage,
             cancel=lambda: _kill_script(record.machine, unit, grace_seconds),
         )
-        written = os.pread(memory, 64, len(content)).decode(errors="replace")
+        written = os.pread(memory, _HEADER_BYTES, 0).partition(b"\n")[0].rstrip(b"\0")
     finally:
         os.close(memory)
-    return written.split("\n")[:-1], client
+    return written.decode(errors="replace"), client
 
 
 def _write_all(fd: int, content: bytes) -> None:
@@ -134,12 +135,13 @@ def _is_running(machine: str, unit: str) -> bool:
     return process.run(argv, check=False, timeout_seconds=10).returncode == 0
 
 
-def _result(record: Record, said: list[str], since: float) -> Result:
+def _result(record: Record, said: str, since: float) -> Result:
     """Translate what the wrapper wrote; without a status, ask why there is none."""
-    if said == ["no-shell"]:
+    if said == "no-shell":
         return Result(Outcome.NO_SHELL, 127, 0)
-    if len(said) == 2 and said[1].isascii() and said[1].isdigit() and int(said[1][:4]) < 256:
-        return Result(Outcome.FINISHED, int(said[1]), 0)
+    word, _, number = said.partition(" ")
+    if word == "exited" and number.isascii() and number.isdigit() and len(number) <= 3:
+        return Result(Outcome.FINISHED, int(number), 0)
     return _why_lost(record, since)
 
 

@@ -1,0 +1,43 @@
+"""What each stage imports: their start is paid for a dozen times in every job."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+HEAVY = {"dataclasses", "inspect", "logging", "pathlib", "shutil", "tempfile", "toml", "yaml", "asyncio", "urllib.parse"}
+EXPECTED = {
+    "config": {"cli", "errors", "names", "settings", "commands", "commands.config", "gitlab", "gitlab.job"},
+    "run": {"commands.run", "gitlab.status", "host.process", "host.systemd", "machines.script", "machines.relay"},
+    "prepare": {"commands.prepare", "images.names", "images.store", "machines.start", "machines.network"},
+    "cleanup": {"commands.cleanup", "machines.stop", "machines.records"},
+}
+
+
+def loaded(stage: str) -> set[str]:
+    """Return the names of all modules that a stage has loaded when its arguments are parsed."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); from nspawn_runner import cli, settings; "
+        f"cli.parse([{stage!r}] + ['x'] * ({stage!r} == 'run')); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, capture_output=True, text=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("stage", sorted(EXPECTED))
+def test_stage_loads_what_it_needs_and_nothing_heavy(stage: str) -> None:
+    modules = loaded(stage)
+    ours = {name.removeprefix("nspawn_runner.") for name in modules if name.startswith("nspawn_runner.")}
+    assert ours >= EXPECTED[stage]
+    assert not HEAVY & modules
+    others = {name for name in ours if name.startswith("commands.")} - {f"commands.{stage}"}
+    assert not others
+
+
+def test_config_loads_no_more_than_it_says() -> None:
+    modules = loaded("config")
+    ours = {name.removeprefix("nspawn_runner.") for name in modules if name.startswith("nspawn_runner.")}
+    assert ours == EXPECTED["config"]
+    assert "subprocess" not in modules

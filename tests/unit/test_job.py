@@ -1,0 +1,114 @@
+"""The job: whose it is comes from facts a project cannot set."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nspawn_runner.errors import Error, HostError
+from nspawn_runner.gitlab.job import Job, from_environment, from_payload
+
+PAYLOAD: dict[str, Any] = {
+    "id": 4711,
+    "token": "glcbt-secret-token",
+    "job_info": {"name": "test", "project_id": 12},
+    "git_info": {"repo_url": "https://gitlab-ci-token:secret@gitlab.example.com:8443/group/project.git", "protected": True},
+    "runner_info": {"timeout": 3600},
+    "variables": [
+        {"key": "CI_COMMIT_REF_PROTECTED", "value": "false"},
+        {"key": "CI_COMMIT_REF_PROTECTED", "value": "true"},
+    ],
+    "image": {"name": "registry.example.com/debian:bookworm"},
+}
+HOSTILE_IDS = ["", "1;rm -rf /", "../../x", "-x", "1" * 300, " 1", "1\n", "١", "0x1", "1.0"]  # noqa: RUF001
+
+
+def write(tmp_path: Path, content: bytes) -> dict[str, str]:
+    file = tmp_path / "payload.json"
+    file.write_bytes(content)
+    return {"JOB_RESPONSE_FILE": str(file)}
+
+
+def test_payload_says_everything(tmp_path: Path) -> None:
+    environ = write(tmp_path, json.dumps(PAYLOAD).encode())
+    assert from_environment(environ) == Job(
+        id="4711",
+        server="gitlab.example.com:8443",
+        project="12",
+        protected=True,
+        image="registry.example.com/debian:bookworm",
+        timeout_seconds=3600,
+    )
+
+
+def test_variables_of_the_job_do_not_count_where_there_is_a_payload(tmp_path: Path) -> None:
+    environ = write(tmp_path, json.dumps(PAYLOAD).encode())
+    environ |= {
+        "CUSTOM_ENV_CI_JOB_ID": "1",
+        "CUSTOM_ENV_CI_JOB_IMAGE": "other",
+        "CUSTOM_ENV_CI_PROJECT_ID": "99",
+        "CUSTOM_ENV_CI_SERVER_HOST": "elsewhere",
+    }
+    assert from_environment(environ) == from_environment(write(tmp_path, json.dumps(PAYLOAD).encode()))
+
+
+def test_before_18_4_the_first_value_of_protected_counts() -> None:
+    """GitLab's own variables come first; a project's variable of the same name changes nothing."""
+    older = {**PAYLOAD, "git_info": {"repo_url": "https://gitlab.example.com/x.git"}}
+    assert from_payload(older, "f").protected is False
+
+
+def test_older_runner_without_payload() -> None:
+    environ = {
+        "CUSTOM_ENV_CI_JOB_ID": "7",
+        "CUSTOM_ENV_CI_JOB_IMAGE": "sid",
+        "CUSTOM_ENV_CI_PROJECT_ID": "3",
+        "CUSTOM_ENV_CI_SERVER_HOST": "gitlab.example.com",
+        "CUSTOM_ENV_CI_JOB_TIMEOUT": "60",
+    }
+    assert from_environment(environ) == Job("7", "gitlab.example.com", "3", False, "sid", 60)
+
+
+@pytest.mark.parametrize("job_id", HOSTILE_IDS)
+def test_hostile_ids_are_refused_from_every_source(job_id: str) -> None:
+    for call in (
+        lambda: from_environment({}, job_id=job_id),
+        lambda: from_environment({"CUSTOM_ENV_CI_JOB_ID": job_id}),
+        lambda: from_payload({**PAYLOAD, "id": job_id}, "f"),
+    ):
+        with pytest.raises(HostError) as raised:
+            call()
+        assert 1 <= len(raised.value.lines()) <= 3
+        assert all("\n" not in line and len(line) < 300 for line in raised.value.lines())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b"{}", b'{"id": {}}'])
+def test_broken_payload_is_an_error_that_shows_nothing_of_it(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(HostError):
+        from_environment(write(tmp_path, content))
+
+
+def test_payload_that_is_no_file(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing", "/dev/zero", "a\0b"):
+        with pytest.raises(HostError, match="payload"):
+            from_environment({"JOB_RESPONSE_FILE": str(path)})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(PAYLOAD, JSON)))
+def test_any_payload_gives_a_job_or_an_error(payload: dict[str, Any]) -> None:
+    try:
+        job = from_payload(payload, "f")
+    except Error as error:
+        assert "secret" not in " ".join(error.lines())
+    else:
+        assert job.id.isdigit()
