@@ -408,3 +408,10 @@ def test_no_content_ends_in_anything_but_a_value_or_a_message(content: str | byt
     raw = content if isinstance(content, bytes) else content.encode()
     with contextlib.suppress(Error):
         ci_yaml.parse(raw, "f.yml", ci_values.Budget())
+
+
+def test_the_example_is_read() -> None:
+    example = Path(__file__).parents[2] / "examples/hello"
+    pipeline = ci_file.load(str(example))
+    assert pipeline.jobs == ("hello", "greet")
+    assert {pipeline.job(name).image for name in pipeline.jobs} == {"bookworm"}
