@@ -32,7 +32,7 @@ def parse(content: bytes, file: str, budget: Budget) -> Node:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}" if mark else file
         raise JobError(f"{where}: not valid YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, OverflowError):  # the last two for "\\U00110000", without libyaml
         raise JobError(f"{file}: not valid YAML") from None
     if builder.root is None:
         raise JobError(f"{file}: the file is empty")
@@ -198,6 +198,8 @@ def _scalar(event: Any, node: Node) -> Value:
 
     text: str = event.value
     tag: str = event.tag or "!"
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise wrong(node, "a text has half a character (a surrogate)")
     if event.tag is None and event.implicit[0]:
         resolver: Any = yaml.resolver.Resolver()
         tag = resolver.resolve(yaml.ScalarNode, text, (True, False))

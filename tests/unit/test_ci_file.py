@@ -394,6 +394,15 @@ def test_hostile_and_odd_files_end_in_a_message_soon(tmp_path: Path, text: str |
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.parametrize("text", [r'a: "\ud800"', r'a: "\U00110000"', "a: [", "\ta: b", "[" * 100_000, r'a: "\x"'])
+def test_without_libyaml_odd_files_end_in_a_message_too(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    import yaml
+
+    monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
+    with pytest.raises(JobError):
+        ci_yaml.parse(text.encode(), "f.yml", ci_values.Budget())
+
+
 def test_a_missing_file_and_a_folder_are_said(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"there is no \.gitlab-ci\.yml"):
         ci_file.load(str(tmp_path))
