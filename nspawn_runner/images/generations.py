@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ..errors import HostError
@@ -25,11 +25,18 @@ class Draft(NamedTuple):
     root: str
 
 
-def changing(state_folder: str, name: str) -> AbstractContextManager[None]:
+@contextmanager
+def changing(state_folder: str, name: str) -> Iterator[None]:
     """Keep every other change of the image ``name`` out; raises HostError when one goes on already."""
+    folder = store.generations_folder(state_folder, name)
     files.make_private_folder(state_folder)
-    files.make_private_folder(store.generations_folder(state_folder, name))
-    return locks.locked(store.lock_file(state_folder, name), what=f"the image {name}", wait_seconds=1.0)
+    files.make_private_folder(os.path.dirname(folder))
+    with locks.locked(store.lock_file(state_folder, name), what=f"the image {name}", wait_seconds=1.0):
+        files.make_private_folder(folder)
+        try:
+            yield
+        finally:
+            files.remove_folder(folder)  # only where it is empty: the image is gone, or was not made
 
 
 @contextmanager
@@ -118,7 +125,6 @@ def remove(state_folder: str, name: str) -> None:
         files.remove_file(path)
     remove_unpublished(state_folder, name)
     remove_leftovers(state_folder, name)
-    trees.remove(folder)
 
 
 def _remove_generation(root: str) -> None:
