@@ -260,6 +260,13 @@ class DisposableHost:
         """The folder or the file with a file system that becomes the state folder."""
         if self._state_folder:
             self._state_folder.mkdir(parents=True, exist_ok=True)
+            # one host at a time: to another one the first one's machines would look like leftovers
+            folder = os.open(self._state_folder, os.O_RDONLY)
+            self._undo.callback(os.close, folder)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise HostError(f"another host uses the state folder {self._state_folder}") from None
             return self._state_folder.resolve()
         if self.state in ("overlay", "ext4"):
             (scratch / "state.kept").mkdir()
