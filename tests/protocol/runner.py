@@ -591,12 +591,12 @@ class Program:
     def _variables(self, *, files: bool = False) -> dict[str, str]:
         """All variables of the job; `files` adds the contents of those that are files."""
         builds = self._folder("builds_dir") if self._configured else ""
-        shared = f"{self.behaviour.runner_token[:8]}/{self.behaviour.slot}/"
+        shared = f"{self.behaviour.runner_token[:9]}/{self.behaviour.slot}/"
         project = f"{builds}/{shared if (self.answer or {}).get('builds_dir_is_shared') else ''}{self.job.project_path}"
         predefined = predefined_variables(self.job, self.behaviour) | {
             "CI_BUILDS_DIR": builds,
             "CI_PROJECT_DIR": project if builds else "",
-            "RUNNER_TEMP_PROJECT_DIR": f"{project}.tmp" if builds else "",
+            "RUNNER_TEMP_PROJECT_DIR": f"{project if builds else ''}.tmp",
             "CI_JOB_STATUS": self._job_status,
         }
         return predefined | self.job.variables | (self.job.file_variables if files else {})
@@ -696,7 +696,7 @@ def predefined_variables(job: Job, behaviour: Behaviour) -> dict[str, str]:
         "CI_COMMIT_SHA": "6f781c0de6f781c0de6f781c0de6f781c0de6f78",
         "CI_REGISTRY_PASSWORD": f"secret-of-job-{job.id}",
         "CI_RUNNER_ID": "42",
-        "CI_RUNNER_SHORT_TOKEN": behaviour.runner_token[:8],
+        "CI_RUNNER_SHORT_TOKEN": behaviour.runner_token[:9],
         "CI_CONCURRENT_ID": str(behaviour.slot),
         "CI_CONCURRENT_PROJECT_ID": str(behaviour.slot),
         "CI_SHARED_ENVIRONMENT": "true",
@@ -718,11 +718,11 @@ def services_variable(services: list[dict[str, Any]]) -> str:
         }
         for service in services
     ]
-    return json.dumps(shown) if shown else ""
+    return json.dumps(shown, separators=(",", ":")) if shown else ""
 
 
 def payload(job: Job, behaviour: Behaviour) -> dict[str, Any]:
-    """The content of JOB_RESPONSE_FILE. Lists that GitLab left out are null, a missing image is one without a name."""
+    """The content of JOB_RESPONSE_FILE. What is not set is left out or null; a missing image is one without a name."""
     variables = [
         {"key": name, "value": value, "public": public, "file": file, "masked": False, "raw": False}
         for mapping, public, file in (
@@ -773,27 +773,25 @@ def payload(job: Job, behaviour: Behaviour) -> dict[str, Any]:
             "protected": job.protected,
         },
         "runner_info": {"uuid": "", "timeout": int(job.timeout_seconds)},
-        "inputs": None,
         "variables": variables,
         "steps": steps,
         "image": image_payload({"name": job.image or ""}),
-        "services": [image_payload(service) for service in job.services] or None,
+        "services": [image_payload(service) for service in job.services],
         "artifacts": None,
         "cache": None,
         "credentials": [],
-        "dependencies": None,
+        "dependencies": [],
         "features": {"trace_sections": True, "failure_reasons": ["script_failure"]},
-        "secrets": None,
-        "hooks": None,
+        "policy_options": {"execution_policy_job": False, "policy_name": ""},
         "run": "",
     }
     return merged(content, job.payload)
 
 
 def image_payload(image: Mapping[str, Any]) -> dict[str, Any]:
-    """An image or a service with all the fields that the runner writes."""
-    empty = {"alias": "", "command": None, "entrypoint": None, "ports": None, "variables": None, "pull_policy": None}
-    return {"name": "", **empty, "executor_opts": {"docker": {}, "kubernetes": {}}, **image}
+    """An image or a service as the runner writes it: with its name and options, even empty, and what else is set."""
+    options = {"docker": {"platform": "", "user": ""}, "kubernetes": {"user": ""}}
+    return {"name": "", "executor_opts": options, **image}
 
 
 def merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -827,15 +825,17 @@ def script_body(text: str, variables: Mapping[str, str], file_variables: Mapping
 
 
 def shell_script(body: str, form: Literal["subshell", "trap", "plain"]) -> bytes:
-    """The script file in one of the forms that runners have had; the trap came with 17.4, the subshell with 19.1."""
-    trap = "trap 'exit 1' TERM"
-    lines = ["#!/usr/bin/env bash", ""]
-    if form == "plain":
-        lines += ["set -eo pipefail", "set +o noclobber", f": | eval {ansi_quoted(body)}", "exit 0"]
-        return "\n".join(lines).encode()
-    lines += [trap, "", "if set -o | grep -q pipefail; then set -o pipefail; fi; set -o errexit", "set +o noclobber"]
+    """The script file in one of the forms that runners have had; the trap came with 17.4, the subshell with 19.1.
+
+    The first trap exits with the status of the last command: a script that SIGTERM ends may well say 0.
+    """
     evaluation = f"eval {ansi_quoted(body)}"
-    lines.append(f"({trap}; {evaluation}) < /dev/null" if form == "subshell" else f": | {evaluation}")
+    lines = ["#!/usr/bin/env bash", "set -eo pipefail"]
+    if form == "subshell":
+        lines += ["trap 'exit 1' TERM", f"(trap 'exit 1' TERM; {evaluation}) < /dev/null"]
+    else:
+        lines += ["trap exit HUP TERM"] if form == "trap" else []
+        lines.append(f": | {evaluation}")
     return "\n".join([*lines, "exit 0", ""]).encode()
 
 
