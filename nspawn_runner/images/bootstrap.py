@@ -36,6 +36,7 @@ def build(recipe: Recipe, root: str, *, log: str, progress: Progress) -> str:
         status, last = _watched(argv, opened, progress)
     progress.end()
     if status:
+        progress.quote(last)
         raise failure(builder, recipe, status, last, log)
     return builder
 
@@ -67,7 +68,8 @@ def builder_argv(builder: str, recipe: Recipe, root: str, *, keyring: str) -> li
         options += ["--force-check-gpg"]  # without the keys it would go on unchecked
         options += [f"--arch={recipe.arch}"] if recipe.arch else []
         options += [f"--keyring={keyring}"] if keyring else []
-    return [builder, *options, "--", recipe.suite, root, *mirror]
+    # No "--" before the rest, which debootstrap does not know: none of it starts with a dash (recipe.checked).
+    return [builder, *options, recipe.suite, root, *mirror]
 
 
 def failure(builder: str, recipe: Recipe, status: int, last: Sequence[str], log: str) -> HostError:
@@ -89,8 +91,8 @@ def failure(builder: str, recipe: Recipe, status: int, last: Sequence[str], log:
         "Could not connect": "the mirror cannot be reached: is the network up?",
     }
     known = next((reason for sign, reason in reasons.items() if sign in said), "")
-    errors = [line for line in last if line.startswith(("E: ", "E:"))]
-    what = f"{builder} failed with exit status {status}" + (f": {errors[-1][2:].strip()}" if errors else "")
+    errors = [line[3:] for line in last if line.startswith("E: ") and "failed to run" not in line]
+    what = f"{builder} failed with exit status {status}" + (f": {errors[0]}" if errors else "")
     return HostError(what, facts=f"its whole output: {log}", advice=known)
 
 

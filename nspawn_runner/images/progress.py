@@ -5,7 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import TextIO
+
+from ..errors import printable
+
+# What mmdebstrap says at the start of a phase, and what we make of it.
+_PHASES = {
+    "running apt-get update": "reading package lists",
+    "downloading packages": "downloading packages",
+    "extracting archives": "unpacking packages",
+    "installing essential": "installing essential packages",
+    "installing remaining": "installing all other packages",
+    "cleaning package": "removing what apt left",
+}
 
 
 class Progress:
@@ -25,6 +38,11 @@ class Progress:
         elif phase != self._phase:
             print(self.line(phase), file=self._stream, flush=True)
         self._phase = phase
+
+    def quote(self, lines: Sequence[str]) -> None:
+        """Tell what a program said last, as it said it but for control characters."""
+        for line in lines:
+            print(f"  | {printable(line, 200)}", file=self._stream, flush=True)
 
     def line(self, phase: str, done: int = 0, total: int = 0) -> str:
         """Return the line that tells of ``phase``; how many packages only where that is known."""
@@ -78,7 +96,6 @@ class BuilderOutput:
             case ["Configuring", *_]:
                 self.phase = "installing packages"
                 self.done = min(self.done + 1, self.total)
-            case ["running", "apt-get", "update...", *_]:
-                self.phase = "reading the package lists"
-            case ["downloading" | "extracting" | "installing" | "cleaning", *_]:
-                self.phase = " ".join(words).rstrip(".")
+            case _:
+                said = " ".join(words)
+                self.phase = next((ours for theirs, ours in _PHASES.items() if said.startswith(theirs)), self.phase)

@@ -54,7 +54,7 @@ def nspawn_argv(
         # Nothing of the host's settings is to be written into the tree, but for the resolver, which run() takes back.
         "--settings=no", "--link-journal=no", "--timezone=off", "--resolv-conf=replace-host",
         f"--console={'interactive' if interactive else 'pipe'}",
-        "--setenv=LANG=C.UTF-8",
+        "--setenv=LANG=C.UTF-8", "--setenv=HISTFILE=/dev/null",
         *(f"--setenv={key}={value}" for key, value in passed.items()),
         "--", *command,
     ]  # fmt: skip

@@ -142,7 +142,7 @@ def test_an_image_is_not_made_twice(made: Made) -> None:
 
 def test_a_stopped_build_leaves_nothing(host: DisposableHost) -> None:
     with start_build(host, "stopped", "--suite", "bookworm") as building:
-        wait_for(building, b"extracting")
+        wait_for(building, b"unpacking")
         os.killpg(building.pid, signal.SIGTERM)
         _, stderr = building.communicate(timeout=30)
     assert building.returncode != 0
@@ -153,7 +153,7 @@ def test_a_stopped_build_leaves_nothing(host: DisposableHost) -> None:
 
 def test_a_killed_build_leaves_what_the_next_one_removes(host: DisposableHost) -> None:
     with start_build(host, "killed", "--suite", "bookworm") as building:
-        wait_for(building, b"extracting")
+        wait_for(building, b"unpacking")
         building.kill()
         building.communicate(timeout=30)
     wait_until_gone(host)

@@ -33,7 +33,7 @@ def test_reads_mmdebstrap() -> None:
     output = BuilderOutput()
     for line in MMDEBSTRAP.splitlines():
         output.feed(line)
-    assert (output.phase, output.done, output.total) == ("installing remaining packages inside the chroot", 3, 5)
+    assert (output.phase, output.done, output.total) == ("installing all other packages", 3, 5)
 
 
 def test_reads_debootstrap() -> None:
