@@ -114,7 +114,10 @@ def remove_unpublished(state_folder: str, name: str) -> None:
 
 
 def remove(state_folder: str, name: str) -> None:
-    """Remove the image ``name``: what jobs see of it first, then its generations and all that is known of them."""
+    """Remove the image ``name``: what jobs see of it first, then its generations and all that is known of them.
+
+    To be called under ``changing``.
+    """
     path = os.path.join(state_folder, name)
     folder = store.generations_folder(state_folder, name)
     if os.path.isdir(path) and not os.path.islink(path):

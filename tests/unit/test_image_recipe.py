@@ -92,7 +92,8 @@ def test_debootstrap_never_goes_on_unchecked() -> None:
     ],
 )
 def test_a_failure_says_what_to_do(said: str, advice: str) -> None:
-    error = bootstrap.failure("mmdebstrap", Recipe("bookworm"), 25, [said, "E: it broke", "E: mmdebstrap failed to run"], "/log")
+    last = [said, "E: it broke", "E: mmdebstrap failed to run"]
+    error = bootstrap.failure("mmdebstrap", Recipe("bookworm"), 25, last, "/log")
     assert advice in error.advice
     assert "/log" in error.facts
     assert "failed to run" not in error.what

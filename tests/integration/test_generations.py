@@ -1,0 +1,134 @@
+"""How an image changes, on a small tree: published in one step, and nothing left whatever happens between."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nspawn_runner.errors import Cancelled, HostError
+from nspawn_runner.host import trees
+from nspawn_runner.images import generations, store, upkeep
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A state folder with an image `web` that was made by hand."""
+    (tmp_path / "state/web/etc").mkdir(parents=True)
+    (tmp_path / "state/web/etc/version").write_text("0")
+    return tmp_path / "state"
+
+
+def change(state: Path, version: str, *used: str) -> store.Image:
+    with upkeep.copy_to_change(str(state), "web") as (image, draft):
+        (Path(draft.root) / "etc/version").write_text(version)
+        return upkeep.publish_change(str(state), image, draft, lambda: list(used))
+
+
+def version(state: Path) -> str:
+    return (state / "web/etc/version").read_text()
+
+
+def left(state: Path) -> list[str]:
+    return sorted(os.listdir(state / ".generations/web"))
+
+
+def test_every_change_is_a_generation_and_three_are_kept(state: Path) -> None:
+    stamps = [change(state, str(number)).generation for number in range(1, 6)]
+    assert stamps == sorted(set(stamps))
+    assert version(state) == "5"
+    assert [image.generation for image in store.generations(str(state), "web")] == stamps[:1:-1]
+    assert left(state) == sorted(stamps[2:] + [f"{stamp}.json" for stamp in stamps[2:]])
+
+
+def test_a_plain_folder_is_the_generation_before_the_first_change(state: Path) -> None:
+    change(state, "1")
+    first = store.generations(str(state), "web")[1]
+    assert (Path(first.root) / "etc/version").read_text() == "0"
+    assert store.facts(first)["complete"] is True
+
+
+def test_while_a_machine_runs_from_what_was_a_plain_folder_all_stay(state: Path) -> None:
+    for number in range(1, 6):
+        change(state, str(number), str(state / "web"))
+    assert len(store.generations(str(state), "web")) == 6
+
+
+def test_a_generation_in_use_stays(state: Path) -> None:
+    used = change(state, "1").root
+    for number in range(2, 7):
+        change(state, str(number), used)
+    assert used in [image.root for image in store.generations(str(state), "web")]
+    assert len(store.generations(str(state), "web")) == 4
+
+
+@pytest.mark.parametrize("failure", [HostError("no"), OSError(5, "no"), Cancelled(15), KeyboardInterrupt()])
+def test_whatever_goes_wrong_nothing_is_left(state: Path, failure: BaseException) -> None:
+    with pytest.raises(type(failure)), upkeep.copy_to_change(str(state), "web"):
+        raise failure
+    assert version(state) == "0"
+    assert not (state / ".generations/web").exists()
+    assert os.listdir(state / ".generations") == []
+
+
+def test_what_a_killed_change_left_goes_with_the_next(state: Path) -> None:
+    change(state, "1")
+    folder = state / ".generations/web"
+    (folder / ".20200101T000000Z.new/etc").mkdir(parents=True)
+    (folder / ".20200101T000001Z.old").mkdir()
+    (folder / "20200101T000002Z.json").write_text("{}")
+    (folder / "20200101T000003Z").symlink_to("nowhere")
+    (folder / ".link").symlink_to("nowhere")
+    assert len(store.generations(str(state), "web")) == 2
+    change(state, "2")
+    assert [name for name in left(state) if name.startswith((".", "2020"))] == []
+
+
+def test_a_generation_that_was_never_published_is_no_image(state: Path) -> None:
+    with generations.changing(str(state), "new"), generations.draft(str(state), "new") as draft:
+        trees.make(draft.root)
+        made = generations.complete(str(state), draft, {})
+    assert store.find(str(state), "new") is None
+    with generations.changing(str(state), "new"):
+        generations.remove_unpublished(str(state), "new")
+    assert not os.path.exists(os.path.dirname(made.root))
+
+
+def test_a_link_made_by_hand_is_not_changed(state: Path) -> None:
+    (state / "alias").symlink_to("web")
+    with pytest.raises(HostError, match="made by hand"), upkeep.copy_to_change(str(state), "alias"):
+        pass
+    with generations.changing(str(state), "alias"):
+        generations.remove(str(state), "alias")
+    assert not os.path.lexists(state / "alias")
+    assert version(state) == "0"
+
+
+def test_two_changes_at_once_are_refused(state: Path) -> None:
+    with (
+        upkeep.copy_to_change(str(state), "web"),
+        pytest.raises(HostError, match="in use by another process"),
+        upkeep.copy_to_change(str(state), "web"),
+    ):
+        pass
+
+
+def test_a_tree_with_links_out_is_copied_and_removed_as_it_is(state: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("untouched")
+    (state / "web/out").symlink_to(outside)
+    (state / "web/etc/resolv.conf").symlink_to(outside / "file")
+    change(state, "1")
+    assert os.readlink(state / "web/out") == str(outside)
+    with generations.changing(str(state), "web"):
+        generations.remove(str(state), "web")
+    assert (outside / "file").read_text() == "untouched"
+    assert not os.path.lexists(state / "web")
+
+
+def test_a_full_disk_is_told_from_other_failures(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="is full") as raised, trees.full_disk_told(str(tmp_path)):
+        raise OSError(28, "No space left on device")
+    assert "MiB free" in raised.value.facts
+    with pytest.raises(HostError, match="else"), trees.full_disk_told(str(tmp_path)):
+        raise HostError("something else")
