@@ -41,10 +41,14 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     job = jobs.from_environment(os.environ, job_id=args.id)
     asked = args.image if args.image is not None else job.image or args.default_image or settings.default_image
     record = boot(job, asked, settings)
-    took = time.monotonic() - began
-    generation = f", generation {record.generation}" if record.generation else ""
-    print(f"image {record.image}{generation}, machine {record.machine}, ready in {took:.2f} s")
+    print(report(record, time.monotonic() - began))
     return 0
+
+
+def report(record: Record, took_seconds: float) -> str:
+    """Return the line for the job's log that says what was booted."""
+    generation = f", generation {record.generation}" if record.generation else ""
+    return f"image {record.image}{generation}, machine {record.machine}, ready in {took_seconds:.2f} s"
 
 
 def boot(job: Job, asked: str, settings: Settings, binds: Sequence[str] = ()) -> Record:

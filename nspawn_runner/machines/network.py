@@ -13,6 +13,7 @@ from ipaddress import IPv4Network
 from ..errors import HostError
 from ..host import files, process
 from ..settings import Network
+from . import records
 from .records import Record
 
 INTERFACE = "host0"  # systemd-nspawn's name for the machine's end of --network-bridge
@@ -60,14 +61,15 @@ def nspawn_options(record: Record, network: Network) -> list[str]:
 def exec_start_post(record: Record) -> list[str]:
     """Return the command that sets the machine's address, run by its unit whenever it is ready, reboots included.
 
-    The machine's leader is the one child of systemd-nspawn, the unit's main process.
+    The machine's leader is the one child of systemd-nspawn, the unit's main process. Last of all it makes the file
+    ``ready``, so that a script can tell without a child process whether the machine is up.
     """
     # read fails for want of a newline there, having read.
     script = (
         'read -r leader rest < "/proc/$MAINPID/task/$MAINPID/children"; '
-        'exec nsenter --target "$leader" --net ip -batch "$0"'
+        'nsenter --target "$leader" --net ip -batch "$0" && : > "$1"'
     )
-    return ["/bin/sh", "-c", script, f"{record.folder}/address"]
+    return ["/bin/sh", "-c", script, f"{record.folder}/address", records.ready_file(record.machine)]
 
 
 def set_up(network: Network) -> None:

@@ -78,6 +78,11 @@ def folder(machine: str) -> str:
     return f"{RUN_FOLDER}/{machine}"
 
 
+def ready_file(machine: str) -> str:
+    """Return the path of the file that is there while ``machine`` is up; its unit makes and removes it."""
+    return f"{folder(machine)}/ready"
+
+
 def find(job_id: str, server: str) -> Record | None:
     """Return the record of a job's machine, or None; a ``server`` that is empty or ``local`` finds any server's."""
     record = read(_hashed_name(job_id, server)) or read(f"run-{job_id}")

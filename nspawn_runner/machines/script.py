@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from enum import Enum
 from typing import BinaryIO, NamedTuple
 
@@ -61,23 +60,27 @@ def run(record: Record, script: BinaryIO, stage: str, *, shell: str, grace_secon
     content = script.read()
     deadline = time.monotonic() + _REBOOT_SECONDS
     while True:
+        _wait_until_up(record, deadline)
         group = f"/machine.slice/{record.unit}"
         kills_before, since = cgroups.oom_kills(group), time.time()
-        said, client_status = _attempt(record, content, stage, shell, grace_seconds)
+        said = _attempt(record, content, stage, shell, grace_seconds)
         if said:
             result = _result(record, said, since)
             return result._replace(oom_kills=max(0, cgroups.oom_kills(group) - kills_before))
-        _wait_for_reboot(record, deadline, client_status)
+        # The script never started: the machine was on its way down just then, or cannot start any.
+        if time.monotonic() > deadline or (systemd.is_active(record.unit) and _answers(record.machine)):
+            raise _gone(record)
+        time.sleep(0.1)
 
 
-def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_seconds: int) -> tuple[str, int]:
-    """Run the script once; return what the wrapper wrote (nothing if it never started) and systemd-run's status."""
+def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_seconds: int) -> str:
+    """Run the script once; return what the wrapper wrote down, nothing if it never started."""
     unit = f"nspawn-runner-{stage}-{os.urandom(4).hex()}.service"
     memory = os.memfd_create("script")
     try:
         _write_all(memory, b"\0" * _HEADER_BYTES + content)
         os.lseek(memory, _HEADER_BYTES, os.SEEK_SET)
-        client = relay.stream(
+        relay.stream(
             _systemd_run_argv(record.machine, unit, shell),
             stdin=memory,
             machine=record.machine,
@@ -87,7 +90,7 @@ def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_secon
         written = os.pread(memory, _HEADER_BYTES, 0).partition(b"\n")[0].rstrip(b"\0")
     finally:
         os.close(memory)
-    return written.decode(errors="replace"), client
+    return written.decode(errors="replace")
 
 
 def _write_all(fd: int, content: bytes) -> None:
@@ -187,26 +190,20 @@ def _answers(machine: str) -> bool:
     return done.stdout.strip() in {b"running", b"degraded", b"starting", b"initializing"}
 
 
-def _wait_for_reboot(record: Record, deadline: float, client_status: int) -> None:
-    """Wait until a machine that is rebooting is back; raises HostError where that is not why a script did not start."""
-    state = systemd.state(record.unit)
-    coming = state.get("ActiveState") in {"activating", "deactivating", "reloading"}
-    going = state.get("ActiveState") == "active" and not _answers(record.machine)
-    if not (coming or going) or time.monotonic() > deadline:
-        raise _cannot_start(record, state, client_status)
-    time.sleep(0.1)
+def _wait_until_up(record: Record, deadline: float) -> None:
+    """Wait for a machine that is rebooting; raises HostError where it does not come back until ``deadline``."""
+    while not os.path.exists(records.ready_file(record.machine)):
+        if time.monotonic() > deadline or not systemd.is_active(record.unit):
+            raise _gone(record)
+        time.sleep(0.05)
 
 
-def _cannot_start(record: Record, state: Mapping[str, str], client_status: int) -> HostError:
+def _gone(record: Record) -> HostError:
     end = records.read_end(record.machine)
-    if end is not None and end.exit_status != "133":
-        how = "it was powered off" if end.result == "success" else f"{end.result} {end.exit_status}"
-        return HostError(
-            f"the machine {record.machine} is gone: {how}",
-            advice=f"an earlier script of the job may have ended it; see: journalctl --unit={record.unit}",
-        )
-    return HostError(
-        f"no script can be started in the machine {record.machine}",
-        facts=f"systemd-run ended with status {client_status}; the unit is {state.get('ActiveState', 'unknown')}",
-        advice=f"see: journalctl --unit={record.unit}",
-    )
+    advice = f"see: journalctl --unit={record.unit}"
+    if end is None:
+        return HostError(f"no script can be started in the machine {record.machine}", advice=advice)
+    if end.exit_status == "133":
+        return HostError(f"the machine {record.machine} did not come back from a reboot", advice=advice)
+    how = "it was powered off from inside" if end.result == "success" else f"it ended with {end.result}"
+    return HostError(f"the machine {record.machine} is gone: {how}", advice=advice)

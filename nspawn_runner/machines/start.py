@@ -114,6 +114,8 @@ def _properties(record: Record, wish: Wish, settings: Settings) -> list[str]:
         # 133 is how systemd-nspawn says that the machine wants to reboot: it comes back with its state.
         "SuccessExitStatus=133",
         "RestartForceExitStatus=133",
+        "StartLimitBurst=20",
+        "StartLimitIntervalSec=60",
         f"TimeoutStartSec={START_TIMEOUT_SECONDS}",
         f"RuntimeMaxSec={runtime}",
         "TimeoutStopSec=10",

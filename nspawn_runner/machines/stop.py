@@ -72,6 +72,7 @@ def reap(record: Record, *, result: str, exit_code: str, exit_status: str, oom_k
 
     A machine that reboots (133) keeps its layer: it comes back.
     """
+    files.remove_file(records.ready_file(record.machine))
     records.write_end(
         record.machine,
         result=result,

@@ -27,6 +27,9 @@ def detach(layer: str) -> None:
 
     ``btrfs subvolume delete`` refuses while there are some; rm removes those too (kernel >= 4.18).
     """
+    # systemd-nspawn's lock on a tree is a file beside it, which stays when systemd-nspawn is killed.
+    folder, name = os.path.split(layer)
+    files.remove_file(f"{folder}/.#{name}.lck")
     if not os.path.lexists(layer):
         return
     process.run(["btrfs", "--quiet", "subvolume", "delete", layer], check=False)

@@ -1,0 +1,151 @@
+"""exec: run a job of .gitlab-ci.yml here and now, through the same stages as gitlab-runner's jobs."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError, printable
+from ..gitlab import checkout, ci_file, ci_predefined, headings, scripts
+from ..gitlab.job import LOCAL, Job
+from ..host import files
+from ..machines import script
+from . import cleanup, prepare, run
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping, Sequence
+
+    from ..gitlab.ci_file import CiJob, Pipeline
+    from ..machines.records import Record
+    from ..settings import Settings
+
+HELP = "run a job of .gitlab-ci.yml here, without GitLab"
+DESCRIPTION = """Runs a job of .gitlab-ci.yml in the current folder, in a machine of its own; without JOB it lists the jobs.
+
+The folder is taken as the project: at the top of a git repository with its history; further down as a
+project of its own without history; outside of git its files as they are. The job gets the last commit, or
+with --dirty the files as they lie (untracked ones too, ignored ones not). .gitlab-ci.yml itself is read as
+it lies in the folder. The exit status is that of the job's script.
+
+Example:  nspawn-runner exec test --image bookworm --variable LEVEL=2"""
+
+# Where the machine sees the packed sources.
+_BUNDLE = "/run/nspawn-runner/sources.bundle"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add JOB, --image, --variable, --dirty and --file."""
+    parser.add_argument("job", nargs="?", metavar="JOB", help="the job's name (default: list the jobs)")
+    parser.add_argument("--image", metavar="NAME", help="boot this image whatever the job asks for")
+    parser.add_argument(
+        "--variable", action="append", default=[], metavar="KEY=VALUE", help="set a variable of the job; repeatable"
+    )
+    parser.add_argument("--dirty", action="store_true", help="take the files as they lie, not the last commit")
+    parser.add_argument("--file", default=".gitlab-ci.yml", metavar="FILE", help="read this file (.gitlab-ci.yml)")
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Run the job, or list the jobs; return the status of the job's script."""
+    folder = os.getcwd()
+    pipeline = ci_file.load(folder, args.file)
+    if args.job is None:
+        print("\n".join(pipeline.jobs))
+        return 0
+    job_id = f"{int(time.time())}{os.getpid() % 100000:05d}"
+    workspace = f"{settings.state_folder}/.build/exec-{job_id}"
+    files.make_private_folder(workspace)
+    try:
+        return _run_job(args, settings, pipeline, job_id, f"{workspace}/sources.bundle")
+    finally:
+        files.remove_tree(workspace)
+
+
+def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, job_id: str, bundle: str) -> int:
+    folder = os.getcwd()
+    packed = checkout.pack(folder, bundle, dirty=args.dirty)
+    name = ci_predefined.project_name(folder)
+    known = ci_predefined.variables(packed, job_id=job_id, builds_dir=settings.builds_dir, name=name, file=args.file)
+    ci_job = pipeline.job(args.job, overrides(args.variable), predefined=known, image=args.image)
+    log = _Log()
+    for note in packed.notes:
+        log.say(headings.warning(note, colour=log.colour))
+    if ci_job.ignored:
+        log.say(headings.warning(f"ignored here: {', '.join(ci_job.ignored)}", colour=log.colour))
+    job = Job(job_id, server=LOCAL)
+    try:
+        log.section(headings.PREPARE)
+        began = time.monotonic()
+        options = [f"--bind-ro={bundle}:{_BUNDLE}"]
+        record = prepare.boot(job, ci_job.image or settings.default_image, settings, options)
+        log.say(prepare.report(record, time.monotonic() - began))
+        project_dir = f"{settings.builds_dir}/{name}"
+        return _run_stages(record, settings, log, ci_job=ci_job, packed=packed, project_dir=project_dir)
+    finally:
+        log.section(headings.CLEANUP)
+        cleanup.remove(job.id, job.server, settings)
+
+
+def _run_stages(
+    record: Record, settings: Settings, log: _Log, *, ci_job: CiJob, packed: checkout.Checkout, project_dir: str
+) -> int:
+    """Run sources, script and after_script in the machine; return the status that decides on the job."""
+
+    def stage(title: str, name: str, content: bytes) -> int:
+        log.section(title)
+        grace = settings.stop_grace_seconds
+        result = script.run(record, io.BytesIO(content), name, shell=record.shell, grace_seconds=grace)
+        run.tell(result, record)
+        return result.status
+
+    strategy = dict(ci_job.variables).get("GIT_STRATEGY", "clone")
+    sources = scripts.get_sources(
+        _BUNDLE,
+        project_dir,
+        sha=packed.sha,
+        ref=packed.ref,
+        tag=packed.tag,
+        shallow=packed.shallow,
+        strategy=strategy,
+    )
+    status = stage(headings.GET_SOURCES, "get_sources", sources)
+    if status == 0:
+        status = stage(
+            headings.BUILD_SCRIPT, "build_script", scripts.build_script(ci_job, project_dir, colour=log.colour)
+        )
+        if ci_job.after_script:
+            word = "failed" if status else "success"
+            content = scripts.after_script(ci_job, project_dir, word, colour=log.colour)
+            after = stage(headings.AFTER_SCRIPT, "after_script", content)
+            if after:
+                log.say(headings.after_script_failed(after, colour=log.colour))
+    log.say(
+        headings.failed(f"exit code {status}", colour=log.colour) if status else headings.succeeded(colour=log.colour)
+    )
+    return status
+
+
+def overrides(given: Sequence[str]) -> Mapping[str, str]:
+    """Return the variables given as KEY=VALUE; raises UsageError for one that has no =."""
+    for text in given:
+        if "=" not in text:
+            raise UsageError(f"--variable takes KEY=VALUE, not '{printable(text, 60)}'")
+    return dict(text.split("=", 1) for text in given)
+
+
+class _Log:
+    """The lines of the job's log that are ours; flushed, since the scripts write to the same stream by themselves."""
+
+    def __init__(self) -> None:
+        self.colour = headings.colour_wanted(sys.stdout, os.environ)
+
+    def section(self, title: str) -> None:
+        """Begin a section."""
+        self.say(headings.section(title, colour=self.colour))
+
+    def say(self, line: str) -> None:
+        """Write a line."""
+        print(line, flush=True)
