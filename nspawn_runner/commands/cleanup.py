@@ -34,4 +34,6 @@ def remove(job_id: str, server: str, settings: Settings) -> None:
     record = records.find(job_id, server)
     machine = record.machine if record is not None else records.new_name(job_id, server)
     with records.lock(machine):
+        if records.find(job_id, server) is None and records.read(machine) is not None:
+            return  # meanwhile the name went to another server's job of the same id
         stop.remove_leftovers(machine, settings.state_folder)

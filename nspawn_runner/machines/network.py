@@ -8,6 +8,7 @@ machine is ready, which takes some milliseconds and nothing in the image.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from ipaddress import IPv4Network
 
 from ..errors import HostError
@@ -72,15 +73,24 @@ def exec_start_post(record: Record) -> list[str]:
     return ["/bin/sh", "-c", script, f"{record.folder}/address", records.ready_file(record.machine)]
 
 
-def set_up(network: Network) -> None:
-    """Make the bridge, its address, forwarding and NAT where they are not there; raises HostError."""
+def set_up(network: Network) -> Callable[[], None]:
+    """Make the bridge, its address and forwarding where they are not there; raises HostError.
+
+    Returns what is to be called for the firewall's rules: they are looked for while the machine boots.
+    """
     _make_bridge(network)
     if files.read_head(_FORWARD, 8).strip() != b"1":
         with open(_FORWARD, "w") as file:
             file.write("1")
-    rules = _rules(network)
-    if process.run(["nft", "list", "table", "inet", "nspawn_runner"], check=False).returncode != 0:
-        process.run(["nft", "--file", "-"], stdin=rules.encode())
+    there = process.spawn(
+        ["nft", "list", "table", "inet", "nspawn_runner"], stdout=process.DEVNULL, stderr=process.DEVNULL
+    )
+
+    def complete() -> None:
+        if there.wait() != 0:
+            process.run(["nft", "--file", "-"], stdin=_rules(network).encode())
+
+    return complete
 
 
 def _make_bridge(network: Network) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..errors import HostError
@@ -14,6 +14,7 @@ from ..settings import Settings
 from . import backends, network, records, stop
 from .records import Record
 
+OLDEST_SYSTEMD = 252
 START_TIMEOUT_SECONDS = 90
 # The runner may spend this long on after_script, cache, artifacts and cleanup once the job's time is over.
 RUNTIME_MARGIN_SECONDS = 1800
@@ -39,15 +40,22 @@ def start(wish: Wish, settings: Settings) -> Record:
     Whatever an earlier try left under its name is removed first. When anything fails or a signal arrives, what was
     made is removed again; raises HostError.
     """
-    machine = records.new_name(wish.job, wish.server)
-    with records.lock(machine):
-        stop.remove_leftovers(machine, settings.state_folder)
-        record = records.create(lambda slot: _record(machine, slot, wish, settings))
-        try:
-            return _bring_up(record, wish, settings)
-        except BaseException:
-            stop.remove(record)
-            raise
+    while True:
+        machine = records.new_name(wish.job, wish.server)
+        with records.lock(machine):
+            # Another server's job of the same id may have taken the name while we waited for the lock.
+            if records.new_name(wish.job, wish.server) == machine:
+                return _start(machine, wish, settings)
+
+
+def _start(machine: str, wish: Wish, settings: Settings) -> Record:
+    stop.remove_leftovers(machine, settings.state_folder)
+    record = records.create(lambda slot: _record(machine, slot, wish, settings))
+    try:
+        return _bring_up(record, wish, settings)
+    except BaseException:
+        stop.remove(record)
+        raise
 
 
 def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
@@ -70,31 +78,50 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
 
 
 def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
-    network.set_up(settings.network)
+    complete_network = network.set_up(settings.network)
     _raise_inotify_limit()
     files.make_private_folder(record.folder)
     network.write_files(record, settings.network)
     backends.named(record.backend).attach(record, settings)
-    _start_unit(record, wish, settings)
+    _start_unit(record, wish, settings, complete_network)
     record = record._replace(state="running")
     records.write(record)
     return record
 
 
-def _start_unit(record: Record, wish: Wish, settings: Settings) -> None:
+def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Callable[[], None]) -> None:
     argv = systemd.run_argv(
         _main_command(record, wish, settings), unit=record.unit, properties=_properties(record, wish, settings)
     )
-    done = process.run(argv, check=False)
-    if done.returncode == 0:
+    client = process.spawn(argv, stdout=process.DEVNULL, stderr=process.PIPE)
+    try:
+        meanwhile()
+        _, stderr = client.communicate()
+    except BaseException:
+        # Or it might start the unit after what was made is removed.
+        client.kill()
+        client.wait()
+        raise
+    if client.returncode == 0:
         return
+    _check_version()
     said = [line for line in systemd.journal_tail(record.unit, since=record.created) if line.strip()]
-    reason = " / ".join(said[-3:]) or done.stderr.decode(errors="replace").strip()
+    reason = " / ".join(said[-3:]) or stderr.decode(errors="replace").strip()
     raise HostError(
         f"the machine {record.machine} did not start from image {record.image}",
         facts=reason,
         advice=f"see: journalctl --unit={record.unit}; does it boot by hand: nspawn-runner chroot-login {record.image}",
     )
+
+
+def _check_version() -> None:
+    """Refuse a systemd-nspawn that lacks our options; asked only when a start failed, since it costs a process."""
+    words = process.run(["systemd-nspawn", "--version"], check=False).stdout.split()[1:2]
+    if words and words[0].isdigit() and int(words[0]) < OLDEST_SYSTEMD:
+        raise HostError(
+            f"systemd-nspawn {words[0].decode()} is too old: machines need {OLDEST_SYSTEMD} or newer",
+            advice="upgrade the host: Debian 12 has 252, Ubuntu 24.04 has 255",
+        )
 
 
 def _main_command(record: Record, wish: Wish, settings: Settings) -> list[str]:
