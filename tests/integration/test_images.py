@@ -217,21 +217,18 @@ def test_a_success_is_published(made: Made) -> None:
     assert (row["suite"], row["state"]) == ("bookworm", "current")
 
 
-@pytest.mark.parametrize(("options", "script", "status"), [([], "exit 7", 7), (["--discard"], "exit 0", 0)])
+MIRRORS_REACHED = "apt-get update -qq && ls /var/lib/apt/lists/*Packages*"
+
+
+@pytest.mark.parametrize(("options", "script", "status"), [([], "exit 7", 7), (["--discard"], MIRRORS_REACHED, 0)])
 def test_anything_else_is_not(made: Made, options: list[str], script: str, status: int) -> None:
     before = current(made.host, NAME)
     done = tool(made.host, "chroot-login", *options, NAME, "--", "sh", "-c", f"touch /root/lost; {script}")
-    assert done.returncode == status
+    assert done.returncode == status, done.stderr.decode()
     assert b"nothing changed" in done.stderr
     assert current(made.host, NAME) == before
     assert not (state(made.host, NAME) / "root/lost").exists()
     assert [name for name in os.listdir(state(made.host, f".generations/{NAME}")) if name.startswith(".")] == []
-
-
-def test_the_mirrors_are_reached(made: Made) -> None:
-    script = "apt-get update -qq && ls /var/lib/apt/lists/*Packages*"
-    done = tool(made.host, "chroot-login", "--discard", NAME, "--", "sh", "-c", script)
-    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_a_stopped_login_changes_nothing(made: Made) -> None:
@@ -303,11 +300,8 @@ def test_an_image_in_use_is_not_removed(made: Made) -> None:
     assert started.returncode == 0, started.stderr.decode()
     used = current(host, NAME)
     try:
-        for _ in range(3):
-            assert tool(host, "chroot-login", NAME, "--", "true").returncode == 0
-        there = [row["generation"] for row in listed_as(host, NAME, "--generations")]
-        assert len(there) == 4, "the newest three and the one in use"
-        assert there[-1] == used
+        assert tool(host, "chroot-login", NAME, "--", "true").returncode == 0
+        assert current(host, NAME) > used
         refused = tool(host, "chroot-remove", NAME)
         assert refused.returncode != 0
         assert b"by run-77" in refused.stderr
