@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 HELP = "run a job of .gitlab-ci.yml here, without GitLab"
-DESCRIPTION = """Runs a job of .gitlab-ci.yml in the current folder, in a machine of its own; without JOB it lists the jobs.
+DESCRIPTION = """Runs a job of .gitlab-ci.yml in a machine of its own; the current folder is the project. Lists the jobs
+without JOB.
 
-The folder is taken as the project: at the top of a git repository with its history; further down as a
-project of its own without history; outside of git its files as they are. The job gets the last commit, or
+At the top of a git repository the project has its history; further down the folder is a project of its own
+without history; outside of git its files are taken as they are. The job gets the last commit, or
 with --dirty the files as they lie (untracked ones too, ignored ones not). .gitlab-ci.yml itself is read as
 it lies in the folder. The exit status is that of the job's script.
 
