@@ -63,10 +63,8 @@ def stop(unit: str) -> None:
         raise process.CommandError(["systemctl", "stop", unit], done.returncode, done.stderr)
 
 
-def journal_tail(unit: str, *, since: float, lines: int = 8) -> list[str]:
-    """Return the last ``lines`` lines that the host's ``unit`` logged after ``since`` (epoch seconds)."""
-    done = process.run(
-        ["journalctl", f"--unit={unit}", f"--since=@{since:.0f}", f"--lines={lines}", "--output=cat", "--no-pager"],
-        check=False,
-    )
+def journal_tail(unit: str, *, since: float, lines: int = 200) -> list[str]:
+    """Return the last ``lines`` lines that processes of the host's ``unit`` wrote after ``since`` (epoch seconds)."""
+    options = [f"--since=@{since:.0f}", f"--lines={lines}", "--output=cat", "--no-pager"]
+    done = process.run(["journalctl", *options, f"_SYSTEMD_UNIT={unit}"], check=False)
     return done.stdout.decode(errors="replace").splitlines()

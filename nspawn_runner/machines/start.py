@@ -93,10 +93,11 @@ def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Calla
     argv = systemd.run_argv(
         _main_command(record, wish, settings), unit=record.unit, properties=_properties(record, wish, settings)
     )
-    client = process.spawn(argv, stdout=process.DEVNULL, stderr=process.PIPE)
+    _wait_until_forgotten(record.machine)
+    client = process.spawn(argv, stdout=process.DEVNULL, stderr=process.DEVNULL)
     try:
         meanwhile()
-        _, stderr = client.communicate()
+        client.wait()
     except BaseException:
         # Or it might start the unit after what was made is removed.
         client.kill()
@@ -105,13 +106,22 @@ def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Calla
     if client.returncode == 0:
         return
     _check_version()
-    said = [line for line in systemd.journal_tail(record.unit, since=record.created) if line.strip()]
-    reason = " / ".join(said[-3:]) or stderr.decode(errors="replace").strip()
+    said = systemd.journal_tail(record.unit, since=record.created)
+    # What went well says nothing, and is most of what a boot says.
+    telling = [line.strip() for line in said if line.strip() and "  OK  " not in line]
+    reason = " / ".join(telling[-3:]) or "it said nothing; does the image have systemd?"
     raise HostError(
         f"the machine {record.machine} did not start from image {record.image}",
         facts=reason,
         advice=f"see: journalctl --unit={record.unit}; does it boot by hand: nspawn-runner chroot-login {record.image}",
     )
+
+
+def _wait_until_forgotten(machine: str) -> None:
+    """Wait for machined to forget a machine of this name, some 20 ms after its unit has gone: it would refuse ours."""
+    deadline = time.monotonic() + 5
+    while os.path.lexists(f"/run/systemd/machines/{machine}") and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def _check_version() -> None:
@@ -155,6 +165,8 @@ def _properties(record: Record, wish: Wish, settings: Settings) -> list[str]:
         "KillSignal=SIGKILL",
         # A memory kill hits the process, not the machine.
         "OOMPolicy=continue",
+        # The tree is this machine's alone. A lock's file would stay, one for each machine that is killed.
+        "Environment=SYSTEMD_NSPAWN_LOCK=0",
         "Slice=machine.slice",
         "Delegate=yes",
         "DevicePolicy=closed",

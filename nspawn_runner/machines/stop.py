@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 
 from ..errors import Error, HostError
@@ -11,8 +13,10 @@ from ..host import files, systemd
 from . import backends, records
 from .records import Record
 
-# systemd-nspawn leaves these two, empty, when it is killed (measured with 252 to 262).
+# systemd-nspawn leaves these two, empty, when it is killed (measured with 252 to 262), and its lock on the tree.
 _NSPAWN_FOLDERS = ("/run/systemd/nspawn/propagate", "/run/systemd/nspawn/unix-export")
+_NSPAWN_LOCKS = "/run/systemd/nspawn/locks"
+_FORGET_SECONDS = 5
 
 
 def remove(record: Record) -> None:
@@ -58,13 +62,39 @@ def _all_gone(machine: str, layers: Mapping[str, str]) -> list[str]:
         except OSError as error:
             problems.append(str(error))
 
+    tree_locks = _tree_locks(machine, layers)
     attempt(lambda: systemd.stop(records.unit_name(machine)))
+    attempt(lambda: _wait_until_forgotten(machine))
+    for name in tree_locks:
+        files.remove_file(f"{_NSPAWN_LOCKS}/{name}")
     for name, layer in layers.items():
         attempt(partial(backends.named(name).detach, layer))
     for folder in _NSPAWN_FOLDERS:
         files.remove_folder(f"{folder}/{machine}")
     attempt(lambda: files.remove_tree(records.folder(machine)))
     return problems
+
+
+def _tree_locks(machine: str, layers: Mapping[str, str]) -> list[str]:
+    """Return the names of systemd-nspawn's locks on the machine's tree: overlay's launcher wrote it down."""
+    with suppress(OSError):
+        name = files.read_head(f"{records.folder(machine)}/lock", 100).decode(errors="replace")
+        kind, _, numbers = name.partition("-")
+        if kind == "inode" and all(part.isdigit() for part in numbers.split(":")):
+            return [name]
+    with suppress(KeyError, OSError):
+        status = os.stat(layers["btrfs"])
+        return [f"inode-{status.st_dev}:{status.st_ino}"]
+    return []
+
+
+def _wait_until_forgotten(machine: str) -> None:
+    """Wait until machined knows the machine no more, or the next of its name is refused as already there."""
+    deadline = time.monotonic() + _FORGET_SECONDS
+    while os.path.lexists(f"/run/systemd/machines/{machine}"):
+        if time.monotonic() > deadline:
+            raise HostError(f"systemd-machined still lists {machine}", advice=f"machinectl terminate {machine}")
+        time.sleep(0.002)
 
 
 def reap(record: Record, *, result: str, exit_code: str, exit_status: str, oom_kills: int, peak_bytes: int) -> None:
