@@ -71,7 +71,9 @@ unset CGROUPS
 exec systemd-nspawn --directory="$scratch/root" "$@"
 """
 # Runs inside as PID 1 and becomes systemd: limits act only where it finds version 1 controllers writable as it starts.
+# A machine's user namespace may mount proc and sysfs only where others are seen whole: not those that nspawn gives us.
 INIT = """
+for type in proc sysfs; do mkdir -p "/run/whole/$type"; mount -t "$type" "$type" "/run/whole/$type"; done
 while read -r _ folder type _; do
     case $type in cgroup*) mount -o remount,bind,rw "$folder";; esac
 done < /proc/mounts
