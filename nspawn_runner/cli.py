@@ -33,6 +33,9 @@ VERBS = {
 }
 
 
+STAGES = frozenset({"config", "gitlab-config", "prepare", "run", "cleanup"})
+
+
 class Command(Protocol):
     """What a module in commands/ offers."""
 
@@ -98,6 +101,14 @@ def _run(arguments: Sequence[str]) -> int:
     return _command(args.verb).main(args, loaded)
 
 
+def _load_site_packages() -> None:
+    """Make the libraries of the verbs other than stages importable where python3 -S left them out."""
+    if sys.flags.no_site:
+        import site
+
+        site.main()
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the parsed ``arguments``; raises UsageError. Exits after --help and --version."""
     import argparse
@@ -125,6 +136,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     words = (word for before, word in zip(["", *arguments], arguments, strict=False) if before != "--config")
     wanted = next((word for word in words if word in VERBS), None)
     # Only the verb in use loads its module; all of them do where the list of verbs is shown.
+    if wanted not in STAGES:
+        _load_site_packages()
     for verb in [wanted] if wanted else VERBS:
         command = _command(verb)
         command.add_arguments(

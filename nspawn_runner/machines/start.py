@@ -183,7 +183,7 @@ def _properties(record: Record, wish: Wish, settings: Settings) -> list[str]:
 def reap_argv(record: Record) -> list[str]:
     """Return the command that the unit runs when it ends: our own reaper."""
     main = os.path.join(os.path.dirname(os.path.dirname(__file__)), "__main__.py")
-    return [sys.executable, "-I", main, "reap", record.machine]
+    return [sys.executable, "-I", "-S", main, "reap", record.machine]
 
 
 def _exec_line(argv: Sequence[str]) -> str:
