@@ -33,16 +33,18 @@ def remove_folder(path: str) -> None:
         os.rmdir(path)
 
 
-def remove_tree(path: str) -> None:
+def remove_tree(path: str, *, subvolumes: bool = False) -> None:
     """Remove the tree ``path`` if it is there, whatever a job made of it; raises HostError when something stays.
 
-    rm(1) follows no link, crosses no mount and takes any depth, where shutil.rmtree ends at Python's recursion limit.
+    rm(1) follows no link and takes any depth, where shutil.rmtree ends at Python's recursion limit. It crosses into no
+    other file system, unless ``subvolumes`` says that there are btrfs subvolumes inside, which look like that.
     """
     from . import process
 
     if not os.path.lexists(path):
         return
-    done = process.run(["rm", "--recursive", "--force", "--one-file-system", "--", path], check=False)
+    bounds = [] if subvolumes else ["--one-file-system"]
+    done = process.run(["rm", "--recursive", "--force", *bounds, "--", path], check=False)
     if os.path.lexists(path):
         last = done.stderr.decode(errors="replace").strip().splitlines()
         raise HostError(f"cannot remove {path}", facts=last[-1] if last else "")

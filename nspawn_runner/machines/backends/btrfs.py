@@ -33,7 +33,7 @@ def detach(layer: str) -> None:
     if not os.path.lexists(layer):
         return
     process.run(["btrfs", "--quiet", "subvolume", "delete", layer], check=False)
-    files.remove_tree(layer)
+    files.remove_tree(layer, subvolumes=True)
 
 
 def command(record: Record) -> list[str]:
