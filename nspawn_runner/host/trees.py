@@ -44,9 +44,10 @@ def remove(path: str) -> None:
 
     A subvolume that holds others cannot be deleted as one (btrfs-progs before 6.12): rm takes those with it.
     """
-    if is_subvolume(path) and not process.run(["btrfs", "subvolume", "delete", "--", path], check=False).returncode:
+    subvolume = is_subvolume(path)
+    if subvolume and not process.run(["btrfs", "subvolume", "delete", "--", path], check=False).returncode:
         return
-    files.remove_tree(path)
+    files.remove_tree(path, subvolumes=subvolume)
 
 
 def is_subvolume(path: str) -> bool:

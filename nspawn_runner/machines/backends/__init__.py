@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import Protocol, cast
 
 from ...errors import HostError
-from ...host import files
+from ...host import trees
 from ...settings import Settings
 from ..records import Record
 
@@ -37,7 +36,7 @@ def choose(settings: Settings, root: str) -> str:
     """Return the backend for a machine on the tree ``root``: the one set, else btrfs where a snapshot can be made."""
     if settings.backend in {"overlay", "tmpfs"}:
         return settings.backend
-    if is_subvolume(root):
+    if trees.is_subvolume(root):
         return "btrfs"
     if settings.backend == "btrfs":
         raise HostError(
@@ -45,8 +44,3 @@ def choose(settings: Settings, root: str) -> str:
             advice='make the image with chroot-create on btrfs, or set backend = "auto"',
         )
     return "overlay"
-
-
-def is_subvolume(path: str) -> bool:
-    """Tell whether ``path`` is a btrfs subvolume: its root has inode 256 (btrfs(5)), which elsewhere means little."""
-    return os.stat(path).st_ino == 256 and files.file_system(path) == "btrfs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ...host import files, process
+from ...host import files, process, trees
 from ...settings import Settings
 from ..records import UID_COUNT, Record
 
@@ -23,17 +23,11 @@ def attach(record: Record, settings: Settings) -> None:
 
 
 def detach(layer: str) -> None:
-    """Remove the snapshot, with the subvolumes that the job made in it.
-
-    ``btrfs subvolume delete`` refuses while there are some; rm removes those too (kernel >= 4.18).
-    """
+    """Remove the snapshot, with the subvolumes that the job made in it."""
     # systemd-nspawn's lock on a tree is a file beside it, which stays when systemd-nspawn is killed.
     folder, name = os.path.split(layer)
     files.remove_file(f"{folder}/.#{name}.lck")
-    if not os.path.lexists(layer):
-        return
-    process.run(["btrfs", "--quiet", "subvolume", "delete", layer], check=False)
-    files.remove_tree(layer, subvolumes=True)
+    trees.remove(layer)
 
 
 def command(record: Record) -> list[str]:
