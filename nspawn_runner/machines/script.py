@@ -123,7 +123,7 @@ def _kill_script(machine: str, unit: str, grace_seconds: int) -> None:
     """End all of a script's processes: SIGTERM, and SIGKILL for what is left after the grace."""
     _signal(machine, unit, "TERM")
     deadline = time.monotonic() + grace_seconds
-    while time.monotonic() < deadline and _is_running(machine, unit):
+    while time.monotonic() < deadline and _has_processes(machine, unit):
         time.sleep(0.05)
     _signal(machine, unit, "KILL")
 
@@ -133,9 +133,13 @@ def _signal(machine: str, unit: str, name: str) -> None:
     process.run(argv, check=False, timeout_seconds=10)
 
 
-def _is_running(machine: str, unit: str) -> bool:
-    argv = ["systemctl", "--quiet", f"--machine={machine}", "is-active", "--", unit]
-    return process.run(argv, check=False, timeout_seconds=10).returncode == 0
+def _has_processes(machine: str, unit: str) -> bool:
+    """Tell whether a process of ``unit`` is left; with the end of the wrapper alone the unit is inactive already."""
+    bus = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
+    argv = ["busctl", f"--machine={machine}", "call", *bus, "GetUnitProcesses", "s", unit]
+    done = process.run(argv, check=False, timeout_seconds=10)
+    # an array's text begins with the number of its entries; a unit without processes may be unknown by now
+    return done.returncode == 0 and done.stdout.split()[1:2] != [b"0"]
 
 
 def _result(record: Record, said: str, since: float) -> Result:
@@ -150,7 +154,8 @@ def _result(record: Record, said: str, since: float) -> Result:
 
 def _why_lost(record: Record, since: float) -> Result:
     """Tell what became of a script that started and never said its status."""
-    if records.read(record.machine) is None:
+    now = records.read(record.machine)
+    if now is None or now.state == "stopping":
         return Result(Outcome.MACHINE_LOST, 1, 0, "it was cleaned up")
     end = _await_end(record, since)
     if end is None:
