@@ -64,12 +64,7 @@ def evaluated(row: Row, series: Mapping[str, Sequence[float]]) -> dict[str, Any]
     scale = 1.0 if row.kind == "MiB" else 1000.0
     ours, beside = series[row.ours], series[row.beside]
     middle, middle_beside = statistics.median(ours), statistics.median(beside)
-    figure = {
-        "+ms": 1000 * (middle - middle_beside),
-        "x": middle / middle_beside,
-        "s": middle,
-        "MiB": max(ours) if row.kind == "MiB" else 0.0,
-    }[row.kind]
+    figure = max(ours) if row.kind == "MiB" else _compared(row.kind, middle, middle_beside)
 
     def three(values: Sequence[float], median: float) -> dict[str, float]:
         return {"median": scale * median, "min": scale * min(values), "max": scale * max(values)}
@@ -79,6 +74,7 @@ def evaluated(row: Row, series: Mapping[str, Sequence[float]]) -> dict[str, Any]
         "ours": three(ours, middle),
         "beside": three(beside, middle_beside),
         "figure": figure,
+        "of_least": _compared(row.kind, min(ours), min(beside)),
         "unit": row.kind,
         "limit": row.limit,
         "beyond": row.limit is not None and figure > row.limit,
@@ -86,8 +82,13 @@ def evaluated(row: Row, series: Mapping[str, Sequence[float]]) -> dict[str, Any]
     }
 
 
+def _compared(kind: str, ours: float, beside: float) -> float:
+    return {"+ms": 1000 * (ours - beside), "x": ours / beside}.get(kind, ours)
+
+
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    head = f"{'':34}{'ours: median min max':>24}{'beside: median min max':>26}{'figure':>12}{'limit':>9}"
+    three = "median min max"
+    head = f"{'':34}{'ours: ' + three:>24}{'beside: ' + three:>26}{'figure':>11}{'of least':>11}{'limit':>7}"
     return "\n".join([head, *(_line(result) for result in results)])
 
 
@@ -95,12 +96,12 @@ def _line(result: Mapping[str, Any]) -> str:
     def three(values: Mapping[str, float]) -> str:
         return " ".join(f"{values[name]:7.1f}" for name in ("median", "min", "max"))
 
-    figure = {"+ms": "{:+.1f} ms", "x": "{:.2f}", "s": "{:.3f} s", "MiB": "{:.1f} MiB"}[result["unit"]]
+    form = {"+ms": "{:+.1f} ms", "x": "{:.2f}", "s": "{:.3f} s", "MiB": "{:.1f} MiB"}[result["unit"]]
     limit = "" if result["limit"] is None else f"{result['limit']:g}"
     mark = "  BEYOND" if result["beyond"] else ""
     return (
         f"{result['title']:34}{three(result['ours']):>24}{three(result['beside']):>26}"
-        f"{figure.format(result['figure']):>12}{limit:>9}{mark}"
+        f"{form.format(result['figure']):>11}{form.format(result['of_least']):>11}{limit:>7}{mark}"
     )
 
 
