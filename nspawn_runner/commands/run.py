@@ -88,7 +88,7 @@ def tell(result: script.Result, record: Record) -> None:
             message = f"the machine {machine} was powered off under the script; it does not come back"
         case Outcome.NO_SHELL:
             raise JobError(
-                f"the image {record.image} has no {record.shell}",
+                f"the image {record.image} has no {result.detail}",
                 advice="install it there, or set another shell in the settings",
             )
         case Outcome.MACHINE_LOST:

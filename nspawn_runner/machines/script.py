@@ -22,6 +22,7 @@ _WRAPPER = r"""
 unset INVOCATION_ID JOURNAL_STREAM MEMORY_PRESSURE_WATCH MEMORY_PRESSURE_WRITE SYSTEMD_EXEC_PID
 export LANG="${LANG:-C.UTF-8}" TERM=xterm PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 cd 2>/dev/null || cd /
+unset OLDPWD
 if ! command -v "$1" >/dev/null; then echo no-shell 1<>/dev/fd/0; exit 127; fi
 echo started 1<>/dev/fd/0
 SHELL="$1" "$1"
@@ -65,7 +66,7 @@ def run(record: Record, script: BinaryIO, stage: str, *, shell: str, grace_secon
         kills_before, since = cgroups.oom_kills(group), time.time()
         said = _attempt(record, content, stage, shell, grace_seconds)
         if said:
-            result = _result(record, said, since)
+            result = _result(record, said, since, shell)
             return result._replace(oom_kills=max(0, cgroups.oom_kills(group) - kills_before))
         # The script never started: the machine was on its way down just then, or cannot start any.
         if time.monotonic() > deadline or (systemd.is_active(record.unit) and _answers(record.machine)):
@@ -142,10 +143,10 @@ def _has_processes(machine: str, unit: str) -> bool:
     return done.returncode == 0 and done.stdout.split()[1:2] != [b"0"]
 
 
-def _result(record: Record, said: str, since: float) -> Result:
+def _result(record: Record, said: str, since: float, shell: str) -> Result:
     """Translate what the wrapper wrote; without a status, ask why there is none."""
     if said == "no-shell":
-        return Result(Outcome.NO_SHELL, 127, 0)
+        return Result(Outcome.NO_SHELL, 127, 0, shell)
     word, _, number = said.partition(" ")
     if word == "exited" and number.isascii() and number.isdigit() and len(number) <= 3:
         return Result(Outcome.FINISHED, int(number), 0)
