@@ -161,9 +161,10 @@ def _columns() -> int:
 
 def _need_root(verb: str) -> None:
     if os.geteuid() != 0 and verb not in {"config", "gitlab-config", "toml"}:
+        stage = verb in STAGES
         raise Error(
-            f"nspawn-runner {verb} needs root: it makes mounts, machines and networks",
-            advice=f"try: sudo nspawn-runner {verb} … (gitlab-runner's service runs as root by default)",
+            f"{verb} needs root: it {'handles machines' if stage else 'works on machines and images'}",
+            advice="use sudo, or let gitlab-runner's service run as root" if stage else f"try: sudo nspawn-runner {verb} …",
         )
 
 

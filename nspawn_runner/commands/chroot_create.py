@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", metavar="VARIANT", default="minbase", help="set of packages (default: minbase)")
     parser.add_argument("--arch", metavar="ARCH", default="", help="architecture (default: the host's)")
     parser.add_argument("--packages", metavar="PACKAGE", nargs="+", default=[], help="added to the usual packages")
-    parser.add_argument("--components", metavar="COMPONENT", nargs="+", default=["main"], help="default: main")
+    parser.add_argument("--components", metavar="COMPONENT", nargs="+", default=["main"], help="(default: main)")
     parser.add_argument("--keyring", metavar="FILE", default="", help="keys to check the suite with")
 
 
@@ -40,7 +40,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     """Make the image and say in one line what was made."""
     name = args.name
     if not is_image_name(name):
-        raise UsageError(f"{name!r} cannot be an image's name", advice="use letters, digits and . _ - (a letter first)")
+        raise UsageError(f"{name!r} cannot be an image's name", advice="use letters, digits and . _ - (not first)")
     wanted = recipe.Recipe(
         suite=args.suite or name,
         mirror=args.mirror,

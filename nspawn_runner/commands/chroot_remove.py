@@ -30,7 +30,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     state, name = settings.state_folder, args.name
     if name not in store.known_names(state):
         there = ", ".join(store.names(state)) or "none"
-        raise HostError(f"there is no image {name}", facts=f"images: {there}", advice="nspawn-runner chroot-list")
+        raise HostError(f"there is no image {name}", facts=f"there are: {there}")
     with generations.changing(state, name):
         if not args.force:
             _refuse_used(state, name)
@@ -45,5 +45,5 @@ def _refuse_used(state_folder: str, name: str) -> None:
         raise HostError(
             f"the image {name} is in use",
             facts=f"by {', '.join(machines)}",
-            advice="wait until these machines have ended (nspawn-runner list), or break them with --force",
+            advice="wait until these machines have ended (see: machinectl), or break them with --force",
         )

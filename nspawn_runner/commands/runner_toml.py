@@ -28,7 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="", help="name of the runner")
     parser.add_argument("--url", default="", help="address of the GitLab server")
     parser.add_argument("--token", default="", help="the runner's token (default: a comment in its place)")
-    parser.add_argument("--concurrent", type=int, default=0, metavar="N", help="jobs at a time of all runners together")
+    parser.add_argument(
+        "--concurrent",
+        type=int,
+        default=0,
+        metavar="N",
+        help="jobs at a time of all runners; its line has to stand at the top of config.toml",
+    )
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="jobs at a time of this runner")
 
 
@@ -37,7 +43,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     from ..gitlab import runner_config
 
     if args.image and not is_image_name(args.image):
-        raise UsageError(f"{args.image!r} cannot be an image's name")
+        raise UsageError(f"{args.image!r} cannot be an image's name", advice="see: nspawn-runner chroot-list")
     if args.concurrent < 0 or args.limit < 0:
         raise UsageError("--concurrent and --limit take numbers from 1 on")
     runner = runner_config.Runner(

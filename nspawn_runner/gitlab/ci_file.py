@@ -148,7 +148,9 @@ def load(repository: str, file: str = ".gitlab-ci.yml") -> Pipeline:
     try:
         root = ci_include.read(repository, file)
     except FileNotFoundError:
-        raise JobError(f"there is no {file} in {repository}") from None
+        raise JobError(
+            f"there is no {file} in {repository}", advice="change to a project's folder, or name the file: --file FILE"
+        ) from None
     except OSError as error:
         raise JobError(f"cannot read {file}: {error.strerror}") from None
     if "spec" in root:

@@ -45,7 +45,7 @@ def find_ours(state_folder: str, name: str) -> store.Image:
     image = store.find(state_folder, name)
     if image is None:
         there = ", ".join(store.names(state_folder)) or "none"
-        raise HostError(f"there is no image {name}", facts=f"images: {there}", advice="nspawn-runner chroot-list")
+        raise HostError(f"there is no image {name}", facts=f"there are: {there}")
     path = os.path.join(state_folder, name)
     if os.path.islink(path) and not image.generation:
         raise HostError(
