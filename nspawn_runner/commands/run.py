@@ -51,6 +51,8 @@ def find_machine(job_id: str, server: str) -> Record:
         raise HostError(
             f"job {job_id} has no machine", advice=f"boot one first: nspawn-runner prepare --id {job_id} IMAGE"
         )
+    if record.state == records.UNREADABLE:
+        raise HostError(f"the record of the machine {record.machine} cannot be understood", advice="run the job again")
     if record.state == "stopping":
         raise HostError(f"the machine {record.machine} is being removed", advice="it was cleaned up under this script")
     return record

@@ -27,6 +27,8 @@ from ..settings import RUN_FOLDER
 # (systemd.io/UIDS-GIDS). Slots 0 and 1 would be the network's and the bridge's address; 4094 is left to logins.
 FIRST_SLOT, LAST_SLOT = 2, 4093
 UID_COUNT = 65536
+# The state of a record that is cut short or another version's: enough of it is known to remove the machine.
+UNREADABLE = "unreadable"
 
 
 class Record(NamedTuple):
@@ -96,7 +98,7 @@ def new_name(job_id: str, server: str) -> str:
     It is ``run-<id>``, or ``run-<id>-<hash>`` while another server's job of the same id has that name.
     """
     holder = read(f"run-{job_id}")
-    free = holder is None or holder.server == server
+    free = holder is None or holder.server == server or holder.state == UNREADABLE
     return f"run-{job_id}" if free else _hashed_name(job_id, server)
 
 
@@ -111,15 +113,39 @@ def _digest(server: str) -> str:
 
 
 def read(machine: str) -> Record | None:
-    """Return the record of ``machine``, or None; raises HostError for one that cannot be understood."""
+    """Return the record of ``machine``, or None; of one that cannot be understood, what can be, ``UNREADABLE``."""
     try:
         with open(_path(machine), "rb") as file:
             data = json.loads(file.read())
-        return Record(**data)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except ValueError:
+        data = {}
+    except OSError as error:
         raise HostError(f"cannot read the record {_path(machine)}", facts=str(error)) from None
+    if isinstance(data, dict) and data.keys() == set(Record._fields) and data["machine"] == machine:
+        return Record(**data)
+    return _remnant(machine, data)
+
+
+def _remnant(machine: str, data: Any) -> Record:
+    slot = data.get("slot") if isinstance(data, dict) else None
+    return Record(
+        machine=machine,
+        job=machine.removeprefix("run-"),
+        server="",
+        project="",
+        image="",
+        generation="",
+        root="",
+        backend="",
+        layer="",
+        slot=slot if isinstance(slot, int) else 0,
+        shell="",
+        user_namespace=True,
+        created=0,
+        state=UNREADABLE,
+    )
 
 
 def write(record: Record) -> None:

@@ -38,16 +38,18 @@ def remove(record: Record) -> None:
 def remove_leftovers(machine: str, state_folder: str) -> None:
     """Remove whatever there is under the name ``machine``: by its record, or without one what has its name."""
     record = records.read(machine)
-    if record is not None:
+    if record is not None and record.state != records.UNREADABLE:
         remove(record)
         return
     # tmpfs has the folder of overlay, and takes it down mounted or not.
     layers = {name: backends.named(name).layer(state_folder, machine) for name in ("tmpfs", "btrfs")}
-    traces = [*layers.values(), records.folder(machine)]
-    if systemd.is_loaded(records.unit_name(machine)) or any(os.path.lexists(path) for path in traces):
+    traces = [*layers.values(), records.folder(machine), *(f"{folder}/{machine}" for folder in _NSPAWN_FOLDERS)]
+    there = record is not None or any(os.path.lexists(path) for path in traces)
+    if there or systemd.is_loaded(records.unit_name(machine)):
         problems = _all_gone(machine, layers)
         if problems:
             raise HostError(f"leftovers of the machine {machine} could not be removed", facts="; ".join(problems))
+        records.remove(machine)
 
 
 def _all_gone(machine: str, layers: Mapping[str, str]) -> list[str]:
@@ -111,5 +113,5 @@ def reap(record: Record, *, result: str, exit_code: str, exit_status: str, oom_k
         oom_kills=oom_kills,
         memory_peak_bytes=peak_bytes,
     )
-    if exit_status != "133":
+    if exit_status != "133" and record.state != records.UNREADABLE:
         backends.named(record.backend).detach(record.layer)
