@@ -25,7 +25,8 @@ cut -d' ' -f4,5 /proc/self/mountinfo | sed 's/^/mount /'
 systemctl list-units --all --plain --no-legend 'nspawn-runner-*' 'machine-*' | sed 's/^/unit /'
 find /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup -path '*machine.slice/*' -type d 2>/dev/null |
     sed 's/^/cgroup /'
-ps -eo uid,args --no-headers | awk '$1 >= 1879048192 || /[s]pawn-runner|[s]ystemd-nspawn/' |
+ps -eo uid,stat,args --no-headers |
+    awk '$2 !~ /Z/ && ($1 >= 1879048192 || /[s]pawn-runner|[s]ystemd-nspawn/) {{ $2 = ""; print }}' |
     sed 's/^/process /'
 find /run/nspawn-runner ! -name slots.last 2>/dev/null | sed 's/^/run /'
 find /run/systemd/transient -name 'nspawn-runner*' | sed 's/^/transient /'
@@ -197,6 +198,10 @@ class Unchanged:
         self.host = host
 
     def __enter__(self) -> None:
+        if not self.host.path("/sys/class/net/nspr0").exists():
+            # The first machine makes what stays: the bridge, machine.slice.
+            with Job(self.host) as job:
+                job.prepare()
         self.before, self.before_soon = holdings(self.host), lines_of(self.host, HOLDINGS_SOON)
 
     def __exit__(self, kind: object, *_: object) -> None:

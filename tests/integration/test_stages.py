@@ -19,12 +19,6 @@ def any_host(request: pytest.FixtureRequest) -> DisposableHost:
     return found
 
 
-def warm_up(host: DisposableHost) -> None:
-    """Let the host make what stays: the bridge, machine.slice."""
-    with Job(host) as job:
-        job.prepare()
-
-
 def main_path(job: Job) -> None:
     line = job.prepare().out.decode()
     assert line.startswith(f"image bookworm, machine {job.machine}, ready in ")
@@ -44,13 +38,11 @@ def main_path(job: Job) -> None:
 
 
 def test_main_path(any_host: DisposableHost) -> None:
-    warm_up(any_host)
     with Unchanged(any_host), Job(any_host) as job:
         main_path(job)
 
 
 def test_main_path_on_tmpfs(host: DisposableHost) -> None:
-    warm_up(host)
     with Unchanged(host), Job(host, settings=TMPFS) as job:
         job.prepare()
         assert job.record()["backend"] == "tmpfs"
