@@ -161,10 +161,9 @@ def _columns() -> int:
 
 def _need_root(verb: str) -> None:
     if os.geteuid() != 0 and verb not in {"config", "gitlab-config", "toml"}:
-        stage = verb in STAGES
+        service = " (in a job: let gitlab-runner's service run as root)" if verb in STAGES else ""
         raise Error(
-            f"{verb} needs root: it {'handles machines' if stage else 'works on machines and images'}",
-            advice="use sudo, or let gitlab-runner's service run as root" if stage else f"try: sudo nspawn-runner {verb} …",
+            f"{verb} needs root: it works on machines and images", advice=f"try: sudo nspawn-runner {verb} …{service}"
         )
 
 
