@@ -37,7 +37,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     status.forget_script_status(os.environ)
     job = jobs.from_environment(os.environ, job_id=args.id)
     record = find_machine(job.id, job.server)
-    if not os.path.exists(records.ready_file(record.machine)):
+    if records.is_rebooting(record.machine):
         print(f"nspawn-runner: the machine {record.machine} is rebooting; waiting for it", file=sys.stderr, flush=True)
     result = run_file(record, args.script, args.stage, args.shell or record.shell, settings)
     tell(result, record)

@@ -16,9 +16,15 @@ _MASKED = (
     "systemd-resolved.service",
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
     "console-getty.service",
     "getty.target",
+    "systemd-ask-password-console.path",
+    "systemd-ask-password-wall.path",
+    "systemd-remount-fs.service",
     "systemd-update-utmp.service",
+    "systemd-update-utmp-runlevel.service",
 )
 
 

@@ -85,6 +85,11 @@ def ready_file(machine: str) -> str:
     return f"{folder(machine)}/ready"
 
 
+def removal_file(machine: str) -> str:
+    """Return the path of the file that is there once the removal of ``machine`` has begun: it needs no reaper then."""
+    return f"{folder(machine)}/removal"
+
+
 def find(job_id: str, server: str) -> Record | None:
     """Return the record of a job's machine, or None; a ``server`` that is empty or ``local`` finds any server's."""
     record = read(_hashed_name(job_id, server)) or read(f"run-{job_id}")
@@ -213,6 +218,12 @@ class End(NamedTuple):
     oom_kills: int
     memory_peak_bytes: int
     at: float
+
+
+def is_rebooting(machine: str) -> bool:
+    """Tell whether ``machine`` went down for a reboot (systemd-nspawn's exit status 133) and is not yet up again."""
+    end = read_end(machine)
+    return end is not None and end.exit_status == "133" and not os.path.exists(ready_file(machine))
 
 
 def write_end(machine: str, **known: Any) -> None:

@@ -157,7 +157,7 @@ def _properties(record: Record, wish: Wish, settings: Settings) -> list[str]:
         f"RuntimeMaxSec={runtime}",
         "TimeoutStopSec=10",
         f"ExecStartPost={_exec_line(network.exec_start_post(record))}",
-        f"ExecStopPost={_exec_line(reap_argv(record))}",
+        f"ExecStopPost={_exec_line(exec_stop_post(record))}",
         # The overlay's mounts live and die with the unit.
         "PrivateMounts=yes",
         # Nothing in a machine is worth a polite shutdown, and in its first 80 ms there is nobody to hear SIGTERM.
@@ -180,10 +180,11 @@ def _properties(record: Record, wish: Wish, settings: Settings) -> list[str]:
     ]
 
 
-def reap_argv(record: Record) -> list[str]:
-    """Return the command that the unit runs when it ends: our own reaper."""
+def exec_stop_post(record: Record) -> list[str]:
+    """Return the command that the unit runs when it ends: our reaper, unless it is us who remove the machine."""
     main = os.path.join(os.path.dirname(os.path.dirname(__file__)), "__main__.py")
-    return [sys.executable, "-I", "-S", main, "reap", record.machine]
+    reap = [sys.executable, "-I", "-S", main, "reap", record.machine]
+    return ["/bin/sh", "-c", '[ -e "$0" ] || exec "$@"', records.removal_file(record.machine), *reap]
 
 
 def _exec_line(argv: Sequence[str]) -> str:

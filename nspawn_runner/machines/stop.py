@@ -65,6 +65,8 @@ def _all_gone(machine: str, layers: Mapping[str, str]) -> list[str]:
             problems.append(str(error))
 
     tree_locks = _tree_locks(machine, layers)
+    with suppress(FileNotFoundError):
+        files.write_atomically(records.removal_file(machine), b"")
     attempt(lambda: systemd.stop(records.unit_name(machine)))
     attempt(lambda: _wait_until_forgotten(machine))
     for name in tree_locks:
