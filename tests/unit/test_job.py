@@ -1,11 +1,12 @@
 """The job: whose it is comes from facts a project cannot set."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nspawn_runner.errors import Error, HostError
@@ -74,11 +75,12 @@ def test_older_runner_without_payload() -> None:
 
 @pytest.mark.parametrize("job_id", HOSTILE_IDS)
 def test_hostile_ids_are_refused_from_every_source(job_id: str) -> None:
-    for call in (
+    calls: list[Callable[[], Job]] = [
         lambda: from_environment({}, job_id=job_id),
         lambda: from_environment({"CUSTOM_ENV_CI_JOB_ID": job_id}),
         lambda: from_payload({**PAYLOAD, "id": job_id}, "f"),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(HostError) as raised:
             call()
         assert 1 <= len(raised.value.lines()) <= 3
@@ -107,6 +109,8 @@ JSON = st.recursive(
 )
 
 
+# In a fresh checkout hypothesis first makes its tables of Unicode, which takes seconds.
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(PAYLOAD, JSON)))
 def test_any_payload_gives_a_job_or_an_error(payload: dict[str, Any]) -> None:
     try:
