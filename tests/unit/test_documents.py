@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from abilities import require
 
 from nspawn_runner import cli, settings
 
@@ -59,8 +60,6 @@ def test_files_that_readme_links_to_are_there() -> None:
 
 @pytest.mark.starts_processes
 def test_manual_page_has_no_warnings() -> None:
-    groff = shutil.which("groff")
-    if not groff:
-        pytest.skip("groff is not installed")
-    shown = subprocess.run([groff, "-man", "-ww", "-z", PAGE], capture_output=True, text=True, check=True)
+    require(shutil.which("groff") is not None, "groff is not installed: script/setup installs it")
+    shown = subprocess.run(["groff", "-man", "-ww", "-z", PAGE], capture_output=True, text=True, check=True)
     assert shown.stderr == ""
