@@ -47,7 +47,16 @@ def remove(path: str) -> None:
     subvolume = is_subvolume(path)
     if subvolume and not process.run(["btrfs", "subvolume", "delete", "--", path], check=False).returncode:
         return
-    files.remove_tree(path, subvolumes=subvolume)
+    try:
+        files.remove_tree(path, subvolumes=subvolume)
+    except HostError:
+        if not subvolume:
+            raise
+        # A job may have made some of them read-only, also as if it had received them (hence -f).
+        writable = ["btrfs", "property", "set", "-f", "-t", "subvol", "{}", "ro", "false"]
+        find = ["find", path, "-type", "d", "-inum", str(_SUBVOLUME_INODE), "-execdir", *writable, ";"]
+        process.run(find, check=False)
+        files.remove_tree(path, subvolumes=True)
 
 
 def is_subvolume(path: str) -> bool:
