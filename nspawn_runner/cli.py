@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -33,6 +34,10 @@ VERBS = {
 }
 
 
+# A disk that is full, read-only or broken, and the kernel's limits: the host's trouble wherever it shows.
+_OF_THE_HOST = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+)
 STAGES = frozenset({"config", "gitlab-config", "prepare", "run", "cleanup"})
 
 
@@ -97,7 +102,14 @@ def _run(arguments: Sequence[str]) -> int:
 
     args = parse(arguments)
     _need_root(args.verb)
-    loaded = settings.load(args.config)
+    try:
+        loaded = settings.load(args.config)
+    except Error as error:
+        if args.verb != "cleanup":
+            raise
+        # A mistake in the file must not keep a machine alive; its record says all that is needed.
+        _tell(error)
+        loaded = settings.Settings()
     return _command(args.verb).main(args, loaded)
 
 
@@ -187,6 +199,8 @@ def _tell(error: Error) -> int:
 
 
 def _tell_unexpected(error: Exception) -> int:
+    if isinstance(error, OSError) and error.errno in _OF_THE_HOST:
+        return _tell(Error(str(error.strerror), facts=str(error.filename or "")))
     import traceback
 
     traceback.print_exception(error)
