@@ -58,7 +58,7 @@ def assert_sound(result: JobResult) -> None:
         assert call.eof_delay < 1, (call.stage, call.eof_delay)
         assert not call.survivors or call.status == -signal.SIGKILL, call.stage
         if call.stage == "cleanup":
-            assert (call.status, call.stdout, call.stderr) == (0, b"", b"")
+            assert (call.status, call.stdout, call.stderr) == (0, b"", b""), call
     assert b"Traceback" not in result.trace, shown
 
 
