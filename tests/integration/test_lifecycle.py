@@ -1,4 +1,4 @@
-"""Ends that nobody planned: machines that die under their script, signals to run and prepare, kills, many at once."""
+"""Ends that nobody planned: machines that die under their script, signals to run and prepare, kills."""
 
 import random
 import signal
@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from by_hand import BUILD_FAILURE, SECONDS, SYSTEM_FAILURE, Job, Unchanged, terminate, together, wait_until
+from by_hand import BUILD_FAILURE, SECONDS, SYSTEM_FAILURE, Job, Unchanged, terminate, together
 from disposable_host import DisposableHost
 
 LONG = 600
 READY = f"echo ready; sleep {LONG}; echo not seen"
-MACHINES_AT_ONCE = 6
 
 
 @pytest.fixture(scope="module", params=["overlay_host", "btrfs_host"])
@@ -191,20 +190,3 @@ def test_two_prepares_of_one_job(host: DisposableHost) -> None:
         assert job.output("hostname") == f"{job.machine}\n"
         machines = host.run(["machinectl", "list", "--no-legend"]).stdout.decode()
         assert machines.count(job.machine) == 1
-
-
-def test_machines_at_once(host: DisposableHost) -> None:
-    """Each has its own range of uids and its own address."""
-    jobs = [Job(host) for _ in range(MACHINES_AT_ONCE)]
-    try:
-        ends = together(host, [(job, job.argv("prepare", "bookworm")) for job in jobs])
-        assert [end.status for end in ends] == [0] * MACHINES_AT_ONCE, ends
-        uids = {job.output("cat /proc/self/uid_map").split()[1] for job in jobs}
-        addresses = {job.output("ip -brief -4 address show host0").split()[2] for job in jobs}
-        assert len(uids) == len(addresses) == MACHINES_AT_ONCE
-        assert all(int(uid) % 65536 == 0 for uid in uids)
-    finally:
-        ends = together(host, [(job, job.argv("cleanup")) for job in jobs])
-    assert [end[:3] for end in ends] == [(0, b"", b"")] * MACHINES_AT_ONCE
-    names = {job.machine for job in jobs}
-    wait_until(lambda: not names & set(host.run(["machinectl", "list", "--no-legend"]).stdout.decode().split()))
