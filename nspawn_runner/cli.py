@@ -101,6 +101,10 @@ def _run(arguments: Sequence[str]) -> int:
     from . import settings
 
     args = parse(arguments)
+    if args.verbose:
+        from .host import process
+
+        process.announced = True
     _need_root(args.verb)
     try:
         loaded = settings.load(args.config)
@@ -142,7 +146,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"nspawn-runner {__version__}")
     parser.add_argument("--config", metavar="FILE", help="settings (default: /etc/nspawn-runner/nspawn-runner.toml)")
-    parser.add_argument("--verbose", "-v", action="store_true", help="say more of what is done")
+    parser.add_argument("--verbose", "-v", action="store_true", help="show the commands that are called")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser, prog="nspawn-runner")
     words = (word for before, word in zip(["", *arguments], arguments, strict=False) if before != "--config")

@@ -110,7 +110,7 @@ _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "builds_dir": _absolute_path,
     "cache_dir": _absolute_path,
     "gitlab_runner": _program,
-    "stop_grace_seconds": _between(0, 240),
+    "stop_grace_seconds": _between(0, 180),
     "limits.cpu_weight": _between(1, 10000),
     "limits.memory_max": _memory,
     "limits.tasks_max": _at_least(64),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from ..errors import HostError, JobError, printable
 from ..gitlab import job as jobs
 from ..host import files
 from ..images import names, store
-from ..machines import start
+from ..machines import network, start
 
 if TYPE_CHECKING:
     import argparse
@@ -42,7 +43,15 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     asked = args.image if args.image is not None else job.image or args.default_image or settings.default_image
     record = boot(job, asked, settings)
     print(report(record, time.monotonic() - began))
+    if job.services:
+        _warn("the job asks for services, which there are none of here yet: it runs without them")
+    if network.lacks_name_servers():
+        _warn("names cannot be found in the machine: the host's /etc/resolv.conf names only the host itself")
     return 0
+
+
+def _warn(text: str) -> None:
+    print(f"nspawn-runner: WARNING: {text}", file=sys.stderr)
 
 
 def report(record: Record, took_seconds: float) -> str:
@@ -89,7 +98,9 @@ def find_image(asked: str, settings: Settings) -> store.Image:
     image = store.find(settings.state_folder, name) if name else None
     if image is None:
         raise JobError(
-            f"there is no image '{printable(asked, 100)}'", facts=known, advice="have the admin make it: chroot-create"
+            f"there is no image '{printable(asked, 100)}'",
+            facts=known,
+            advice="have the admin make it: nspawn-runner chroot-create NAME",
         )
     return image
 

@@ -23,7 +23,8 @@ class Job(NamedTuple):
     """What we need to know of a job; ``image`` is what it asks for, or empty.
 
     ``server`` is the GitLab server's host, ``local`` for a job started by hand, or empty where it is not known.
-    ``project`` is the project's numeric id, ``protected`` whether its ref is; ``timeout_seconds`` is None if unknown.
+    ``project`` is the project's numeric id, ``protected`` whether its ref is; ``timeout_seconds`` is None if unknown;
+    ``services`` tells whether it asks for any.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Job(NamedTuple):
     protected: bool = False
     image: str = ""
     timeout_seconds: int | None = None
+    services: bool = False
 
 
 def from_environment(environ: Mapping[str, str], *, job_id: str | None = None) -> Job:
@@ -78,6 +80,7 @@ def from_payload(data: Any, file: str) -> Job:
         protected=protected,
         image=image or "",
         timeout_seconds=timeout if type(timeout) is int and timeout > 0 else None,
+        services=bool(data.get("services")),
     )
 
 
@@ -115,6 +118,7 @@ def _from_variables(environ: Mapping[str, str]) -> Job:
         protected=False,
         image=environ.get("CUSTOM_ENV_CI_JOB_IMAGE", ""),
         timeout_seconds=int(timeout) if is_job_id(timeout) and int(timeout) > 0 else None,
+        services=environ.get("CUSTOM_ENV_CI_JOB_SERVICES", "") not in {"", "[]", "null"},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 # Units of an image that wait for a network we set from outside, or that do work no job wants; masked on the machine's
@@ -47,3 +48,16 @@ def boot_options(machine: str, binds: Sequence[str]) -> list[str]:
         *binds,
         *(f"systemd.mask={unit}" for unit in _MASKED),
     ]
+
+
+def boot_failure(console: Sequence[str]) -> str:
+    """Return in one line why a machine did not come up, from what it wrote to its console; empty if that says nothing.
+
+    A job of the machine's systemd that still waits is said every few seconds; what went well is left out.
+    """
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[A-Z]|[\x00-\x1f]", "", line).strip() for line in console]
+    waiting = dict.fromkeys(unit for line in lines for unit in re.findall(r"Job (\S+)/start running", line))
+    if waiting:
+        return f"its start waits for {', '.join(waiting)}"
+    telling = [line for line in lines if line and "  OK  " not in line]
+    return " / ".join(telling[-3:])

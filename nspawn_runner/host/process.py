@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 
 from ..errors import HostError, printable
@@ -28,6 +29,15 @@ class CommandError(HostError):
         said = self.stderr.splitlines()
         last = next((line for line in said if "rror" in line), said[-1] if said else "no message")
         super().__init__(f"{os.path.basename(argv[0])} failed with {how}: {last}", facts=f"command: {quoted(argv)}")
+
+
+announced = False  # set by --verbose
+
+
+def _announce(argv: Sequence[str]) -> None:
+    """Show ``argv`` where --verbose asks for it; no argument list of ours holds a secret."""
+    if announced:
+        print(f"+ {quoted(argv)}", file=sys.stderr, flush=True)
 
 
 def quoted(argv: Sequence[str]) -> str:
@@ -56,6 +66,7 @@ def run(
 
     Raises CommandError when it fails and ``check`` is true, or cannot be started, or takes over ``timeout_seconds``.
     """
+    _announce(argv)
     try:
         done = subprocess.run(
             argv,
@@ -89,6 +100,7 @@ def spawn(
 
     ``own_session`` keeps a SIGTERM meant for our process group from it. Raises HostError when it cannot be started.
     """
+    _announce(argv)
     try:
         return subprocess.Popen(
             argv,

@@ -17,6 +17,7 @@ from . import records
 from .records import Record
 
 INTERFACE = "host0"  # systemd-nspawn's name for the machine's end of --network-bridge
+_UPLINK = "/run/systemd/resolve/resolv.conf"
 _FORWARD = "/proc/sys/net/ipv4/ip_forward"
 
 
@@ -51,12 +52,24 @@ def nspawn_options(record: Record, network: Network) -> list[str]:
     """Return the options of systemd-nspawn that join a machine to the bridge and give it names."""
     # replace-host works whether the image has a file, a link or a dangling link there; what systemd-resolved puts into
     # the host's file is no use to others, its own list of servers is.
-    uplink = os.path.exists("/run/systemd/resolve/resolv.conf")
+    uplink = os.path.exists(_UPLINK)
     return [
         f"--network-bridge={network.bridge}",
         f"--resolv-conf=replace-{'uplink' if uplink else 'host'}",
         f"--bind={record.folder}/hosts:/etc/hosts",
     ]
+
+
+def lacks_name_servers() -> bool:
+    """Tell whether the name servers that machines are given are all on a loopback address, which is their own there."""
+    if os.path.exists(_UPLINK):
+        return False
+    try:
+        lines = files.read_head("/etc/resolv.conf", 65536).decode(errors="replace").splitlines()
+    except OSError:
+        return True
+    servers = [words[1] for line in lines if len(words := line.split()) > 1 and words[0] == "nameserver"]
+    return all(server.startswith("127.") or server == "::1" for server in servers)
 
 
 def exec_start_post(record: Record) -> list[str]:

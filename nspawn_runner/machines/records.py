@@ -195,7 +195,7 @@ def create(make: Callable[[int], Record]) -> Record:
                 record = make(slot)
                 write(record)
                 return record
-    raise HostError(f"all {LAST_SLOT - FIRST_SLOT + 1} places for machines are taken", advice="nspawn-runner list")
+    raise HostError(f"all {LAST_SLOT - FIRST_SLOT + 1} places for machines are taken", advice="see: machinectl")
 
 
 def _last_slot() -> int:

@@ -106,14 +106,11 @@ def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Calla
     if client.returncode == 0:
         return
     _check_version()
-    said = systemd.journal_tail(record.unit, since=record.created)
-    # What went well says nothing, and is most of what a boot says.
-    telling = [line.strip() for line in said if line.strip() and "  OK  " not in line]
-    reason = " / ".join(telling[-3:]) or "it said nothing; does the image have systemd?"
+    reason = nspawn.boot_failure(systemd.journal_tail(record.unit, since=record.created))
     raise HostError(
         f"the machine {record.machine} did not start from image {record.image}",
-        facts=reason,
-        advice=f"see: journalctl --unit={record.unit}; does it boot by hand: nspawn-runner chroot-login {record.image}",
+        facts=reason or "it said nothing; does the image have systemd?",
+        advice=f"see: journalctl --unit={record.unit}; change the image: nspawn-runner chroot-login {record.image}",
     )
 
 
