@@ -134,7 +134,8 @@ def test_image_without_a_name(untouched: DisposableHost, image: object) -> None:
 
 
 def test_no_images_there(untouched: DisposableHost) -> None:
-    for folder in ("/nonesuch/folder", "/srv"):
+    untouched.run(["mkdir", "--parents", "/root/empty"])
+    for folder in ("/nonesuch/folder", "/root/empty"):
         job = Job(untouched, settings=f'state_folder = "{folder}"\n')
         message = check(job.call("prepare", "bookworm"), SYSTEM_FAILURE)
         assert f"there are no images in {folder}" in message
