@@ -40,8 +40,7 @@ def slow(action: Action, script: str = "echo begun; sleep 300; echo never") -> J
     return Job(scripts=scripts, image=IMAGE, events=[Event(action, "build_script", 0.1, output="begun")])
 
 
-@pytest.mark.parametrize("one_pipe", [False, True], ids=["two-pipes", "one-pipe"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("form", "one_pipe"), [(form, False) for form in FORMS] + [("subshell", True)])
 def test_cancel_leaves_the_machine_to_after_script(runner: RunnerStandIn, form: str, one_pipe: bool) -> None:
     behaviour = replace(FAST, script_form=form, one_pipe=one_pipe)  # type: ignore[arg-type]
     result = runner.job(slow("cancel"), behaviour)
@@ -59,8 +58,7 @@ def test_cancel_leaves_the_machine_to_after_script(runner: RunnerStandIn, form: 
     assert result.seconds < 15
 
 
-@pytest.mark.parametrize("behaviour", [OLD, ANCIENT], ids=["old", "ancient"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("behaviour", "form"), [(OLD, "plain"), (OLD, "trap"), (ANCIENT, "plain")])
 def test_cancel_of_old_runners_ends_the_job(runner: RunnerStandIn, behaviour: Behaviour, form: str) -> None:
     result = runner.job(slow("cancel"), replace(behaviour, script_form=form))  # type: ignore[arg-type]
     assert result.status == "canceled", result.trace.decode()
@@ -80,7 +78,7 @@ def test_the_end_of_the_whole_job(runner: RunnerStandIn, action: Action, status:
 
 
 def test_the_script_s_own_time_is_over(runner: RunnerStandIn) -> None:
-    result = runner.job(replace(slow("cancel"), events=[], script_timeout_seconds=4))
+    result = runner.job(replace(slow("cancel"), events=[], script_timeout_seconds=3))
     assert result.status == "timed_out", result.trace.decode()
     assert_sound(result)
     assert b"saw timedout\n" in result.trace
@@ -123,7 +121,7 @@ def test_cancel_ends_what_the_script_has_in_the_background_too(runner: RunnerSta
     assert_sound(result)
 
 
-@pytest.mark.parametrize("after_seconds", [0.0, 0.08, 0.2, 0.35])
+@pytest.mark.parametrize("after_seconds", [0.0, 0.1, 0.25])
 def test_cancel_in_prepare(runner: RunnerStandIn, after_seconds: float) -> None:
     job = Job(image=IMAGE, events=[Event("cancel", "prepare", after_seconds)], scripts={"get_sources": "sleep 300"})
     result = runner.job(job)

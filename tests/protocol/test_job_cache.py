@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from disposable_host import STATE_FOLDER, DisposableHost
 from our_driver import FAST, IMAGE, assert_sound, stand_in, write
-from runner import ANCIENT, OLD, Behaviour, Job, JobResult, RunnerStandIn
+from runner import ANCIENT, Job, JobResult, RunnerStandIn
 
 HELPER = "/usr/local/bin/gitlab-runner"
 FAKE = """#!/bin/sh
@@ -52,10 +52,9 @@ def found(result: JobResult) -> str:
     return line.removeprefix("found: ")
 
 
-@pytest.mark.parametrize("behaviour", [FAST, replace(OLD, one_pipe=False)], ids=["new", "old"])
-def test_the_next_job_of_the_project_finds_the_cache(runner: RunnerStandIn, behaviour: Behaviour) -> None:
+def test_the_next_job_of_the_project_finds_the_cache(runner: RunnerStandIn) -> None:
     job = Job(scripts=SCRIPTS, image=IMAGE)
-    first = runner.job(job, behaviour)
+    first = runner.job(job)
     assert found(first) == ""
     assert b"no cache\n" in first.trace
     assert first.call("archive_cache").stderr == (
@@ -63,7 +62,7 @@ def test_the_next_job_of_the_project_finds_the_cache(runner: RunnerStandIn, beha
     )
     assert first.call("download_artifacts").stderr.startswith(b"helper: artifacts-downloader ")
     assert first.call("upload_artifacts_on_success").stderr == b"helper: artifacts-uploader --path built\n"
-    second = runner.job(replace(job, id=1002), behaviour)
+    second = runner.job(replace(job, id=1002))
     assert found(second) == "from job 1001"
     assert b"Missing" not in first.trace + second.trace
 
