@@ -45,7 +45,6 @@ def main(root: str, layer: str, folder: str, uid_base: int, command: list[str]) 
         os.makedirs(path, mode=0o700, exist_ok=True)
     mount_idmapped(root, lower, uid_base)
     mount_overlay(lower, f"{layer}/upper", f"{layer}/work", merged)
-    tell_lock(merged, f"{folder}/lock")
     os.execvp(command[0], command)  # noqa: S606  (an argument list, no shell)
 
 
@@ -94,16 +93,6 @@ def mount_overlay(lower: str, upper: str, work: str, target: str) -> None:
     """Mount the overlay of ``lower``, ``upper`` and ``work`` directory on ``target``."""
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
     check("mount overlay", libc.mount(b"overlay", target.encode(), b"overlay", 0, options.encode()))
-
-
-def tell_lock(tree: str, path: str) -> None:
-    """Write to ``path`` the name of the lock that systemd-nspawn takes on ``tree``, which stays when it is killed.
-
-    Only in here can it be told: outside of the unit's mount namespace the tree is not to be seen.
-    """
-    status = os.stat(tree)
-    with open(path, "w") as file:
-        file.write(f"inode-{status.st_dev}:{status.st_ino}")
 
 
 def check(what: str, result: int) -> int:

@@ -100,8 +100,11 @@ def find(job_id: str, server: str) -> Record | None:
 def new_name(job_id: str, server: str) -> str:
     """Return the name for a job's machine, so that ``find`` finds it.
 
-    It is ``run-<id>``, or ``run-<id>-<hash>`` while another server's job of the same id has that name.
+    It is ``run-<id>``, or ``run-<id>-<hash>`` while another server's job of the same id has that name or had it when
+    this job's machine was named.
     """
+    if read(_hashed_name(job_id, server)) is not None:
+        return _hashed_name(job_id, server)
     holder = read(f"run-{job_id}")
     free = holder is None or holder.server == server or holder.state == UNREADABLE
     return f"run-{job_id}" if free else _hashed_name(job_id, server)

@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import termios
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -54,8 +55,11 @@ def stream(argv: Sequence[str], *, stdin: int, machine: str, stage: str, cancel:
         cancelled = signal_arrived
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        cancel()
+        # What the script says while it ends is passed on too, or a full pipe would keep it from ending.
+        ending = threading.Thread(target=cancel)
+        ending.start()
         _pass_on_until_end(client, readers)
+        ending.join()
     status = client.wait()
     for reader, target in readers.items():
         with suppress(BrokenPipeError):

@@ -93,7 +93,6 @@ def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Calla
     argv = systemd.run_argv(
         _main_command(record, wish, settings), unit=record.unit, properties=_properties(record, wish, settings)
     )
-    _wait_until_forgotten(record.machine)
     client = process.spawn(argv, stdout=process.DEVNULL, stderr=process.DEVNULL)
     try:
         meanwhile()
@@ -112,13 +111,6 @@ def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Calla
         facts=reason or "it said nothing; does the image have systemd?",
         advice=f"see: journalctl --unit={record.unit}; change the image: nspawn-runner chroot-login {record.image}",
     )
-
-
-def _wait_until_forgotten(machine: str) -> None:
-    """Wait for machined to forget a machine of this name, some 20 ms after its unit has gone: it would refuse ours."""
-    deadline = time.monotonic() + 5
-    while os.path.lexists(f"/run/systemd/machines/{machine}") and time.monotonic() < deadline:
-        time.sleep(0.005)
 
 
 def _check_version() -> None:

@@ -13,9 +13,8 @@ from ..host import files, systemd
 from . import backends, records
 from .records import Record
 
-# systemd-nspawn leaves these two, empty, when it is killed (measured with 252 to 262), and its lock on the tree.
+# systemd-nspawn leaves these two, empty, when it is killed (measured with 252 to 262).
 _NSPAWN_FOLDERS = ("/run/systemd/nspawn/propagate", "/run/systemd/nspawn/unix-export")
-_NSPAWN_LOCKS = "/run/systemd/nspawn/locks"
 _FORGET_SECONDS = 5
 
 
@@ -64,32 +63,16 @@ def _all_gone(machine: str, layers: Mapping[str, str]) -> list[str]:
         except OSError as error:
             problems.append(str(error))
 
-    tree_locks = _tree_locks(machine, layers)
     with suppress(FileNotFoundError):
         files.write_atomically(records.removal_file(machine), b"")
     attempt(lambda: systemd.stop(records.unit_name(machine)))
     attempt(lambda: _wait_until_forgotten(machine))
-    for name in tree_locks:
-        files.remove_file(f"{_NSPAWN_LOCKS}/{name}")
     for name, layer in layers.items():
         attempt(partial(backends.named(name).detach, layer))
     for folder in _NSPAWN_FOLDERS:
         files.remove_folder(f"{folder}/{machine}")
     attempt(lambda: files.remove_tree(records.folder(machine)))
     return problems
-
-
-def _tree_locks(machine: str, layers: Mapping[str, str]) -> list[str]:
-    """Return the names of systemd-nspawn's locks on the machine's tree: overlay's launcher wrote it down."""
-    with suppress(OSError):
-        name = files.read_head(f"{records.folder(machine)}/lock", 100).decode(errors="replace")
-        kind, _, numbers = name.partition("-")
-        if kind == "inode" and all(part.isdigit() for part in numbers.split(":")):
-            return [name]
-    with suppress(KeyError, OSError):
-        status = os.stat(layers["btrfs"])
-        return [f"inode-{status.st_dev}:{status.st_ino}"]
-    return []
 
 
 def _wait_until_forgotten(machine: str) -> None:

@@ -24,9 +24,6 @@ def attach(record: Record, settings: Settings) -> None:
 
 def detach(layer: str) -> None:
     """Remove the snapshot, with the subvolumes that the job made in it."""
-    # systemd-nspawn's lock on a tree is a file beside it, which stays when systemd-nspawn is killed.
-    folder, name = os.path.split(layer)
-    files.remove_file(f"{folder}/.#{name}.lck")
     trees.remove(layer)
 
 
