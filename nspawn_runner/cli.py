@@ -57,11 +57,8 @@ class Command(Protocol):
 
 def entry() -> NoReturn:
     """Run the tool with the arguments of this process and exit."""
-    status = main(sys.argv[1:])
-    # The stages have nothing to flush but this; tearing the interpreter down takes some milliseconds.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    # The stages have nothing to tear down, and the interpreter's own end takes some milliseconds.
+    os._exit(main(sys.argv[1:]))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -71,7 +68,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if arguments[:1] == ["reap"]:
             return _command("reap").main(_Reap(arguments[1]), None)  # type: ignore[arg-type]
-        return _run(arguments)
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
     except Error as error:
         if debug:
             raise
@@ -80,9 +79,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"nspawn-runner: stopped by {signal.Signals(cancelled.signal_number).name}", file=sys.stderr)
         return _system_failure()
     except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
+        return _system_failure()  # whoever read our output has gone; there is nobody to tell
     except Exception as error:
         if debug:
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import time
@@ -98,7 +97,7 @@ def _run_stages(
     def stage(title: str, name: str, content: bytes) -> int:
         log.section(title)
         grace = settings.stop_grace_seconds
-        result = script.run(record, io.BytesIO(content), name, shell=record.shell, grace_seconds=grace)
+        result = script.run(record, content, name, shell=record.shell, grace_seconds=grace)
         run.tell(result, record)
         return result.status
 

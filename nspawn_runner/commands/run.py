@@ -65,10 +65,11 @@ def run_file(record: Record, path: str, stage: str, shell: str, settings: Settin
     label = "".join(char if char.isascii() and char.isalnum() else "_" for char in stage)[:40]
     try:
         with open(path, "rb") as file:
-            return script.run(record, file, label, shell=shell, grace_seconds=settings.stop_grace_seconds)
+            content = file.read()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise HostError(f"cannot read the script {printable(path)}: {reason}") from error
+    return script.run(record, content, label, shell=shell, grace_seconds=settings.stop_grace_seconds)
 
 
 def tell(result: script.Result, record: Record) -> None:

@@ -1,8 +1,11 @@
 """Packs what a local job is to see of a folder into one git bundle, leaving the folder and its repository untouched.
 
-The folder may belong to another user, and its repository's configuration is that user's word: as root it must run
-nothing. So the user's repository is only asked for names (HEAD, tags, the files git knows), with hooks and monitors
-switched off and no protocol allowed; objects and files are read through a repository of our own, without configuration.
+The folder may belong to another user. Called by root, all of git and all reading of the project's files then run as
+that user (owners.of says who): no link, no alternate and no gitdir: line shows the job what the user cannot read, and
+the repository's configuration, which is the user's word, has nothing of root's to gain. It is not to run anything
+either, for root's own folders too: the user's repository is only asked for names (HEAD, tags, the files git knows),
+with hooks and monitors switched off and no protocol allowed; objects and files are read through a repository of our
+own, without configuration.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import tempfile
 from typing import NamedTuple
 
 from ..errors import JobError
-from ..host import process
+from ..host import files, owners, process
+from ..host.owners import Owner
 from .scripts import BUNDLE_REF
 
 # gitattributes(5) in a tree name filters and drivers, configuration says what they run: ours says nothing.
@@ -55,14 +59,21 @@ def pack(folder: str, bundle: str, *, dirty: bool) -> Checkout:
 
     A folder at the top of a repository: HEAD, with its history. A folder further down: what HEAD has of that folder, as
     a commit of its own. No repository: the files as they are. With ``dirty`` the files as they lie in the folder, other
-    than ignored ones, as a commit on top. Submodules are not included. Raises JobError where there is nothing to pack.
+    than ignored ones, as a commit on top. Submodules are not included. Raises JobError where there is nothing to pack
+    or the folder's owner may not read it.
     """
     folder = os.path.realpath(folder)
-    source = _source(folder)
+    owner = owners.of(folder)
+    _need_access(folder, owner)
+    source = _source(folder, owner)
     if source is not None and not source.head and not dirty:
         raise JobError(f"the repository of {folder} has no commit yet", advice="commit, or take the files with --dirty")
-    with tempfile.TemporaryDirectory(prefix="checkout-", dir=os.path.dirname(os.path.abspath(bundle))) as own:
-        repository = _Own(own, folder, source)
+    with owners.acting_as(owner):
+        # The owner does not get at what lies around the bundle.
+        place = "/var/tmp" if owner else os.path.dirname(os.path.abspath(bundle))  # noqa: S108
+        own = tempfile.mkdtemp(prefix="checkout-", dir=place)
+    try:
+        repository = _Own(own, folder, source, owner)
         base = repository.base(source)
         if dirty or source is None:
             sha = repository.commit_of_files(source, base)
@@ -70,11 +81,34 @@ def pack(folder: str, bundle: str, *, dirty: bool) -> Checkout:
             sha = repository.commit_of(source, base)
         notes = (*_project_notes(source), *repository.notes(sha))
         repository.git("update-ref", BUNDLE_REF, sha)
-        repository.git("bundle", "create", "--quiet", os.path.abspath(bundle), BUNDLE_REF)
-        shallow = repository.shallow
-    os.chmod(bundle, 0o644)
-    branch, tag = _names(folder, source) if source else (None, None)
-    return Checkout(sha, branch or tag or "HEAD", branch, tag, shallow, notes)
+        _write(bundle, repository)
+    finally:
+        files.remove_tree(own)
+    branch, tag = _names(folder, source, owner) if source else (None, None)
+    return Checkout(sha, branch or tag or "HEAD", branch, tag, repository.shallow, notes)
+
+
+def _need_access(folder: str, owner: Owner | None) -> None:
+    try:
+        with owners.acting_as(owner):
+            os.scandir(folder).close()
+    except OSError as error:
+        uid = owner.uid if owner else os.geteuid()
+        raise JobError(
+            f"the user {uid} cannot read {folder}: {error.strerror}",
+            facts="a folder is read as the user it belongs to",
+            advice="take a folder whose owner can reach it",
+        ) from None
+
+
+def _write(bundle: str, repository: _Own) -> None:
+    """Write the bundle into a file that we open: its folder is not for the owner of the project."""
+    fd = os.open(bundle, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        repository.git("bundle", "create", "--quiet", "-", BUNDLE_REF, stdout=fd)
+        os.fchmod(fd, 0o644)
+    finally:
+        os.close(fd)
 
 
 def _project_notes(source: _Source | None) -> tuple[str, ...]:
@@ -85,10 +119,10 @@ def _project_notes(source: _Source | None) -> tuple[str, ...]:
     return ()
 
 
-def _source(folder: str) -> _Source | None:
+def _source(folder: str, owner: Owner | None) -> _Source | None:
     """Return the repository that ``folder`` lies in, or None; raises JobError when git cannot make sense of it."""
     asked = ["--git-common-dir", "--is-inside-work-tree", "--show-prefix"]
-    answer, said = _ask(folder, "rev-parse", "--path-format=absolute", *asked)
+    answer, said = _ask(folder, owner, "rev-parse", "--path-format=absolute", *asked)
     if answer is None:
         if "not a git repository" in said:
             return None
@@ -96,27 +130,28 @@ def _source(folder: str) -> _Source | None:
     common_dir, inside, prefix = (*os.fsdecode(answer).split("\n"), "", "")[:3]
     if inside != "true":
         raise JobError(f"{folder} is not in the work tree of its repository", advice="run exec where the files are")
-    return _Source(common_dir, prefix, _line(folder, "rev-parse", "--quiet", "--verify", "HEAD"))
+    return _Source(common_dir, prefix, _line(folder, owner, "rev-parse", "--quiet", "--verify", "HEAD"))
 
 
-def _names(folder: str, source: _Source) -> tuple[str | None, str | None]:
+def _names(folder: str, source: _Source, owner: Owner | None) -> tuple[str | None, str | None]:
     """Return the branch that HEAD is, or the tag that it is at; neither for any other detached HEAD."""
-    branch = _line(folder, "symbolic-ref", "--quiet", "--short", "HEAD")
+    branch = _line(folder, owner, "symbolic-ref", "--quiet", "--short", "HEAD")
     if branch:
         return branch, None
-    tag = _line(folder, "for-each-ref", f"--points-at={source.head}", "--format=%(refname:strip=2)", "refs/tags")
+    asked = [f"--points-at={source.head}", "--format=%(refname:strip=2)", "refs/tags"]
+    tag = _line(folder, owner, "for-each-ref", *asked)
     return None, tag or None
 
 
-def _ask(folder: str, *arguments: str) -> tuple[bytes | None, str]:
+def _ask(folder: str, owner: Owner | None, *arguments: str) -> tuple[bytes | None, str]:
     """Ask the user's own repository for names; return them, or None with git's message when it fails."""
-    done = process.run(["git", *arguments], check=False, cwd=folder, env=_environment())
+    done = process.run(["git", *arguments], check=False, cwd=folder, env=_environment(), owner=owner)
     return None if done.returncode else done.stdout, done.stderr.decode(errors="replace").strip()
 
 
-def _line(folder: str, *arguments: str) -> str:
+def _line(folder: str, owner: Owner | None, *arguments: str) -> str:
     """Return the first line of what git says of the user's repository, or an empty text."""
-    return (_ask(folder, *arguments)[0] or b"").decode(errors="replace").partition("\n")[0]
+    return (_ask(folder, owner, *arguments)[0] or b"").decode(errors="replace").partition("\n")[0]
 
 
 def _environment() -> dict[str, str]:
@@ -126,7 +161,8 @@ def _environment() -> dict[str, str]:
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_ATTR_NOSYSTEM": "1",
-        # A partial clone would fetch what it lacks, through a command of the repository's configuration.
+        # A partial clone would fetch what it lacks, through a command of the repository's configuration. Only newer git
+        # knows the first; to any other GIT_ALLOW_PROTOCOL leaves no way to fetch.
         "GIT_NO_LAZY_FETCH": "1",
         "GIT_ALLOW_PROTOCOL": "none",
         "GIT_NO_REPLACE_OBJECTS": "1",
@@ -142,16 +178,19 @@ def _environment() -> dict[str, str]:
 class _Own:
     """A repository of our own in a temporary folder, with the objects of the user's and the files of the folder."""
 
-    def __init__(self, path: str, folder: str, source: _Source | None) -> None:
+    def __init__(self, path: str, folder: str, source: _Source | None, owner: Owner | None) -> None:
         self.folder = folder
+        self.owner = owner
         self.env = _environment() | {"GIT_DIR": path, "GIT_WORK_TREE": folder}
         self.env |= {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in _AUTHOR.items()}
         self.shallow: tuple[str, ...] = ()
         kind = "sha256" if source and len(source.head) == 64 else "sha1"
         bare = {name: value for name, value in self.env.items() if name != "GIT_WORK_TREE"}
-        process.run(["git", "init", "--quiet", "--template=", f"--object-format={kind}", path], env=bare)
+        argv = ["git", "init", "--quiet", "--template=", f"--object-format={kind}", path]
+        process.run(argv, env=bare, cwd=path, owner=owner)
         if source:
-            self._join(path, source)
+            with owners.acting_as(owner):
+                self._join(path, source)
 
     def _join(self, path: str, source: _Source) -> None:
         objects = os.path.join(source.common_dir, "objects")
@@ -165,12 +204,15 @@ class _Own:
             with open(os.path.join(path, "shallow"), "w", encoding="ascii") as file:
                 file.writelines(f"{commit}\n" for commit in self.shallow)
 
-    def git(self, *arguments: str, stdin: bytes | None = None) -> bytes:
+    def git(self, *arguments: str, stdin: bytes | None = None, stdout: int = process.PIPE) -> bytes:
         """Run git in this repository and return what it says; raises JobError with git's last words."""
         try:
-            return process.run(["git", *arguments], stdin=stdin, env=self.env, cwd=self.folder).stdout
+            done = process.run(
+                ["git", *arguments], stdin=stdin, stdout=stdout, env=self.env, cwd=self.folder, owner=self.owner
+            )
         except process.CommandError as error:
             raise JobError(f"git cannot pack {self.folder}", facts=error.stderr or error.what) from error
+        return done.stdout or b""
 
     def base(self, source: _Source | None) -> str:
         """Return the tree of the folder at HEAD, or "" when HEAD has none."""
@@ -179,7 +221,7 @@ class _Own:
         self.env["GIT_COMMITTER_DATE"] = self.env["GIT_AUTHOR_DATE"] = self.date(source.head)
         place = f"{source.head}^{{tree}}" if not source.prefix else f"{source.head}:{source.prefix.rstrip('/')}"
         argv = ["git", "rev-parse", "--quiet", "--verify", place]
-        done = process.run(argv, check=False, env=self.env, cwd=self.folder)
+        done = process.run(argv, check=False, env=self.env, cwd=self.folder, owner=self.owner)
         if done.returncode and not source.prefix:
             raise JobError(f"the repository of {self.folder} lacks its commit {source.head}", advice="try: git fsck")
         return done.stdout.decode().strip() if done.returncode == 0 else ""
@@ -224,7 +266,8 @@ class _Own:
         if source is None:
             names |= set(self.git("ls-files", "-z", "--others", "--exclude-standard").split(b"\0"))
         else:
-            known, said = _ask(self.folder, "ls-files", "-z", "-t", "--cached", "--others", "--exclude-standard")
+            asked = ["-z", "-t", "--cached", "--others", "--exclude-standard"]
+            known, said = _ask(self.folder, self.owner, "ls-files", *asked)
             if known is None:
                 raise JobError(f"git cannot list the files of {self.folder}", facts=said)
             for line in known.split(b"\0")[:-1]:
@@ -233,7 +276,8 @@ class _Own:
                 else:
                     names.add(line[2:])
         names -= links
-        return sorted(name for name in names if name and not name.endswith(b"/") and self.is_file(name))
+        with owners.acting_as(self.owner):
+            return sorted(name for name in names if name and not name.endswith(b"/") and self.is_file(name))
 
     def is_file(self, name: bytes) -> bool:
         """Tell whether git can take ``name``: a file, a link, or nothing there any more; not a folder or a socket."""
@@ -250,7 +294,8 @@ class _Own:
         links = [os.fsdecode(_path(line)) for line in listed if line.startswith(_GITLINK.encode())]
         if links:
             notes.append(f"submodules are not cloned: {', '.join(links)}")
-        done = process.run(["git", "cat-file", "blob", f"{sha}:.gitattributes"], check=False, env=self.env)
+        argv = ["git", "cat-file", "blob", f"{sha}:.gitattributes"]
+        done = process.run(argv, check=False, env=self.env, cwd=self.folder, owner=self.owner)
         if b"filter=lfs" in done.stdout:
             notes.append("files of Git LFS are not fetched: the job sees their pointers")
         return tuple(notes)

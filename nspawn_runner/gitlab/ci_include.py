@@ -1,4 +1,7 @@
-"""Reads .gitlab-ci.yml and the local files it includes, and merges them as GitLab does; never leaves the repository."""
+"""Reads .gitlab-ci.yml and the local files it includes, and merges them as GitLab does; never leaves the repository.
+
+Called by root it opens them as the owner of the folder: no message quotes what that user could not read.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import stat
 from collections.abc import Iterator
 
 from ..errors import JobError
+from ..host import owners
 from .ci_values import Budget, Node, kind, wrong
 from .ci_yaml import MAX_BYTES, parse
 
@@ -41,6 +45,7 @@ class _Reader:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.owner = owners.of(root)
         self.budget = Budget()
         self.files = 0
         self.bytes = 0
@@ -76,7 +81,8 @@ class _Reader:
     def content(self, file: str) -> bytes:
         """Return the bytes of ``file`` below the root; raises OSError, and JobError for what lies outside of it."""
         # Opened first and asked afterwards where it is: a link that changes in between leads nowhere else.
-        fd = os.open(os.path.join(self.root, file), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with owners.acting_as(self.owner):
+            fd = os.open(os.path.join(self.root, file), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             path = os.readlink(f"/proc/self/fd/{fd}")
             if not path.startswith(os.path.join(self.root, "")):
@@ -107,8 +113,13 @@ class _Reader:
 
     def matching(self, node: Node, pattern: str) -> list[str]:
         """Return the files whose path matches ``pattern``, sorted."""
+        with owners.acting_as(self.owner):
+            return sorted(self.walk(node, pattern))
+
+    def walk(self, node: Node, pattern: str) -> Iterator[str]:
+        """Yield the files whose path matches ``pattern``."""
         start = os.path.dirname(pattern[: pattern.index("*")])
-        found, walked = [], 0
+        walked = 0
         for folder, folders, files in os.walk(os.path.join(self.root, start)):
             if ".git" in folders:
                 folders.remove(".git")
@@ -118,8 +129,7 @@ class _Reader:
             for name in files:
                 path = os.path.relpath(os.path.join(folder, name), self.root)
                 if matches(pattern, path):
-                    found.append(path)
-        return sorted(found)
+                    yield path
 
 
 def _locations(entry: Node) -> Iterator[tuple[Node, str]]:

@@ -11,6 +11,7 @@ from ..errors import HostError
 def write_atomically(path: str, content: bytes, *, mode: int = 0o600) -> None:
     """Replace ``path`` by a file with ``content``, owned by us, with ``mode``; readers see the old or the new whole."""
     draft = f"{path}.{os.getpid()}.new"
+    remove_file(draft)  # of a process of that number that was killed
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
@@ -51,15 +52,18 @@ def remove_tree(path: str, *, subvolumes: bool = False) -> None:
 
 
 def make_private_folder(path: str) -> None:
-    """Make the folder ``path`` and its parents, mode 0700, unless it is there.
+    """Make the folder ``path`` and its parents, mode 0700, unless it is there; one that is there becomes private.
 
     With uids on disk that are the job's own, a setuid file in a layer must be out of every host user's reach.
     """
     parent = os.path.dirname(path)
     if parent and not os.path.isdir(parent):
         make_private_folder(parent)
-    with suppress(FileExistsError):
+    try:
         os.mkdir(path, mode=0o700)
+    except FileExistsError:
+        if os.stat(path).st_mode & 0o077:
+            os.chmod(path, 0o700)
 
 
 def file_system(path: str) -> str:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ..errors import HostError
 
@@ -35,8 +35,9 @@ def _acquire(path: str, what: str, wait_seconds: float) -> int:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_current(fd, path):
-                os.ftruncate(fd, 0)
-                os.write(fd, str(os.getpid()).encode())
+                with suppress(OSError):  # on a full disk the lock holds as well
+                    os.ftruncate(fd, 0)
+                    os.write(fd, str(os.getpid()).encode())
                 return fd
         except BlockingIOError:
             if time.monotonic() > deadline:

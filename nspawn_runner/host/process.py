@@ -6,8 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import HostError, printable
+
+if TYPE_CHECKING:
+    from .owners import Owner
 
 Popen = subprocess.Popen
 TimeoutExpired = subprocess.TimeoutExpired
@@ -58,11 +62,13 @@ def run(
     *,
     check: bool = True,
     stdin: bytes | None = None,
+    stdout: int = subprocess.PIPE,
     timeout_seconds: float | None = None,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
+    owner: Owner | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run ``argv`` to its end and return its status and output as bytes.
+    """Run ``argv`` to its end, as ``owner`` where one is given, and return its status and output as bytes.
 
     Raises CommandError when it fails and ``check`` is true, or cannot be started, or takes over ``timeout_seconds``.
     """
@@ -72,10 +78,14 @@ def run(
             argv,
             check=False,
             input=b"" if stdin is None else stdin,
-            capture_output=True,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
             timeout=timeout_seconds,
             env=environment(env),
             cwd=cwd,
+            user=owner.uid if owner else None,
+            group=owner.gid if owner else None,
+            extra_groups=owner.groups if owner else None,
         )
     except FileNotFoundError:
         raise missing(argv) from None

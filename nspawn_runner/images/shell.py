@@ -44,7 +44,8 @@ def nspawn_argv(
 ) -> list[str]:
     """Return how to call systemd-nspawn for ``command`` in the tree ``root``, which dies with us."""
     uids = [f"--private-users={UID_BASE}:65536", "--private-users-ownership=map"] if user_namespace else []
-    passed = {key: value for key, value in process.environment().items() if key.lower().endswith("_proxy")}
+    # By name alone: a proxy's address may hold a password, and everyone can read arguments. nspawn has the values.
+    passed = [f"--setenv={key}" for key in process.environment() if key.lower().endswith("_proxy")]
     return [
         "setpriv", "--pdeathsig", "KILL", "--",
         "systemd-nspawn", "--quiet", f"--directory={root}", f"--machine={name}", f"--hostname={name}", "--as-pid2",
@@ -55,7 +56,7 @@ def nspawn_argv(
         "--settings=no", "--link-journal=no", "--timezone=off", "--resolv-conf=replace-host",
         f"--console={'interactive' if interactive else 'pipe'}",
         "--setenv=LANG=C.UTF-8", "--setenv=HISTFILE=/dev/null",
-        *(f"--setenv={key}={value}" for key, value in passed.items()),
+        *passed,
         "--", *command,
     ]  # fmt: skip
 

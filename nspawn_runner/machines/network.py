@@ -36,9 +36,9 @@ def write_files(record: Record, network: Network) -> None:
     """Write the machine's /etc/hosts, and what ``ip -batch`` is to do in its network namespace."""
     own, via = address(network, record.slot), gateway(network).partition("/")[0]
     hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{own} {record.machine}\n"
-    path = f"{record.folder}/hosts"
-    files.write_atomically(path, hosts.encode(), mode=0o644)
-    os.chown(path, record.uid_base, record.uid_base)
+    files.make_private_folder(os.path.dirname(record.hosts_file))
+    files.write_atomically(record.hosts_file, hosts.encode(), mode=0o644)
+    os.chown(record.hosts_file, record.uid_base, record.uid_base)
     batch = (
         "link set lo up",
         f"address add {own}/20 dev {INTERFACE}",
@@ -56,7 +56,7 @@ def nspawn_options(record: Record, network: Network) -> list[str]:
     return [
         f"--network-bridge={network.bridge}",
         f"--resolv-conf=replace-{'uplink' if uplink else 'host'}",
-        f"--bind={record.folder}/hosts:/etc/hosts",
+        f"--bind={record.hosts_file}:/etc/hosts",
     ]
 
 
@@ -93,8 +93,7 @@ def set_up(network: Network) -> Callable[[], None]:
     """
     _make_bridge(network)
     if files.read_head(_FORWARD, 8).strip() != b"1":
-        with open(_FORWARD, "w") as file:
-            file.write("1")
+        _forward()
     there = process.spawn(
         ["nft", "list", "table", "inet", "nspawn_runner"], stdout=process.DEVNULL, stderr=process.DEVNULL
     )
@@ -106,14 +105,34 @@ def set_up(network: Network) -> Callable[[], None]:
     return complete
 
 
+def _forward() -> None:
+    try:
+        with open(_FORWARD, "w") as file:
+            file.write("1")
+    except OSError as error:
+        raise HostError(
+            f"cannot turn on forwarding, which the machines' network needs: {error.strerror}",
+            advice="try: sysctl net.ipv4.ip_forward=1",
+        ) from None
+
+
 def _make_bridge(network: Network) -> None:
     bridge = network.bridge
-    if os.path.isdir(f"/sys/class/net/{bridge}"):
+    if _is_up(bridge):
         return
     _check_subnet(network)
     process.run(["ip", "link", "add", "name", bridge, "type", "bridge", "forward_delay", "0"], check=False)
     process.run(["ip", "address", "replace", gateway(network), "dev", bridge])
     process.run(["ip", "link", "set", "dev", bridge, "up"])
+
+
+def _is_up(bridge: str) -> bool:
+    """Tell whether the bridge is there and up, which is the last step of its making."""
+    try:
+        flags = files.read_head(f"/sys/class/net/{bridge}/flags", 16)
+    except FileNotFoundError:
+        return False
+    return int(flags, 16) & 1 == 1  # IFF_UP
 
 
 def _check_subnet(network: Network) -> None:
@@ -123,7 +142,8 @@ def _check_subnet(network: Network) -> None:
     ours = IPv4Network(network.subnet)
     for line in process.run(["ip", "-4", "route", "show"]).stdout.decode().splitlines():
         target = line.split(" ", 1)[0]
-        if target != "default" and ours.overlaps(IPv4Network(target, strict=False)):
+        own = f" dev {network.bridge} " in f"{line} "
+        if target != "default" and not own and ours.overlaps(IPv4Network(target, strict=False)):
             raise HostError(
                 f"the machines' network {network.subnet} overlaps one of the host's routes",
                 facts=line.strip(),

@@ -14,18 +14,20 @@ import signal
 import termios
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from ..errors import Cancelled
+from ..errors import Cancelled, HostError
 from ..host import process, systemd
 
 _PIPE_BYTES = 1024 * 1024
 _CHUNK_BYTES = 256 * 1024
 # The machine's systemd closes its own copies of the pipes a moment after the script's end.
 _CLOSE_WAIT_SECONDS = 0.05
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_STEP_MILLISECONDS = 100
+_HAND_OVER_SECONDS = 5
+_END_TRIES = 5
 
 
 class _Stream(NamedTuple):
@@ -34,40 +36,153 @@ class _Stream(NamedTuple):
     target: int
 
 
-def stream(argv: Sequence[str], *, stdin: int, machine: str, stage: str, cancel: Callable[[], None]) -> int:
-    """Run ``argv`` with its output passed on to our stdout and stderr; return its exit status.
+def stream(
+    argv: Sequence[str],
+    *,
+    stdin: int,
+    machine: str,
+    stage: str,
+    is_over: Callable[[], bool],
+    end: Callable[[], None],
+) -> None:
+    """Run ``argv``, which starts a script in the machine, and pass the script's output on until it is over.
 
-    On SIGTERM or SIGINT ``cancel`` is called to end the script, what it still says is passed on, and Cancelled raised.
+    ``is_over`` is asked once ``argv`` has ended, which may be before the script. On SIGTERM or SIGINT ``end`` is called
+    to end the script, what it still says is passed on, and Cancelled raised. Raises OSError when our own streams break.
     """
-    # A signal between the start of the child and our knowing of it would lose a running script.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    streams = _open_streams()
-    writers = {entry.target: entry.writer for entry in streams}
-    client = process.spawn(argv, stdin=stdin, stdout=writers[1], stderr=writers.get(2, writers[1]), own_session=True)
-    for entry in streams:
-        os.close(entry.writer)
-    readers = {entry.reader: entry.target for entry in streams}
-    cancelled: Cancelled | None = None
+    with _signals_noted() as signals:
+        streams = _open_streams()
+        writers = {entry.target: entry.writer for entry in streams}
+        client = process.spawn(
+            argv, stdin=stdin, stdout=writers[1], stderr=writers.get(2, writers[1]), own_session=True
+        )
+        for entry in streams:
+            os.close(entry.writer)
+        pump = _Pump({entry.reader: entry.target for entry in streams})
+        try:
+            signal_number = _pass_on(pump, client, signals, is_over, end)
+        except BaseException:
+            _end_script(client, end)
+            raise
+        pump.pass_on_rest()
+        _hand_over(pump.readers, machine, stage)
+        if signal_number:
+            raise Cancelled(signal_number)
+
+
+@contextmanager
+def _signals_noted() -> Iterator[int]:
+    """Yield a descriptor from which the numbers of SIGTERM and SIGINT can be read; nothing is interrupted by them.
+
+    An exception at any moment could lose a chunk of output, or a child that was just started.
+    """
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        _pass_on_until_end(client, readers)
-    except Cancelled as signal_arrived:
-        cancelled = signal_arrived
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        # What the script says while it ends is passed on too, or a full pipe would keep it from ending.
-        ending = threading.Thread(target=cancel)
-        ending.start()
-        _pass_on_until_end(client, readers)
-        ending.join()
-    status = client.wait()
-    for reader, target in readers.items():
-        with suppress(BrokenPipeError):
-            _pass_on_rest(reader, target)
-    _hand_over(readers, machine, stage)
-    if cancelled is not None:
-        raise cancelled
-    return status
+        yield reader
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        os.close(reader)
+        os.close(writer)
+
+
+def _pass_on(
+    pump: _Pump, client: process.Popen[bytes], signals: int, is_over: Callable[[], bool], end: Callable[[], None]
+) -> int:
+    """Pass output on until the script is over; return the number of the signal that ended it, or 0."""
+    client_end = os.pidfd_open(client.pid)
+    pump.watch(client_end)
+    pump.watch(signals)
+    signal_number, ending, running = 0, None, True
+    while True:
+        ready = pump.step(None if running and ending is None else _STEP_MILLISECONDS)
+        if signals in ready:
+            signal_number = signal_number or os.read(signals, 64)[0]
+            pump.unwatch(signals)
+            # What the script says while it ends is passed on too, or a full pipe would keep it from ending.
+            ending = threading.Thread(target=_end_script, args=(client, end))
+            ending.start()
+        if client_end in ready:
+            pump.unwatch(client_end)
+            os.close(client_end)
+            client.wait()
+            running = False
+        if not running and (not ending.is_alive() if ending else is_over()):
+            return signal_number
+
+
+def _end_script(client: process.Popen[bytes], end: Callable[[], None]) -> None:
+    """End the script, and its client at the latest when the machine does not answer.
+
+    More than once: a unit that was about to start when the signal came is there only afterwards.
+    """
+    with suppress(HostError):
+        for _ in range(_END_TRIES):
+            end()
+            with suppress(process.TimeoutExpired):
+                client.wait(1)
+                return
+    client.kill()
+    client.wait()
+
+
+class _Pump:
+    """Passes on what can be read, and says which of the other descriptors it watches are ready."""
+
+    def __init__(self, readers: dict[int, int]) -> None:
+        self.readers = readers  # reader → where what is read goes
+        self._watched: set[int] = set()
+        self._poll = select.poll()
+        for reader in readers:
+            self._poll.register(reader, select.POLLIN)
+
+    def watch(self, fd: int) -> None:
+        """Have ``step`` return for ``fd`` too."""
+        self._watched.add(fd)
+        self._poll.register(fd, select.POLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget ``fd``."""
+        self._watched.discard(fd)
+        self._poll.unregister(fd)
+
+    def step(self, milliseconds: int | None) -> set[int]:
+        """Wait for something, pass on what there is, and return the watched descriptors that are ready."""
+        events = self._poll.poll(milliseconds)
+        for fd, event in events:
+            if fd in self._watched:
+                continue
+            if not event & select.POLLIN:
+                self._poll.unregister(fd)  # no writer is left
+            elif not self._passed(fd):
+                self._poll.unregister(fd)
+                os.close(fd)
+        return {fd for fd, _ in events if fd in self._watched}
+
+    def _passed(self, reader: int) -> bool:
+        """Pass a chunk of ``reader`` on; when nobody reads our stream any more, forget it and return false.
+
+        With the pipe closed, the script meets the broken pipe itself, as it would without us.
+        """
+        try:
+            _write(self.readers[reader], os.read(reader, _CHUNK_BYTES))
+        except BrokenPipeError:
+            del self.readers[reader]
+            return False
+        return True
+
+    def pass_on_rest(self) -> None:
+        """Pass on what is in the pipes now; what a background process adds meanwhile is no longer the script's."""
+        for reader, target in self.readers.items():
+            left = int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, b"\0" * 4), "little")
+            with suppress(BrokenPipeError):
+                while left > 0:
+                    chunk = os.read(reader, min(left, _CHUNK_BYTES))
+                    left -= len(chunk)
+                    _write(target, chunk)
 
 
 def _open_streams() -> list[_Stream]:
@@ -85,52 +200,6 @@ def _open_streams() -> list[_Stream]:
 def _same_file(one: int, other: int) -> bool:
     first, second = os.fstat(one), os.fstat(other)
     return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
-
-
-def _pass_on_until_end(client: process.Popen[bytes], readers: dict[int, int]) -> None:
-    """Pass output on until ``client`` has ended; a reader whose writers are all gone leaves the poll."""
-    ended = os.pidfd_open(client.pid)
-    try:
-        poll = select.poll()
-        poll.register(ended, select.POLLIN)
-        for reader in readers:
-            poll.register(reader, select.POLLIN)
-        while True:
-            events = poll.poll()
-            for fd, event in events:
-                if fd == ended:
-                    continue
-                if not event & select.POLLIN:
-                    poll.unregister(fd)
-                elif not _passed(readers, fd):
-                    poll.unregister(fd)
-                    os.close(fd)
-            if any(fd == ended for fd, _ in events):
-                return
-    finally:
-        os.close(ended)
-
-
-def _passed(readers: dict[int, int], reader: int) -> bool:
-    """Pass a chunk of ``reader`` on; when nobody reads our stream any more, forget the reader and return false.
-
-    With the pipe closed, the script meets the broken pipe itself, as it would without us.
-    """
-    try:
-        _write(readers[reader], os.read(reader, _CHUNK_BYTES))
-    except BrokenPipeError:
-        del readers[reader]
-        return False
-    return True
-
-
-def _pass_on_rest(reader: int, target: int) -> None:
-    """Pass on what is in the pipe now; what a background process adds meanwhile is no longer the script's."""
-    left = int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, b"\0" * 4), "little")
-    while left > 0:
-        chunk = os.read(reader, min(left, _CHUNK_BYTES))
-        left -= len(chunk)
-        _write(target, chunk)
 
 
 def _write(target: int, chunk: bytes) -> None:
@@ -151,11 +220,14 @@ def _hand_over(readers: dict[int, int], machine: str, stage: str) -> None:
         client = process.spawn(
             argv, stdin=reader, stdout=process.DEVNULL, stderr=process.PIPE, own_session=True
         )
-        # With --pipe systemd-run stays until its unit ends. It says when that has started, and is not needed then.
         assert client.stderr is not None  # noqa: S101  (a pipe, as asked)
-        client.stderr.readline()
-        client.kill()
-        client.wait()
+        # With --pipe systemd-run stays until its unit ends. It says when that has started, and is not needed then; of a
+        # machine that does not answer nothing more is expected.
+        try:
+            select.select([client.stderr], [], [], _HAND_OVER_SECONDS)
+        finally:
+            client.kill()
+            client.wait()
     for reader in readers:
         os.close(reader)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from enum import Enum
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from ..errors import HostError
 from ..host import process, systemd
@@ -29,6 +30,7 @@ SHELL="$1" "$1"
 echo "exited $?" 1<>/dev/fd/0
 """
 _HEADER_BYTES = 32
+_ANSWER_SECONDS = 5
 _REBOOT_SECONDS = 90
 
 
@@ -52,13 +54,12 @@ class Result(NamedTuple):
     detail: str = ""
 
 
-def run(record: Record, script: BinaryIO, stage: str, *, shell: str, grace_seconds: int) -> Result:
-    """Run ``script`` in the machine with ``shell`` and return how it ended.
+def run(record: Record, content: bytes, stage: str, *, shell: str, grace_seconds: int) -> Result:
+    """Run the script ``content`` in the machine with ``shell`` and return how it ended.
 
     Raises Cancelled when a signal arrives, once all of the script's processes have ended: asked by SIGTERM, and after
-    ``grace_seconds`` by SIGKILL. Raises HostError when the machine cannot be asked.
+    ``grace_seconds`` by SIGKILL. Raises HostError when the machine cannot be asked, OSError when our own streams break.
     """
-    content = script.read()
     deadline = time.monotonic() + _REBOOT_SECONDS
     while True:
         _wait_until_up(record, deadline)
@@ -71,7 +72,7 @@ def run(record: Record, script: BinaryIO, stage: str, *, shell: str, grace_secon
         # The script never started: the machine was on its way down just then, or cannot start any.
         if time.monotonic() > deadline or (systemd.is_active(record.unit) and _answers(record.machine)):
             raise _gone(record)
-        time.sleep(0.1)
+        time.sleep(0.5)
 
 
 def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_seconds: int) -> str:
@@ -86,12 +87,34 @@ def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_secon
             stdin=memory,
             machine=record.machine,
             stage=stage,
-            cancel=lambda: _kill_script(record.machine, unit, grace_seconds),
+            is_over=lambda: _is_over(record, unit, _written(memory)),
+            end=lambda: _kill_script(record.machine, unit, grace_seconds),
         )
-        written = os.pread(memory, _HEADER_BYTES, 0).partition(b"\n")[0].rstrip(b"\0")
+        return _written(memory)
     finally:
         os.close(memory)
-    return written.decode(errors="replace")
+
+
+def _written(memory: int) -> str:
+    """Return what the wrapper has written down so far."""
+    head = os.pread(memory, _HEADER_BYTES, 0)
+    return head.partition(b"\n")[0].rstrip(b"\0").decode(errors="replace")
+
+
+def _is_over(record: Record, unit: str, said: str) -> bool:
+    """Tell whether the script is over, systemd-run having ended: it also does when the script restarts the bus.
+
+    A machine that does not answer is waited for, unless it is on its way down.
+    """
+    if said != "started":
+        return True
+    now = records.read(record.machine)
+    if now is None or now.state == "stopping" or not os.path.exists(records.ready_file(record.machine)):
+        return True
+    state = _ask(record.machine, "is-active", unit)
+    if state:
+        return state not in {"active", "activating", "deactivating", "reloading"}
+    return not systemd.is_active(record.unit)
 
 
 def _write_all(fd: int, content: bytes) -> None:
@@ -131,14 +154,14 @@ def _kill_script(machine: str, unit: str, grace_seconds: int) -> None:
 
 def _signal(machine: str, unit: str, name: str) -> None:
     argv = ["systemctl", "--quiet", f"--machine={machine}", "kill", "--kill-whom=all", f"--signal={name}", "--", unit]
-    process.run(argv, check=False, timeout_seconds=10)
+    process.run(argv, check=False, timeout_seconds=_ANSWER_SECONDS)
 
 
 def _has_processes(machine: str, unit: str) -> bool:
     """Tell whether a process of ``unit`` is left; with the end of the wrapper alone the unit is inactive already."""
     bus = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
     argv = ["busctl", f"--machine={machine}", "call", *bus, "GetUnitProcesses", "s", unit]
-    done = process.run(argv, check=False, timeout_seconds=10)
+    done = process.run(argv, check=False, timeout_seconds=_ANSWER_SECONDS)
     # an array's text begins with the number of its entries; a unit without processes may be unknown by now
     return done.returncode == 0 and done.stdout.split()[1:2] != [b"0"]
 
@@ -148,7 +171,7 @@ def _result(record: Record, said: str, since: float, shell: str) -> Result:
     if said == "no-shell":
         return Result(Outcome.NO_SHELL, 127, 0, shell)
     word, _, number = said.partition(" ")
-    if word == "exited" and number.isascii() and number.isdigit() and len(number) <= 3:
+    if word == "exited" and number.isascii() and number.isdigit() and len(number) <= 3 and int(number) <= 255:
         return Result(Outcome.FINISHED, int(number), 0)
     return _why_lost(record, since)
 
@@ -191,9 +214,15 @@ def _await_end(record: Record, since: float) -> records.End | None:
 
 def _answers(machine: str) -> bool:
     """Tell whether the machine's systemd answers and is not on its way down."""
-    argv = ["systemctl", f"--machine={machine}", "is-system-running"]
-    done = process.run(argv, check=False, timeout_seconds=10)
-    return done.stdout.strip() in {b"running", b"degraded", b"starting", b"initializing"}
+    return _ask(machine, "is-system-running") in {"running", "degraded", "starting", "initializing"}
+
+
+def _ask(machine: str, *question: str) -> str:
+    """Return what the machine's systemd answers to a question for systemctl, or nothing when it does not in time."""
+    with suppress(HostError):
+        argv = ["systemctl", f"--machine={machine}", *question]
+        return process.run(argv, check=False, timeout_seconds=_ANSWER_SECONDS).stdout.decode(errors="replace").strip()
+    return ""
 
 
 def _wait_until_up(record: Record, deadline: float) -> None:

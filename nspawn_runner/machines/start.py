@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from ..errors import HostError
@@ -53,8 +54,12 @@ def _start(machine: str, wish: Wish, settings: Settings) -> Record:
     record = records.create(lambda slot: _record(machine, slot, wish, settings))
     try:
         return _bring_up(record, wish, settings)
-    except BaseException:
-        stop.remove(record)
+    except BaseException as error:
+        try:
+            stop.remove(record)
+        except HostError as another:
+            # Why it did not start is what a person must know first.
+            raise HostError(str(error), facts=another.what, advice=another.advice) from error
         raise
 
 
@@ -144,7 +149,8 @@ def _properties(record: Record, wish: Wish, settings: Settings) -> list[str]:
         "StartLimitIntervalSec=60",
         f"TimeoutStartSec={START_TIMEOUT_SECONDS}",
         f"RuntimeMaxSec={runtime}",
-        "TimeoutStopSec=10",
+        # SIGKILL needs no time; the reaper may, for a layer of many files.
+        "TimeoutStopSec=120",
         f"ExecStartPost={_exec_line(network.exec_start_post(record))}",
         f"ExecStopPost={_exec_line(exec_stop_post(record))}",
         # The overlay's mounts live and die with the unit.
@@ -188,6 +194,7 @@ def _exec_line(argv: Sequence[str]) -> str:
 def _raise_inotify_limit() -> None:
     """Lift fs.inotify.max_user_instances from its default of 128: a dozen machines use that up (8 each, all root's)."""
     path = "/proc/sys/fs/inotify/max_user_instances"
-    if int(files.read_head(path, 16)) < 1024:
-        with open(path, "w") as file:
-            file.write("8192")
+    with suppress(OSError):  # where it cannot be lifted, few machines do without
+        if int(files.read_head(path, 16)) < 1024:
+            with open(path, "w") as file:
+                file.write("8192")

@@ -23,7 +23,8 @@ def remove(record: Record) -> None:
 
     Raises HostError with all that went wrong; then the record stays, so that a later call takes it up again.
     """
-    records.write(record._replace(state="stopping"))
+    with suppress(OSError):  # a full /run must not keep a machine alive
+        records.write(record._replace(state="stopping"))
     problems = _all_gone(record.machine, {record.backend: record.layer})
     if problems:
         raise HostError(
@@ -42,7 +43,8 @@ def remove_leftovers(machine: str, state_folder: str) -> None:
         return
     # tmpfs has the folder of overlay, and takes it down mounted or not.
     layers = {name: backends.named(name).layer(state_folder, machine) for name in ("tmpfs", "btrfs")}
-    traces = [*layers.values(), records.folder(machine), *(f"{folder}/{machine}" for folder in _NSPAWN_FOLDERS)]
+    traces = [*layers.values(), *map(records.hosts_file, layers.values()), records.folder(machine)]
+    traces += [f"{folder}/{machine}" for folder in _NSPAWN_FOLDERS]
     there = record is not None or any(os.path.lexists(path) for path in traces)
     if there or systemd.is_loaded(records.unit_name(machine)):
         problems = _all_gone(machine, layers)
@@ -63,12 +65,13 @@ def _all_gone(machine: str, layers: Mapping[str, str]) -> list[str]:
         except OSError as error:
             problems.append(str(error))
 
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         files.write_atomically(records.removal_file(machine), b"")
     attempt(lambda: systemd.stop(records.unit_name(machine)))
     attempt(lambda: _wait_until_forgotten(machine))
     for name, layer in layers.items():
         attempt(partial(backends.named(name).detach, layer))
+        attempt(partial(files.remove_file, records.hosts_file(layer)))
     for folder in _NSPAWN_FOLDERS:
         files.remove_folder(f"{folder}/{machine}")
     attempt(lambda: files.remove_tree(records.folder(machine)))
@@ -100,3 +103,4 @@ def reap(record: Record, *, result: str, exit_code: str, exit_status: str, oom_k
     )
     if exit_status != "133" and record.state != records.UNREADABLE:
         backends.named(record.backend).detach(record.layer)
+        files.remove_file(record.hosts_file)

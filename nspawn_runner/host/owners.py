@@ -1,0 +1,72 @@
+"""Whose word a folder is, and reading it with no more rights than that user has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+# For a uid that has no entry in passwd: the group of a folder may be one that its owner is not in.
+_NO_GROUP = 65534
+
+
+class Owner(NamedTuple):
+    """A user other than root, with the groups of a login."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+def of(folder: str) -> Owner | None:
+    """Return who decides what ``folder`` and the git repository around it are, or None for root or when we are not.
+
+    A repository is looked for upwards, so a folder of root's in a folder of another user is that user's word too,
+    unless root's own repository begins there.
+    """
+    if os.geteuid() != 0:
+        return None
+    place = folder
+    while True:
+        uid = os.lstat(place).st_uid
+        top = os.path.dirname(place) == place
+        with suppress(FileNotFoundError, NotADirectoryError):
+            uid = uid or os.lstat(os.path.join(place, ".git")).st_uid
+            top = True
+        if uid:
+            return _owner(uid)
+        if top:
+            return None
+        place = os.path.dirname(place)
+
+
+def _owner(uid: int) -> Owner:
+    import pwd
+
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return Owner(uid, _NO_GROUP, ())
+    return Owner(uid, entry.pw_gid, tuple(os.getgrouplist(entry.pw_name, entry.pw_gid)))
+
+
+@contextmanager
+def acting_as(owner: Owner | None) -> Iterator[None]:
+    """Look up, read and write files as ``owner`` for a while; start no process meanwhile, which could be root again.
+
+    /proc/self is out of reach as long. None changes nothing.
+    """
+    if owner is None:
+        yield
+        return
+    gid, groups = os.getegid(), os.getgroups()
+    try:
+        os.setgroups(owner.groups)
+        os.setegid(owner.gid)
+        os.seteuid(owner.uid)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(gid)
+        os.setgroups(groups)
