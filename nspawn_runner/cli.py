@@ -64,10 +64,10 @@ def entry() -> NoReturn:
 def main(arguments: Sequence[str]) -> int:
     """Run the tool with ``arguments`` and return its exit status; messages go to stderr."""
     _catch_signals()
-    debug = "--debug" in arguments
+    debug = "--debug" in before_dashes(arguments)
     try:
         if arguments[:1] == ["reap"]:
-            return _command("reap").main(_Reap(arguments[1]), None)  # type: ignore[arg-type]
+            return _command("reap").main(_Reap(arguments), None)  # type: ignore[arg-type]
         status = _run(arguments)
         sys.stdout.flush()
         return status
@@ -87,8 +87,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class _Reap:
-    def __init__(self, machine: str) -> None:
-        self.machine = machine
+    def __init__(self, arguments: Sequence[str]) -> None:
+        if len(arguments) != 2:
+            raise UsageError("reap takes the name of a machine: systemd calls it when one ends")
+        self.machine = arguments[1]
 
 
 def _command(verb: str) -> Command:
@@ -145,6 +147,12 @@ def _load_site_packages() -> None:
         site.main()
 
 
+def before_dashes(arguments: Sequence[str]) -> list[str]:
+    """Return the ``arguments`` before the first ``--``: what follows is for a command, whatever it looks like."""
+    words = list(arguments)
+    return words[: words.index("--")] if "--" in words else words
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the parsed ``arguments``; raises UsageError. Exits after --help and --version."""
     import argparse
@@ -169,7 +177,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--verbose", "-v", action="store_true", help="show the commands that are called")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser, prog="nspawn-runner")
-    words = (word for before, word in zip(["", *arguments], arguments, strict=False) if before != "--config")
+    given = before_dashes(arguments)
+    words = (word for before, word in zip(["", *given], given, strict=False) if before != "--config")
     wanted = next((word for word in words if word in VERBS), None)
     # Only the verb in use loads its module; all of them do where the list of verbs is shown.
     if wanted not in STAGES:
@@ -185,7 +194,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                 formatter_class=formatter,
             )
         )
-    return parser.parse_args(list(arguments))
+    if wanted != "chroot-login" or len(given) == len(arguments):
+        return parser.parse_args(list(arguments))
+    # argparse takes a command behind -- only where no option stands between it and the name, and drops a second --.
+    args = parser.parse_args(given)
+    args.command = [*args.command, *arguments[len(given) + (not args.command) :]]
+    return args
 
 
 def _columns() -> int:

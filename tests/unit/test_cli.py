@@ -40,6 +40,48 @@ def test_all_else_is_left_to_argparse(arguments: list[str]) -> None:
     assert cli.plain_call(arguments) is None
 
 
+COMMANDS: list[tuple[list[str], list[str]]] = [
+    (["image", "--", "ls", "--debug"], ["ls", "--debug"]),
+    (["image", "--discard", "--", "ls", "-l"], ["ls", "-l"]),
+    (["--discard", "image", "--", "sh", "-c", "--", "x"], ["sh", "-c", "--", "x"]),
+    (["image", "--discard", "--", "--discard"], ["--discard"]),
+    (["image", "--", "chroot-list"], ["chroot-list"]),
+    (["image", "git", "checkout", "--", "file"], ["git", "checkout", "--", "file"]),
+    (["image", "ls"], ["ls"]),
+    (["image", "--"], []),
+    (["image"], []),
+]
+
+
+@pytest.mark.parametrize(("arguments", "command"), COMMANDS)
+def test_what_follows_two_dashes_is_the_command(arguments: list[str], command: list[str]) -> None:
+    args = cli.parse(["chroot-login", *arguments])
+    assert (args.name, args.command) == ("image", command)
+    assert args.discard is ("--discard" in cli.before_dashes(arguments))
+    assert not args.debug
+
+
+def test_debug_is_ours_only_before_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> int:
+        raise UsageError("a mistake")
+
+    monkeypatch.setattr(cli, "_run", fail)
+    monkeypatch.setattr(cli, "_catch_signals", lambda: None)
+    assert cli.main(["chroot-login", "image", "--", "ls", "--debug"]) != 0
+    with pytest.raises(UsageError):
+        cli.main(["--debug", "chroot-login", "image"])
+
+
+@pytest.mark.parametrize("arguments", [["reap"], ["reap", "a", "b"]])
+def test_reap_takes_one_machine(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) != 0
+    assert "takes the name of a machine" in capsys.readouterr().err
+
+
+def test_a_job_whose_name_is_like_an_option() -> None:
+    assert cli.parse(["exec", "--", "--odd"]).job == "--odd"
+
+
 MISTAKES = [[], ["nothing"], ["run"], ["prepare", "a", "b"], ["cleanup", "--id"], ["--bogus"]]
 
 
