@@ -124,7 +124,8 @@ def _source(folder: str, owner: Owner | None) -> _Source | None:
     asked = ["--git-common-dir", "--is-inside-work-tree", "--show-prefix"]
     answer, said = _ask(folder, owner, "rev-parse", "--path-format=absolute", *asked)
     if answer is None:
-        if "not a git repository" in said:
+        # Not so of a .git that names a place where none is.
+        if "not a git repository (or any" in said:
             return None
         raise JobError(f"git cannot read the repository of {folder}", facts=said)
     common_dir, inside, prefix = (*os.fsdecode(answer).split("\n"), "", "")[:3]

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nspawn_runner.errors import JobError
-from nspawn_runner.gitlab import checkout, scripts
+from nspawn_runner.gitlab import checkout, ci_file, scripts
 from nspawn_runner.gitlab.checkout import Checkout
 
 ENVIRONMENT = {
@@ -302,10 +305,143 @@ def test_a_broken_repository_and_a_bare_one_are_said(repository: Path, tmp_path:
         checkout.pack(str(repository), str(tmp_path / "bundle"), dirty=False)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
-def test_a_repository_of_another_user(repository: Path) -> None:
-    for folder, folders, names in os.walk(repository):
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+STRANGER = 12345
+
+
+def give(path: Path) -> None:
+    for folder, folders, names in os.walk(path):
         for name in (*folders, *names, "."):
-            os.chown(os.path.join(folder, name), 12345, 12345, follow_symlinks=False)
-    assert clone(repository)[1].branch == "main"
-    assert clone(repository, dirty=True)[1].branch == "main"
+            os.chown(os.path.join(folder, name), STRANGER, STRANGER, follow_symlinks=False)
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that every user can reach, unlike pytest's."""
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def strangers(repository: Path, reachable: Path) -> Path:
+    """The repository, as another user's."""
+    folder = reachable / "project"
+    shutil.copytree(repository, folder, symlinks=True)
+    give(folder)
+    return folder
+
+
+@pytest.fixture
+def secret(repository: Path, reachable: Path) -> Path:
+    """A repository that only root can read, although its place is known; its commit is no other's."""
+    folder = reachable / "secret"
+    shutil.copytree(repository, folder, symlinks=True)
+    (folder / "file").write_text("secret\n")
+    git(folder, "commit", "--quiet", "-am", "secret")
+    folder.chmod(0o700)
+    return folder
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_repository_of_another_user(strangers: Path, reachable: Path, dirty: bool) -> None:
+    make_dirty(strangers)
+    give(strangers)
+    before = state(strangers)
+    project, packed = clone(strangers, dirty=dirty)
+    assert packed.branch == "main"
+    assert ("new" in files(project)) is dirty
+    assert state(strangers) == before
+    bundle = (reachable / "out-project/bundle").stat()
+    assert (bundle.st_uid, bundle.st_mode & 0o777) == (0, 0o644)
+    assert not list(Path("/var/tmp").glob("checkout-*"))
+    assert (os.geteuid(), os.getegid()) == (0, 0)
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("dirty", [False, True])
+@pytest.mark.parametrize("way", ["gitdir", "link", "objects", "alternates", "common", "root's folder"])
+def test_no_way_leads_to_a_repository_its_owner_cannot_read(
+    strangers: Path, secret: Path, way: str, dirty: bool
+) -> None:
+    folder, there = strangers, secret / ".git"
+    head = git(secret, "rev-parse", "HEAD")
+    if way in {"gitdir", "link", "root's folder"}:
+        shutil.rmtree(folder / ".git")
+    if way == "link":
+        (folder / ".git").symlink_to(there)
+    elif way in {"gitdir", "root's folder"}:
+        (folder / ".git").write_text(f"gitdir: {there}\n")
+    elif way == "common":
+        (folder / ".git/commondir").write_text(f"{there}\n")
+    else:
+        (folder / ".git/refs/heads/main").write_text(f"{head}\n")
+    if way == "objects":
+        shutil.rmtree(folder / ".git/objects")
+        (folder / ".git/objects").symlink_to(there / "objects")
+    elif way == "alternates":
+        (folder / ".git/objects/info/alternates").write_text(f"{there}/objects\n")
+    give(folder)
+    if way == "root's folder":
+        folder = folder / "mine"
+        folder.mkdir()
+        (folder / "file").touch()
+    try:
+        project, packed = clone(folder, dirty=dirty)
+    except JobError:
+        assert way not in {"link", "objects"}
+    else:
+        # To git there is no repository then.
+        assert way in {"link", "objects"}
+        assert any("not a git repository" in note for note in packed.notes)
+        assert git(project, "rev-list", "--all", "--count") == "1"
+        assert (project / "file").read_text() == "two\n"
+
+
+@ROOT_ONLY
+def test_files_that_their_folder_s_owner_cannot_read_are_not_taken(strangers: Path, tmp_path: Path) -> None:
+    (strangers / "private").write_text("root's\n")
+    (strangers / "private").chmod(0o600)
+    with pytest.raises(JobError, match="cannot pack"):
+        checkout.pack(str(strangers), str(tmp_path / "bundle"), dirty=True)
+
+
+@ROOT_ONLY
+def test_a_folder_out_of_its_owner_s_reach_is_said(strangers: Path, reachable: Path, tmp_path: Path) -> None:
+    reachable.chmod(0o700)
+    with pytest.raises(JobError, match="the user 12345 cannot read"):
+        checkout.pack(str(strangers), str(tmp_path / "bundle"), dirty=False)
+
+
+@ROOT_ONLY
+def test_root_s_private_repository_in_a_stranger_s_folder_is_root_s(secret: Path, reachable: Path) -> None:
+    os.chown(reachable, STRANGER, STRANGER)
+    assert clone(secret)[1].branch == "main"
+
+
+@ROOT_ONLY
+def test_no_link_stands_in_for_the_bundle(strangers: Path, reachable: Path) -> None:
+    (reachable / "bundle").symlink_to("victim")
+    with pytest.raises(OSError, match="symbolic links"):
+        checkout.pack(str(strangers), str(reachable / "bundle"), dirty=False)
+    assert not (reachable / "victim").exists()
+
+
+@ROOT_ONLY
+def test_the_jobs_are_read_as_the_owner_of_the_folder(strangers: Path, secret: Path) -> None:
+    file = strangers / ".gitlab-ci.yml"
+    file.write_text("job: {script: a}\n")
+    assert ci_file.load(str(strangers)).jobs == ("job",)
+    file.write_text("include: more.yml\n")
+    (strangers / "more.yml").write_text("words of a secret\n")
+    (strangers / "more.yml").chmod(0o600)
+    with pytest.raises(JobError, match="Permission denied"):
+        ci_file.load(str(strangers))
+    file.unlink()
+    for target in ("more.yml", str(secret / "file")):
+        file.symlink_to(target)
+        with pytest.raises(JobError, match="Permission denied"):
+            ci_file.load(str(strangers))
+        file.unlink()
