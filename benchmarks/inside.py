@@ -31,6 +31,7 @@ BARE_RUN = "systemd-run --quiet --pipe --wait --machine={machine} /bin/bash"
 ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/root", "LANG": "C.UTF-8"}
 
 series: dict[str, list[float]] = {}
+PAUSE_SECONDS = 0.05
 
 
 class Done(NamedTuple):
@@ -45,6 +46,8 @@ def call(argv: list[str], *, stdin: str = os.devnull, env: Mapping[str, str] | N
     Forked, not spawned: what shares our memory until it executes would have our peak of memory as its own.
     """
     pipes = [os.pipe(), os.pipe()]
+    # A job's stages do not come back to back either: after a pause both sides meet a machine that has gone to sleep.
+    time.sleep(PAUSE_SECONDS)
     began = time.perf_counter()
     child = os.fork()
     if child == 0:

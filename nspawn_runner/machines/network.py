@@ -1,13 +1,14 @@
 """The machines' network: a bridge of our own with NAT, and addresses that are set from outside.
 
 A machine's root lives in a user namespace and cannot use the host's network properly, so each machine has its own
-network namespace on our bridge. Its address follows from its slot; ``ip`` sets it in that namespace as soon as the
-machine is ready, which takes some milliseconds and nothing in the image.
+network namespace on our bridge. Its address follows from its slot; ``ip`` sets it in that namespace while the
+machine boots, which takes some milliseconds and nothing in the image.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 from ..errors import HostError
@@ -41,9 +42,9 @@ def write_files(record: Record, network: Network) -> None:
     os.chown(record.hosts_file, record.uid_base, record.uid_base)
     batch = (
         "link set lo up",
-        f"address add {own}/20 dev {INTERFACE}",
+        f"address replace {own}/20 dev {INTERFACE}",
         f"link set {INTERFACE} up",
-        f"route add default via {via}",
+        f"route replace default via {via}",
     )
     files.write_atomically(f"{record.folder}/address", "".join(f"{line}\n" for line in batch).encode())
 
@@ -72,18 +73,34 @@ def lacks_name_servers() -> bool:
     return all(server.startswith("127.") or server == "::1" for server in servers)
 
 
-def exec_start_post(record: Record) -> list[str]:
-    """Return the command that sets the machine's address, run by its unit whenever it is ready, reboots included.
+def join(record: Record, *, seconds: float) -> None:
+    """Give the machine its address as soon as systemd-machined knows it, which is early in its boot; then it is ready.
 
-    The machine's leader is the one child of systemd-nspawn, the unit's main process. Last of all it makes the file
-    ``ready``, so that a script can tell without a child process whether the machine is up.
+    Raises HostError when that has not worked after ``seconds``.
     """
-    # read fails for want of a newline there, having read.
-    script = (
-        'read -r leader rest < "/proc/$MAINPID/task/$MAINPID/children"; '
-        'nsenter --target "$leader" --net ip -batch "$0" && : > "$1"'
-    )
-    return ["/bin/sh", "-c", script, f"{record.folder}/address", records.ready_file(record.machine)]
+    deadline = time.monotonic() + seconds
+    while True:
+        leader = _leader(record.machine)
+        said = "systemd-machined does not know it"
+        if leader:
+            enter = ["nsenter", f"--target={leader}", "--net", "ip", "-batch", f"{record.folder}/address"]
+            done = process.run(enter, check=False)
+            if done.returncode == 0:
+                files.write_atomically(records.ready_file(record.machine), b"")
+                return
+            said = done.stderr.decode(errors="replace").strip().replace("\n", " / ")
+        if time.monotonic() > deadline:
+            raise HostError(f"the machine {record.machine} got no address", facts=said)
+        time.sleep(0.005)
+
+
+def _leader(machine: str) -> str:
+    """Return the pid of the machine's PID 1 as the host sees it, or nothing while it is not registered."""
+    if not os.path.lexists(f"/run/systemd/machines/{machine}"):
+        return ""
+    shown = process.run(["machinectl", "show", "--property=Leader", "--value", "--", machine], check=False).stdout
+    pid = shown.decode(errors="replace").strip()
+    return pid if pid.isdigit() and pid != "0" else ""
 
 
 def set_up(network: Network) -> Callable[[], None]:

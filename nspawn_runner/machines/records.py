@@ -91,7 +91,7 @@ def folder(machine: str) -> str:
 
 
 def ready_file(machine: str) -> str:
-    """Return the path of the file that is there while ``machine`` is up; its unit makes and removes it."""
+    """Return the path of the file that is there while ``machine`` is up and has its network; its unit removes it."""
     return f"{folder(machine)}/ready"
 
 

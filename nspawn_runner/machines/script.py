@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..errors import HostError
 from ..host import process, systemd
-from . import cgroups, records, relay
+from . import cgroups, network, records, relay
 from .records import Record
 
 # What a shell started at a root login has, without what systemd adds for services. "$1" is the shell. What is written
@@ -228,8 +228,11 @@ def _ask(machine: str, *question: str) -> str:
 def _wait_until_up(record: Record, deadline: float) -> None:
     """Wait for a machine that is rebooting; raises HostError where it does not come back until ``deadline``."""
     while not os.path.exists(records.ready_file(record.machine)):
-        if time.monotonic() > deadline or not systemd.is_active(record.unit):
+        state = systemd.state(record.unit).get("ActiveState")
+        if time.monotonic() > deadline or state not in {"active", "activating", "deactivating"}:
             raise _gone(record)
+        if state == "active":
+            network.join(record, seconds=5)
         time.sleep(0.05)
 
 

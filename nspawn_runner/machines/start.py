@@ -101,6 +101,7 @@ def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Calla
     client = process.spawn(argv, stdout=process.DEVNULL, stderr=process.DEVNULL)
     try:
         meanwhile()
+        _join_network(record, client)
         client.wait()
     except BaseException:
         # Or it might start the unit after what was made is removed.
@@ -116,6 +117,17 @@ def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Calla
         facts=reason or "it said nothing; does the image have systemd?",
         advice=f"see: journalctl --unit={record.unit}; change the image: nspawn-runner chroot-login {record.image}",
     )
+
+
+def _join_network(record: Record, client: process.Popen[bytes]) -> None:
+    """Give the machine its address while it boots; when the start has failed meanwhile, that is told instead."""
+    while client.poll() is None or client.returncode == 0:
+        try:
+            network.join(record, seconds=0.5 if client.poll() is None else 0)
+            return
+        except HostError:
+            if client.poll() == 0:
+                raise
 
 
 def _check_version() -> None:
@@ -151,7 +163,6 @@ def _properties(record: Record, wish: Wish, settings: Settings) -> list[str]:
         f"RuntimeMaxSec={runtime}",
         # SIGKILL needs no time; the reaper may, for a layer of many files.
         "TimeoutStopSec=120",
-        f"ExecStartPost={_exec_line(network.exec_start_post(record))}",
         f"ExecStopPost={_exec_line(exec_stop_post(record))}",
         # The overlay's mounts live and die with the unit.
         "PrivateMounts=yes",
