@@ -1,0 +1,79 @@
+"""What once went wrong between a script and its machine: the bus restarts, a signal comes early, a file fills up."""
+
+import os
+import signal
+import time
+
+import pytest
+from by_hand import SECONDS, SYSTEM_FAILURE, Job, write
+from disposable_host import DisposableHost
+
+
+def test_script_that_restarts_the_bus_runs_on(host: DisposableHost) -> None:
+    """systemd-run loses its connection then, and ends before the script does."""
+    with Job(host) as job:
+        job.prepare()
+        done = job.script("echo before; systemctl restart dbus; echo after; sleep 1; echo end; exit 5")
+        assert (done.out, done.code) == (b"before\nafter\nend\n", "5\n")
+
+
+@pytest.mark.parametrize("seconds", [0.03, 0.06, 0.1, 0.2])
+def test_signal_at_the_start_of_a_script_ends_it(host: DisposableHost, seconds: float) -> None:
+    with Job(host) as job:
+        job.prepare()
+        with job.start("sleep 60") as process:
+            time.sleep(seconds)
+            os.killpg(process.pid, signal.SIGTERM)
+            process.communicate(timeout=30)
+        assert process.returncode != 0
+        assert job.script("! pgrep --full '^sleep 60'").status == 0
+
+
+def test_output_is_whole_up_to_a_signal(host: DisposableHost) -> None:
+    with Job(host) as job:
+        job.prepare()
+        with job.start("seq 2000000; sleep 60", merged=True) as process:
+            assert process.stdout is not None
+            head = process.stdout.read(1 << 20)
+            os.killpg(process.pid, signal.SIGTERM)
+            rest, _ = process.communicate(timeout=SECONDS)
+        numbers = [line for line in (head + rest).splitlines() if line.isdigit()]
+        assert numbers == [str(number).encode() for number in range(1, len(numbers) + 1)]
+
+
+def test_job_cannot_fill_the_hosts_run(host: DisposableHost) -> None:
+    """Its /etc/hosts is a file of the host, so it lies where the job's other files lie."""
+    with Job(host) as job:
+        job.prepare()
+        before = os.statvfs(host.path("/run")).f_bavail
+        job.output("head --bytes=100M /dev/zero >> /etc/hosts; getent hosts localhost")
+        assert before - os.statvfs(host.path("/run")).f_bavail < 1000
+
+
+def test_cleanup_needs_no_room_in_run(host: DisposableHost) -> None:
+    with Job(host) as job:
+        job.prepare()
+        host.run(["sh", "-c", "cat /dev/zero > /run/nspawn-runner/filler"], check=False)
+        try:
+            job.cleanup()
+        finally:
+            host.path("/run/nspawn-runner/filler").unlink()
+        assert not host.path(f"/run/nspawn-runner/{job.machine}.json").exists()
+
+
+def test_half_made_bridge_is_completed(overlay_host: DisposableHost) -> None:
+    overlay_host.run(["sh", "-c", "ip link delete nspr0; ip link add name nspr0 type bridge"])
+    with Job(overlay_host) as job:
+        job.prepare()
+        assert "0% packet loss" in job.output("ping -c 1 -w 5 10.213.0.1")
+
+
+def test_log_that_cannot_be_written_is_the_hosts_fault(overlay_host: DisposableHost) -> None:
+    with Job(overlay_host) as job:
+        job.prepare()
+        path = write(overlay_host, "echo text; sleep 60")
+        words = " ".join(str(word) for word in job.argv("run", path, "build_script"))
+        done = overlay_host.run(["sh", "-c", f"exec {words} >/dev/full"], env=job.env, check=False, timeout=SECONDS)
+        assert done.returncode == SYSTEM_FAILURE
+        assert b"No space left" in done.stderr
+        assert job.script("! pgrep --full '^sleep 60'").status == 0
