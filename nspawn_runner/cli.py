@@ -27,10 +27,14 @@ VERBS = {
     "run": "run",
     "cleanup": "cleanup",
     "exec": "exec_job",
+    "chroot-clone": "chroot_clone",
     "chroot-create": "chroot_create",
+    "chroot-export": "chroot_export",
+    "chroot-import": "chroot_import",
     "chroot-list": "chroot_list",
     "chroot-login": "chroot_login",
     "chroot-remove": "chroot_remove",
+    "chroot-rollback": "chroot_rollback",
     "toml": "runner_toml",
 }
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ..errors import HostError, UsageError
 from ..host import trees
-from ..images import bootstrap, finish, generations, recipe, store
+from ..images import bootstrap, finish, generations, recipe, store, upkeep
 from ..images.progress import Progress
-from ..names import is_image_name
-from .words import human_size
+from .words import human_size, new_image_name
 
 if TYPE_CHECKING:
     import argparse
@@ -38,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Make the image and say in one line what was made."""
-    name = args.name
-    if not is_image_name(name):
-        raise UsageError(f"{name!r} cannot be an image's name", advice="use letters, digits and . _ - (not first)")
+    name = new_image_name(args.name)
     wanted = recipe.Recipe(
         suite=args.suite or name,
         mirror=args.mirror,
@@ -57,12 +53,12 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 def create(name: str, wanted: recipe.Recipe, settings: Settings) -> store.Image:
     """Make the image ``name`` from ``wanted``; raises HostError when there is one, or something fails."""
     state = settings.state_folder
-    _refuse_existing(state, name)
+    upkeep.refuse_existing(state, name)
     recipe.keyring(wanted)
     progress = Progress(f"image {name}")
     log = os.path.join(bootstrap.LOG_FOLDER, f"chroot-create-{name}.log")
     with generations.changing(state, name):
-        _refuse_existing(state, name)
+        upkeep.refuse_existing(state, name)
         generations.remove_unpublished(state, name)
         with generations.draft(state, name) as draft:
             trees.make(draft.root)
@@ -75,15 +71,6 @@ def create(name: str, wanted: recipe.Recipe, settings: Settings) -> store.Image:
     size = human_size(store.facts(image).get("size_bytes"))
     print(f"image {name}, generation {image.generation}, {size}, made in {progress.seconds():.0f} s")
     return image
-
-
-def _refuse_existing(state_folder: str, name: str) -> None:
-    if os.path.lexists(os.path.join(state_folder, name)):
-        raise HostError(
-            f"there is already an image {name}",
-            advice=f"change it with nspawn-runner chroot-login {name}, "
-            f"or make it anew after nspawn-runner chroot-remove {name}",
-        )
 
 
 def _facts(wanted: recipe.Recipe, builder: str) -> dict[str, object]:

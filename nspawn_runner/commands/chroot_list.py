@@ -28,6 +28,7 @@ _STATES = {
     "current": "complete",
     "plain": "complete, made by hand",
     "old": "an older generation",
+    "newer": "a newer generation, left by chroot-rollback",
     "unpublished": "complete, but not published",
     "building": "being made",
     "half-made": "half-made: chroot-create or chroot-remove takes it away",
@@ -80,7 +81,7 @@ def listing(state_folder: str, *, older: bool, measure: bool) -> Iterator[Row]:
         for image in store.generations(state_folder, name):
             is_current = current is not None and image.root == current.root
             if is_current or older or not current:
-                yield _row(image, "current" if is_current else "old" if current else "unpublished")
+                yield _row(image, "current" if is_current else _other_state(image, current))
         for draft in store.drafts(state_folder, name):
             in_work = locks.is_held(store.lock_file(state_folder, name))
             yield _row(draft, "building" if in_work else "half-made")
@@ -94,9 +95,13 @@ def table(rows: Sequence[Row], now: float) -> list[str]:
         size = human_size(row.size_bytes)
         lines.append((row.name, row.suite or "-", size, age, row.generation or "-", _STATES[row.state]))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    ]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def _other_state(image: store.Image, current: store.Image | None) -> str:
+    if current is None:
+        return "unpublished"
+    return "newer" if current.generation and image.generation > current.generation else "old"
 
 
 def _row(image: store.Image, state: str) -> Row:

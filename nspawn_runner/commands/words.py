@@ -1,6 +1,16 @@
-"""Figures as people say them."""
+"""Words that users say and are told: figures, names."""
 
 from __future__ import annotations
+
+from ..errors import UsageError
+from ..names import is_image_name
+
+
+def new_image_name(name: str) -> str:
+    """Return ``name`` where an image can be called so; raises UsageError."""
+    if not is_image_name(name):
+        raise UsageError(f"{name!r} cannot be an image's name", advice="use letters, digits and . _ - (not first)")
+    return name
 
 
 def human_size(size_bytes: int | None) -> str:

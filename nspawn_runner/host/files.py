@@ -77,3 +77,13 @@ def read_head(path: str, limit_bytes: int) -> bytes:
     """Return at most the first ``limit_bytes`` bytes of ``path``; raises OSError."""
     with open(path, "rb") as file:
         return file.read(limit_bytes)
+
+
+def mounted_below(folder: str) -> list[str]:
+    """Return what is mounted below ``folder`` (a real path; itself left out): /proc/self/mountinfo, proc(5)."""
+    prefix = folder.rstrip("/") + "/"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        points = [line.split(" ")[4] for line in file]
+    for escape, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        points = [point.replace(escape, char) for point in points]
+    return [point for point in points if point.startswith(prefix)]

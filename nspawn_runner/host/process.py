@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -123,6 +124,25 @@ def spawn(
         )
     except FileNotFoundError:
         raise missing(argv) from None
+
+
+def end_confined(child: Popen[bytes]) -> None:
+    """End ``child``, an unshare(1) with a PID namespace, and wait until nothing that ran in it is left.
+
+    The first process of its namespace is killed: unshare, its parent, ends when the kernel has reaped them all.
+    """
+    if child.poll() is None:
+        try:
+            with open(f"/proc/{child.pid}/task/{child.pid}/children", "rb") as file:
+                inside = [int(word) for word in file.read(4096).split()]
+        except OSError:
+            inside = []
+        for pid in inside or [child.pid]:
+            os.kill(pid, signal.SIGKILL)
+        child.wait()
+    for stream in (child.stdout, child.stderr):
+        if stream:
+            stream.close()
 
 
 PIPE = subprocess.PIPE

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import shutil
-import signal
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
@@ -117,7 +116,7 @@ def _watched(argv: Sequence[str], log: BinaryIO, progress: Progress) -> tuple[in
             progress.show(output.phase, output.done, output.total)
         return child.wait(), last
     finally:
-        _end(child)
+        process.end_confined(child)
 
 
 def _lines(fd: int) -> Iterator[str]:
@@ -133,23 +132,3 @@ def _lines(fd: int) -> Iterator[str]:
         if not read:
             yield rest.decode(errors="replace").rstrip()
             return
-
-
-def _end(child: process.Popen[bytes]) -> None:
-    """End the builder if it runs, and wait until nothing of it is left that could still write to the tree.
-
-    The first process of its PID namespace is killed: unshare, its parent, ends when the kernel has reaped them all.
-    """
-    if child.poll() is None:
-        for pid in _children(child.pid) or [child.pid]:
-            os.kill(pid, signal.SIGKILL)
-        child.wait()
-    if child.stdout:
-        child.stdout.close()
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(word) for word in files.read_head(f"/proc/{pid}/task/{pid}/children", 4096).split()]
-    except OSError:
-        return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,8 +44,7 @@ def find_ours(state_folder: str, name: str) -> store.Image:
     """Return the image ``name``; raises HostError where there is none, or it is a link that we did not make."""
     image = store.find(state_folder, name)
     if image is None:
-        there = ", ".join(store.names(state_folder)) or "none"
-        raise HostError(f"there is no image {name}", facts=f"there are: {there}")
+        raise _no_image(state_folder, name)
     path = os.path.join(state_folder, name)
     if os.path.islink(path) and not image.generation:
         raise HostError(
@@ -53,3 +52,41 @@ def find_ours(state_folder: str, name: str) -> store.Image:
             advice="change what it leads to, or remove the link and make an image of that name",
         )
     return image
+
+
+def find_generation(state_folder: str, name: str, stamp: str = "") -> store.Image:
+    """Return the generation ``stamp`` of the image ``name``, or its current one; raises HostError where it is not."""
+    image = store.find(state_folder, name)
+    if image is None:
+        raise _no_image(state_folder, name)
+    if not stamp or stamp == image.generation:
+        return image
+    there = store.generations(state_folder, name)
+    found = next((each for each in there if each.generation == stamp), None)
+    if found is None:
+        raise no_generation(name, stamp, there)
+    return found
+
+
+def no_generation(name: str, stamp: str, there: Sequence[store.Image]) -> HostError:
+    """Return the error for a generation that is not among those ``there``; no stamp: for one before the current."""
+    return HostError(
+        f"the image {name} has no generation {stamp}" if stamp else f"the image {name} has no generation before this",
+        facts=f"generations: {', '.join(each.generation for each in there) or 'none, it was made by hand'}",
+        advice="nspawn-runner chroot-list --generations",
+    )
+
+
+def refuse_existing(state_folder: str, name: str, *, advice: str = "") -> None:
+    """Raise HostError where there is anything called ``name`` already; ``advice`` is another way than a new start."""
+    if os.path.lexists(os.path.join(state_folder, name)):
+        raise HostError(
+            f"there is already an image {name}",
+            advice=f"{advice or f'change it with nspawn-runner chroot-login {name}'}, "
+            f"or make it anew after nspawn-runner chroot-remove {name}",
+        )
+
+
+def _no_image(state_folder: str, name: str) -> HostError:
+    there = ", ".join(store.names(state_folder)) or "none"
+    return HostError(f"there is no image {name}", facts=f"there are: {there}")

@@ -1,0 +1,47 @@
+"""chroot-clone: make a new image from what another one holds."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..host import trees
+from ..images import generations, store, upkeep
+from .words import human_size, new_image_name
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..settings import Settings
+
+HELP = "make a new image from another one"
+DESCRIPTION = """Makes the image NEW, a copy of what the image NAME holds now. On btrfs, and where the file system can
+share blocks, this takes no time and no room.
+
+    nspawn-runner chroot-clone bookworm web"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add NAME, NEW and --generation."""
+    parser.add_argument("name", metavar="NAME", help="name of the image that is copied")
+    parser.add_argument("new", metavar="NEW", help="name of the new image")
+    parser.add_argument("--generation", metavar="GENERATION", default="", help="copy this one, not the current")
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Make the copy and say in one line what was made."""
+    state, name, new = settings.state_folder, args.name, new_image_name(args.new)
+    upkeep.refuse_existing(state, new)
+    upkeep.find_generation(state, name, args.generation)
+    # The lock on NAME keeps the generation there while it is copied.
+    with generations.changing(state, name), generations.changing(state, new):
+        upkeep.refuse_existing(state, new)
+        source = upkeep.find_generation(state, name, args.generation)
+        generations.remove_unpublished(state, new)
+        with generations.draft(state, new) as draft:
+            trees.copy(os.path.realpath(source.root), draft.root)
+            known = {**store.facts(source), "cloned_from": name, "base": source.generation}
+            image = generations.complete(state, draft, known)
+            generations.publish(state, image)
+    print(f"image {new}, generation {image.generation}, {human_size(store.facts(image).get('size_bytes'))}")
+    return 0

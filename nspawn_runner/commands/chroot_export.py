@@ -1,0 +1,52 @@
+"""chroot-export: write an image to a tar archive."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..images import exports, generations, upkeep
+from .words import human_size
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..settings import Settings
+
+HELP = "write an image to a tar archive"
+DESCRIPTION = """Writes the tree of the image NAME to FILE, whose ending says how it is compressed: .tar, .tar.gz,
+.tar.xz or .tar.zst; - is standard output, not compressed. The same generation gives the same bytes every time. Only
+root can read FILE: an image may hold secrets.
+
+    nspawn-runner chroot-export bookworm bookworm.tar.zst
+    nspawn-runner chroot-export bookworm - | ssh other 'cat > bookworm.tar'"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add NAME, FILE, --generation and --force."""
+    parser.add_argument("name", metavar="NAME", help="name of the image")
+    parser.add_argument("file", metavar="FILE", help="the archive, or - for standard output")
+    parser.add_argument("--generation", metavar="GENERATION", default="", help="write this one, not the current")
+    parser.add_argument("--force", action="store_true", help="replace FILE where it is there")
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Write the archive and say in one line what was written."""
+    state, name = settings.state_folder, args.name
+    compression = exports.compression(args.file)
+    if args.file == "-" and sys.stdout.isatty():
+        raise UsageError("an archive on a terminal helps nobody", advice="name a file, or use a pipe")
+    if args.file != "-" and os.path.lexists(args.file) and not args.force:
+        raise UsageError(f"{args.file} is there already", advice="name another file, or replace it with --force")
+    upkeep.find_generation(state, name, args.generation)
+    # The lock keeps the generation there while it is read.
+    with generations.changing(state, name):
+        image = upkeep.find_generation(state, name, args.generation)
+        if args.file == "-":
+            exports.write(image.root, 1, compression)
+        else:
+            size = exports.write_file(image.root, args.file, compression)
+            print(f"image {name}, generation {image.generation or 'by hand'}, {human_size(size)} in {args.file}")
+    return 0

@@ -1,0 +1,107 @@
+"""chroot-import: make an image from an archive, a folder or a container image."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..images import generations, imports, store, upkeep
+from ..images.progress import Progress
+from . import users
+from .words import human_size, new_image_name
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..images.unpack import Report
+    from ..settings import Settings
+
+HELP = "make an image from an archive, a folder or a container image"
+DESCRIPTION = """Makes the image NAME from SOURCE: a tar archive (also compressed by gzip, xz, zstd or bzip2), a folder,
+or a container image: an OCI image layout (folder or archive) or what "docker save" wrote. No daemon is asked. What an
+archive holds cannot reach anything outside the image while it is unpacked.
+
+    nspawn-runner chroot-import web web.tar.zst
+    nspawn-runner chroot-import tools saved.tar --reference registry.example.com/tools:2"""
+
+_FILES = 2_000_000
+_UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add NAME, SOURCE, --reference, --replace and the limits."""
+    parser.add_argument("name", metavar="NAME", help="name of the image")
+    parser.add_argument("source", metavar="SOURCE", help="file or folder")
+    parser.add_argument("--reference", metavar="REFERENCE", default="", help="name, tag or digest, of several images")
+    parser.add_argument("--replace", action="store_true", help="a new generation of NAME, where it is there already")
+    parser.add_argument("--max-size", metavar="SIZE", default="", help="how much it may unpack to (default: free disk)")
+    parser.add_argument(
+        "--max-files", metavar="N", type=int, default=_FILES, help=f"how many files (default: {_FILES})"
+    )
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Make the image and say in one line what was made; warnings go to stderr."""
+    name, state = new_image_name(args.name), settings.state_folder
+    limits = imports.default_limits(state, files_count=args.max_files)
+    if args.max_size:
+        limits = limits._replace(size_bytes=size_bytes(args.max_size))
+    source = imports.Source(args.source, args.reference, limits)
+    _check_name(state, name, args.replace)
+    progress = Progress(f"image {name}")
+    with generations.changing(state, name):
+        is_new = _check_name(state, name, args.replace)
+        if is_new:
+            generations.remove_unpublished(state, name)
+        with generations.draft(state, name) as draft:
+            report, known = imports.fill(draft.root, source, progress)
+            progress.show("writing to disk")
+            known.update(source=os.path.basename(os.path.normpath(args.source)), suite=imports.suite(draft.root))
+            image = generations.complete(state, draft, known)
+            generations.publish(state, image)
+            if not is_new:
+                generations.drop_old(state, name, users.used_roots())
+    progress.end()
+    for warning in warnings(report, image):
+        print(f"nspawn-runner: {warning}", file=sys.stderr)
+    size = human_size(store.facts(image).get("size_bytes"))
+    print(f"image {name}, generation {image.generation}, {size}, imported in {progress.seconds():.0f} s")
+    return 0
+
+
+def warnings(report: Report, image: store.Image) -> list[str]:
+    """Return what the user should know of an imported image: what was left out, what will not work."""
+    found = []
+    if report.devices_left_out:
+        found.append(f"device nodes left out: {report.devices_left_out} (machines get theirs from systemd-nspawn)")
+    if report.attributes_left_out:
+        found.append(f"extended attributes left out: {report.attributes_left_out} (this host's own kinds only)")
+    if report.high_ids:
+        found.append(f"files of users or groups above 65535: {report.high_ids}; machines see them as nobody's")
+    if not imports.can_boot(image.root):
+        found.append(
+            f"the image {image.name} holds no systemd, so no machine can boot from it\n"
+            f"  install it, on Debian: nspawn-runner chroot-login {image.name} -- "
+            "sh -c 'apt-get update && apt-get install --yes systemd systemd-sysv dbus iproute2'"
+        )
+    return found
+
+
+def size_bytes(text: str) -> int:
+    """Return the bytes of a size such as "512M" or "4G" (powers of 1024); raises UsageError."""
+    number, shift = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 0)
+    if not (number.isascii() and number.isdigit() and len(number) < 16):
+        raise UsageError(f"{text!r} is no size", advice='write it as in "512M" or "4G"')
+    return int(number) << shift
+
+
+def _check_name(state_folder: str, name: str, replace: bool) -> bool:
+    """Tell whether there is no image ``name`` yet; raises HostError where there is one that may not be replaced."""
+    if not os.path.lexists(os.path.join(state_folder, name)):
+        return True
+    if not replace:
+        upkeep.refuse_existing(state_folder, name, advice="make a new generation of it with --replace")
+    upkeep.find_ours(state_folder, name)
+    return False

@@ -1,0 +1,51 @@
+"""chroot-rollback: let an earlier generation of an image be the one that jobs get."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..images import generations, store, upkeep
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..settings import Settings
+
+HELP = "take an earlier generation of an image"
+DESCRIPTION = """Jobs that start from now on get an earlier generation of the image NAME: the one before the current, or
+GENERATION, as chroot-list --generations names it. Running jobs keep what they have. The generation that is left stays,
+so that naming it takes it again, until later changes push it out.
+
+    nspawn-runner chroot-rollback bookworm
+    nspawn-runner chroot-rollback bookworm 20250601T101500Z"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add NAME and GENERATION."""
+    parser.add_argument("name", metavar="NAME", help="name of the image")
+    parser.add_argument("generation", metavar="GENERATION", nargs="?", default="", help="default: the one before")
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Publish the earlier generation and say what is current now."""
+    state, name = settings.state_folder, args.name
+    upkeep.find_ours(state, name)
+    with generations.changing(state, name):
+        current = upkeep.find_ours(state, name)
+        wanted = _wanted(state, current, args.generation)
+        if wanted.root == current.root:
+            print(f"image {name}: generation {wanted.generation} is the current one already")
+            return 0
+        generations.publish(state, wanted)
+    print(f"image {name}: generation {wanted.generation} is the current one now (was {current.generation})")
+    return 0
+
+
+def _wanted(state_folder: str, current: store.Image, stamp: str) -> store.Image:
+    if stamp:
+        return upkeep.find_generation(state_folder, current.name, stamp)
+    there = store.generations(state_folder, current.name)
+    before = [each for each in there if each.generation < current.generation]
+    if not before:
+        raise upkeep.no_generation(current.name, "", there)
+    return before[0]

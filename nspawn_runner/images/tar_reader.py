@@ -1,0 +1,313 @@
+"""Reads a tar archive as a stream, with bounded memory and no trust in what it says.
+
+Formats: ustar and pax as in POSIX.1-2017 (pax, "ustar Interchange Format" and "pax Header Block"), GNU's long names,
+base-256 numbers and sparse files, old and pax 0.0 to 1.0 (GNU tar manual, "Tar Internals"). Not tarfile: that takes
+a damaged header in the middle for the end, reads headers of any length into memory, and decodes names and values.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+BLOCK = 512
+# A pax header holds names and extended attributes; the kernel's limits are 4 KiB for a path, 64 KiB for an attribute.
+MOST_HEADER_BYTES = 4 << 20
+_MOST_EXTENTS = 1 << 20
+_CHUNK_BYTES = 1 << 20
+_XATTR = b"SCHILY.xattr."
+
+
+class DamagedError(Exception):
+    """The archive is not what it should be; the text says how."""
+
+
+class Hash(Protocol):
+    """What hashlib makes."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take in more."""
+
+    def hexdigest(self) -> str:
+        """Return the digest."""
+
+
+class Extent(NamedTuple):
+    """A run of bytes that a sparse file has; between the runs are holes."""
+
+    offset: int
+    size: int
+
+
+class Entry(NamedTuple):
+    """A member: ``kind`` is one of "file", "link", "symlink", "folder", "fifo", "char", "block".
+
+    ``name`` and ``target`` are raw bytes, ``mtime_ns`` nanoseconds, ``size`` what the file has with its holes; the
+    data of a file must be taken with ``Reader.data`` before the next entry.
+    """
+
+    kind: str
+    name: bytes
+    target: bytes
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    size: int
+    device: tuple[int, int]
+    xattrs: dict[str, bytes]
+    extents: tuple[Extent, ...]
+
+
+_KINDS = {b"0": "file", b"\0": "file", b"7": "file", b"S": "file", b"1": "link", b"2": "symlink", b"3": "char",
+          b"4": "block", b"5": "folder", b"D": "folder", b"6": "fifo"}  # fmt: skip
+
+
+class Reader:
+    """Reads the archive that comes from ``fd``; stops with DamagedError after ``most_bytes``; ``hash`` sees all."""
+
+    def __init__(self, fd: int, *, most_bytes: int = 1 << 62, digest: Hash | None = None) -> None:
+        self._fd = fd
+        self._most = most_bytes
+        self._digest = digest
+        self._buffer = b""
+        self._at = 0
+        self._taken = 0
+        self._unread = 0  # data of the current member, with its padding
+        self._padding = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Yield the members up to the end mark; raises DamagedError."""
+        global_pax: dict[bytes, bytes] = {}
+        while True:
+            header, pax = self._header(global_pax)
+            if header is None:
+                return
+            yield self._entry(header, pax)
+            self._skip()
+
+    def data(self) -> Iterator[bytes]:
+        """Yield what the current member holds, without its holes."""
+        while self._unread:
+            yield self._part(min(self._unread, _CHUNK_BYTES))
+
+    def drain(self) -> None:
+        """Read what follows the end mark, so that whoever writes the stream ends well and the digest is whole."""
+        while self._fill():
+            self._at = len(self._buffer)
+
+    def _header(self, global_pax: dict[bytes, bytes]) -> tuple[bytes | None, dict[bytes, bytes]]:
+        """Return the next member's header block and what the extended headers before it say; None at the end."""
+        pax = dict(global_pax)
+        while True:
+            block = self._exactly(BLOCK)
+            if not block.strip(b"\0"):
+                return None, pax
+            _check_sum(block)
+            kind = block[156:157]
+            if kind in b"xXgLK":
+                text = self._header_text(_number(block[124:136]))
+                if kind == b"g":
+                    global_pax.update(_pax_records(text))
+                    pax.update(global_pax)
+                elif kind in b"xX":
+                    pax.update(_pax_records(text))
+                else:
+                    pax[b"path" if kind == b"L" else b"linkpath"] = text.split(b"\0", 1)[0]
+            elif kind == b"V":
+                self._header_text(_number(block[124:136]))
+            else:
+                return block, pax
+
+    def _header_text(self, size: int) -> bytes:
+        if size > MOST_HEADER_BYTES:
+            raise DamagedError(f"an extended header has {size} bytes, more than {MOST_HEADER_BYTES}")
+        return self._exactly(_padded(size))[:size]
+
+    def _entry(self, block: bytes, pax: dict[bytes, bytes]) -> Entry:
+        kind = _KINDS.get(block[156:157])
+        if kind is None:
+            raise DamagedError(f"a member of a type that is not known: {block[156:157]!r}")
+        name, target = _name(block, pax), pax.get(b"linkpath", _text(block[157:257]))
+        if kind == "file" and name.endswith(b"/") and block[156:157] in b"\00":
+            kind = "folder"  # before ustar, folders were files with such a name
+        stored = _decimal(pax[b"size"]) if b"size" in pax else _number(block[124:136])
+        if b"\0" in name or b"\0" in target:
+            raise DamagedError("a name holds a NUL byte")
+        self._unread = stored if kind == "file" else 0
+        self._padding = _padded(self._unread) - self._unread
+        size, extents = self._sparse(block, pax, stored) if kind == "file" else (0, ())
+        return Entry(
+            kind=kind,
+            name=name,
+            target=target,
+            mode=_number(block[100:108]) & 0o7777,
+            uid=_id(pax, b"uid", block[108:116]),
+            gid=_id(pax, b"gid", block[116:124]),
+            mtime_ns=_nanoseconds(pax[b"mtime"]) if b"mtime" in pax else _seconds(block[136:148]) * 10**9,
+            size=size,
+            device=(_number(block[329:337]), _number(block[337:345])) if kind in {"char", "block"} else (0, 0),
+            xattrs={os.fsdecode(key[len(_XATTR) :]): value for key, value in pax.items() if key.startswith(_XATTR)},
+            extents=extents,
+        )
+
+    def _sparse(self, block: bytes, pax: dict[bytes, bytes], stored: int) -> tuple[int, tuple[Extent, ...]]:
+        """Return a file's size with holes and its extents; for the most part one that is all of it."""
+        if block[156:157] == b"S":
+            numbers = self._old_sparse(block)
+            size = _number(block[483:495])
+        elif pax.get(b"GNU.sparse.major") == b"1":
+            numbers = self._sparse_map()
+            size = _decimal(pax.get(b"GNU.sparse.realsize", b""))
+        elif b"GNU.sparse.map" in pax:
+            numbers = [_decimal(word) for word in pax[b"GNU.sparse.map"].split(b",") if word]
+            size = _decimal(pax.get(b"GNU.sparse.size", b""))
+        else:
+            return stored, (Extent(0, stored),)
+        extents = tuple(Extent(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=False))
+        if sum(extent.size for extent in extents) != self._unread or any(sum(each) > size for each in extents):
+            raise DamagedError("the map of a sparse file does not fit its data")
+        return size, extents
+
+    def _old_sparse(self, block: bytes) -> list[int]:
+        fields, more = block[386:482], block[482]
+        while more:
+            if len(fields) > _MOST_EXTENTS * 24:
+                raise DamagedError("a sparse file has too many pieces")
+            extension = self._exactly(BLOCK)
+            fields, more = fields + extension[:504], extension[504]
+        words = (fields[at : at + 12] for at in range(0, len(fields), 12))
+        return [_number(word) for word in words if word.strip(b"\0")]
+
+    def _sparse_map(self) -> list[int]:
+        """Read the map that stands before the data in format 1.0: lines of numbers, their count first."""
+        first = self._part(BLOCK)
+        count = _decimal(first.partition(b"\n")[0])
+        parts, lines = [first], first.count(b"\n")
+        while lines < 1 + 2 * count:
+            if count > _MOST_EXTENTS or len(parts) * BLOCK > MOST_HEADER_BYTES:
+                raise DamagedError("a sparse file has too many pieces")
+            parts.append(self._part(BLOCK))
+            lines += parts[-1].count(b"\n")
+        return [_decimal(line) for line in b"".join(parts).split(b"\n")[1 : 1 + 2 * count]]
+
+    def _part(self, size: int) -> bytes:
+        if size > self._unread:
+            raise DamagedError("the map of a sparse file does not fit its data")
+        self._unread -= size
+        return self._exactly(size)
+
+    def _skip(self) -> None:
+        for _ in self.data():
+            pass
+        self._exactly(self._padding)
+        self._padding = 0
+
+    def _exactly(self, size: int) -> bytes:
+        parts = []
+        while size:
+            if self._at == len(self._buffer) and not self._fill():
+                raise DamagedError("the archive ends in the middle")
+            part = self._buffer[self._at : self._at + size]
+            self._at += len(part)
+            size -= len(part)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _fill(self) -> bool:
+        self._buffer, self._at = os.read(self._fd, _CHUNK_BYTES), 0
+        self._taken += len(self._buffer)
+        if self._taken > self._most:
+            raise DamagedError(f"the archive unpacks to more than {self._most >> 20} MiB")
+        if self._digest:
+            self._digest.update(self._buffer)
+        return bool(self._buffer)
+
+
+def _check_sum(block: bytes) -> None:
+    said = _number(block[148:156])
+    if sum(block) - sum(block[148:156]) + 8 * 32 != said:
+        raise DamagedError("no tar archive, or a damaged one: a header's checksum is wrong")
+
+
+def _name(block: bytes, pax: dict[bytes, bytes]) -> bytes:
+    if b"GNU.sparse.name" in pax:
+        return pax[b"GNU.sparse.name"]
+    if b"path" in pax:
+        return pax[b"path"]
+    prefix = _text(block[345:500]) if block[257:263] == b"ustar\0" else b""
+    return b"/".join(filter(None, (prefix, _text(block[:100]))))
+
+
+def _pax_records(text: bytes) -> dict[bytes, bytes]:
+    """Return the records "length key=value\\n" of a pax header; pieces of a sparse file (0.0) are gathered as a map."""
+    records: dict[bytes, bytes] = {}
+    pieces = []
+    at = 0
+    while at < len(text):
+        length_text, space, _ = text[at : at + 12].partition(b" ")
+        length = _decimal(length_text)
+        record = text[at : at + length]
+        if not space or length <= len(length_text) + 3 or len(record) < length or record[-1:] != b"\n":
+            raise DamagedError("an extended header is damaged")
+        key, equals, value = record[len(length_text) + 1 : -1].partition(b"=")
+        if not equals:
+            raise DamagedError("an extended header is damaged")
+        if key in {b"GNU.sparse.offset", b"GNU.sparse.numbytes"}:
+            pieces.append(value)
+        records[key] = value
+        at += length
+    if pieces:
+        records[b"GNU.sparse.map"] = b",".join(pieces)
+    return records
+
+
+def _text(field: bytes) -> bytes:
+    return field.split(b"\0", 1)[0]
+
+
+def _number(field: bytes) -> int:
+    """Return a header's number: octal digits, or base 256 where the first bit is set; not below 0."""
+    if field[0] & 0x80:
+        number = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+        return number if number < 1 << 62 else _refuse_number(field)
+    digits = _text(field).strip(b" ")
+    if digits.strip(b"01234567"):
+        return _refuse_number(field)
+    return int(digits or b"0", 8)
+
+
+def _seconds(field: bytes) -> int:
+    """Return a header's time, which may lie before 1970, bounded to what file systems take."""
+    if field[0] == 0xFF:
+        return max(int.from_bytes(field, "big", signed=True), -(1 << 33))
+    return min(_number(field), 1 << 33)
+
+
+def _refuse_number(field: bytes) -> int:
+    raise DamagedError(f"no tar archive, or a damaged one: {field!r} is no number")
+
+
+def _decimal(text: bytes) -> int:
+    if not text.isdigit() or len(text) > 19:
+        raise DamagedError(f"an extended header is damaged: {text[:20]!r} is no number")
+    return int(text)
+
+
+def _id(pax: dict[bytes, bytes], key: bytes, field: bytes) -> int:
+    number = _decimal(pax[key]) if key in pax else _number(field)
+    if not 0 <= number < (1 << 32) - 1:
+        raise DamagedError(f"{number} is no user or group")
+    return number
+
+
+def _nanoseconds(text: bytes) -> int:
+    """Return the decimal seconds ``text`` in nanoseconds, exactly, bounded to what file systems take (64 bits)."""
+    sign, plain = (-1, text[1:]) if text[:1] == b"-" else (1, text)
+    whole, _, fraction = plain.partition(b".")
+    return sign * (min(_decimal(whole), 1 << 33) * 10**9 + _decimal((fraction or b"0")[:9].ljust(9, b"0")))
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
