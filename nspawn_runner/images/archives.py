@@ -14,8 +14,8 @@ from .unpack import Report
 
 # Magic numbers: RFC 1952, the xz file format 1.2.1, RFC 8878, and what bzip2(1) writes.
 _MAGIC = ((b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2"))
-# Each sees no network and dies with us. The program that decompresses is nobody: it only reads and writes pipes.
-_ALONE = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--net", "--ipc", "--pid", "--fork",
+# Such a program sees no network and dies with us. The program that decompresses is nobody: it only reads and writes pipes.
+ALONE = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--net", "--ipc", "--pid", "--fork",
           "--kill-child", "--"]  # fmt: skip
 _NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--"]
 _START = "import sys; sys.path.insert(0, sys.argv[1]); from nspawn_runner.images import unpack; " \
@@ -56,12 +56,12 @@ def unpack(fd: int, root: str, *, what: str, limits: Limits, layer: bool = False
     program = compression(os.pread(fd, 6, 0))
     os.lseek(fd, 0, os.SEEK_SET)
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    argv = [*_ALONE, sys.executable, "-ISc", _START, package, root, str(limits.size_bytes), str(limits.files),
+    argv = [*ALONE, sys.executable, "-ISc", _START, package, root, str(limits.size_bytes), str(limits.files),
             "layer" if layer else "archive"]  # fmt: skip
     children: list[process.Popen[bytes]] = []
     try:
         if program:
-            children.append(process.spawn([*_ALONE, *_NOBODY, program, "--decompress", "--stdout"], stdin=fd,
+            children.append(process.spawn([*ALONE, *_NOBODY, program, "--decompress", "--stdout"], stdin=fd,
                                           stdout=process.PIPE, stderr=process.PIPE, own_session=True))  # fmt: skip
         source = children[0].stdout if children else None
         unpacker = process.spawn(argv, stdin=source.fileno() if source else fd,

@@ -6,6 +6,7 @@ import os
 
 from ..errors import HostError, UsageError
 from ..host import files, process
+from . import archives
 
 # Ending of a file's name → how to compress. The number of threads and the size of blocks are fixed: what xz and
 # zstd write depends on them. gzip leaves out name and time.
@@ -16,7 +17,8 @@ _COMPRESSORS = {
     ".tar.zst": ["zstd", "--quiet", "--threads=2", "--stdout"],
 }
 # GNU tar manual, "Reproducibility": order, owners as numbers, no name of a process and no times but the files' own in
-# extended headers. trusted.* belongs to this host's file systems, overlay's above all.
+# extended headers. The process writes its number into the names of sparse files all the same: it runs in a PID namespace
+# of its own, where that is 1. trusted.* belongs to this host's file systems, overlay's above all.
 _OPTIONS = (
     "--create", "--format=posix", "--sort=name", "--numeric-owner", "--sparse", "--xattrs", "--xattrs-include=*",
     "--xattrs-exclude=trusted.*", "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime",
@@ -59,7 +61,7 @@ def write_file(root: str, path: str, ending: str) -> int:
 
 def write(root: str, fd: int, ending: str) -> None:
     """Write the tree ``root`` to ``fd``, compressed as for a file with ``ending``; raises HostError."""
-    tar = ["setpriv", "--pdeathsig", "KILL", "--", "tar", *_OPTIONS, f"--directory={root}", "--", "."]
+    tar = [*archives.ALONE, "tar", *_OPTIONS, f"--directory={root}", "--", "."]
     compressor = _COMPRESSORS[ending]
     children = []
     try:
