@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..errors import HostError, printable
@@ -138,7 +139,8 @@ def end_confined(child: Popen[bytes]) -> None:
         except OSError:
             inside = []
         for pid in inside or [child.pid]:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         child.wait()
     for stream in (child.stdout, child.stderr):
         if stream:

@@ -14,7 +14,7 @@ from .unpack import Report
 
 # Magic numbers: RFC 1952, the xz file format 1.2.1, RFC 8878, and what bzip2(1) writes.
 _MAGIC = ((b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2"))
-# Such a program sees no network and dies with us. The program that decompresses is nobody: it only reads and writes pipes.
+# What is called like this sees no network and dies with us. What decompresses runs as nobody: it needs only its pipes.
 ALONE = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--net", "--ipc", "--pid", "--fork",
           "--kill-child", "--"]  # fmt: skip
 _NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--"]

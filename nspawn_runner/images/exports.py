@@ -17,8 +17,8 @@ _COMPRESSORS = {
     ".tar.zst": ["zstd", "--quiet", "--threads=2", "--stdout"],
 }
 # GNU tar manual, "Reproducibility": order, owners as numbers, no name of a process and no times but the files' own in
-# extended headers. The process writes its number into the names of sparse files all the same: it runs in a PID namespace
-# of its own, where that is 1. trusted.* belongs to this host's file systems, overlay's above all.
+# extended headers. Into the names of sparse files it writes its own number all the same: it runs in a PID namespace of
+# its own, where that is 1. trusted.* belongs to this host's file systems, overlay's above all.
 _OPTIONS = (
     "--create", "--format=posix", "--sort=name", "--numeric-owner", "--sparse", "--xattrs", "--xattrs-include=*",
     "--xattrs-exclude=trusted.*", "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime",
@@ -75,7 +75,8 @@ def write(root: str, fd: int, ending: str) -> None:
             assert child.stderr is not None  # noqa: S101
             said = child.stderr.read()
             if child.wait():
-                raise process.CommandError([str(word) for word in child.args], child.returncode, said)  # type: ignore[union-attr]
+                lines = said.decode(errors="replace").strip().splitlines()
+                raise HostError("cannot write the archive", facts=lines[0] if lines else f"status {child.returncode}")
     finally:
         for child in children:
             process.end_confined(child)

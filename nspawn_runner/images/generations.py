@@ -53,6 +53,8 @@ def draft(state_folder: str, name: str) -> Iterator[Draft]:
             yield made
     finally:
         trees.remove(made.root)
+        if not os.path.lexists(_completed(made)):
+            files.remove_file(f"{_completed(made)}.json")
 
 
 def complete(state_folder: str, made: Draft, known: Mapping[str, Any]) -> store.Image:
@@ -60,7 +62,7 @@ def complete(state_folder: str, made: Draft, known: Mapping[str, Any]) -> store.
 
     Size and time are added to the facts. Everything is on disk before the generation appears under its name.
     """
-    root = os.path.join(os.path.dirname(made.root), made.stamp)
+    root = _completed(made)
     _write_facts(root, known, trees.size_bytes(made.root))
     trees.write_out(state_folder)
     os.rename(made.root, root)
@@ -128,6 +130,10 @@ def remove(state_folder: str, name: str) -> None:
         files.remove_file(path)
     remove_unpublished(state_folder, name)
     remove_leftovers(state_folder, name)
+
+
+def _completed(made: Draft) -> str:
+    return os.path.join(os.path.dirname(made.root), made.stamp)
 
 
 def _remove_generation(root: str) -> None:

@@ -130,7 +130,7 @@ def test_what_docker_saved(tmp_path: Path) -> None:
 
 def test_a_saved_configuration_is_compared_with_its_name(tmp_path: Path) -> None:
     save(tmp_path, ["layer.tar"], [DIFF_ID], name=f"{'a' * 64}.json")
-    with pytest.raises(HostError, match="digest of a+.json is wrong"):
+    with pytest.raises(HostError, match=r"digest of a+\.json is wrong"):
         find(tmp_path)
 
 
@@ -213,7 +213,7 @@ json_values = st.recursive(
                     "os",
                     "org.opencontainers.image.ref.name",
                 ]
-            ),  # fmt: skip
+            ),
             inner,
             max_size=4,
         )
