@@ -58,8 +58,9 @@ def fill(root: str, source: Source, progress: Progress) -> tuple[Report, dict[st
         if not os.listdir(root):
             raise HostError(f"there is nothing in {source.path}")
         return report, {"builder": "import of an archive", "sha256": report.sha256}
+    left = source.limits._replace(size_bytes=source.limits.size_bytes - report.size_bytes)
     with _moved(root) as layout:
-        return _from_layers(root, layout, source, progress)
+        return _from_layers(root, layout, source._replace(limits=left), progress)
 
 
 @contextmanager
