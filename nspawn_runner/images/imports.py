@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ..errors import HostError
-from ..host import beneath, files, trees
+from ..host import beneath, files, process, trees
 from . import archives, layouts
 from .archives import Limits
 from .progress import Progress
-from .unpack import Report
+from .unpack import HARMLESS_DEVICES, Report
 
 # Part of the disk's free space that an archive may not take.
 _RESERVE = 0.05
@@ -46,7 +47,7 @@ def fill(root: str, source: Source, progress: Progress) -> tuple[Report, dict[st
         _refuse_busy(source.path, root)
         progress.show("copying")
         trees.copy(os.path.realpath(source.path), root)
-        return Report(), {"builder": "import of a folder"}
+        return Report(devices_left_out=_remove_devices(root)), {"builder": "import of a folder"}
     fd = archives.open_archive(source.path)
     try:
         trees.make(root)
@@ -103,6 +104,19 @@ def _apply(root: str, layout: str, layer: layouts.Layer, limits: Limits) -> Repo
             advice="the archive is damaged or was changed: get it again",
         )
     return report
+
+
+def _remove_devices(root: str) -> int:
+    """Remove the device nodes that an archive would have been refused, and return how many there were."""
+    nodes = process.run(["find", root, "(", "-type", "b", "-o", "-type", "c", ")", "-print0"]).stdout.split(b"\0")
+    removed = 0
+    for path in filter(None, nodes):
+        status = os.lstat(path)
+        device = (os.major(status.st_rdev), os.minor(status.st_rdev))
+        if stat.S_ISBLK(status.st_mode) or device not in HARMLESS_DEVICES:
+            os.unlink(path)
+            removed += 1
+    return removed
 
 
 def _refuse_busy(folder: str, root: str) -> None:

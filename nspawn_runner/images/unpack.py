@@ -24,7 +24,7 @@ from .tar_reader import DamagedError, Entry, Reader
 
 # null, zero, full, random, urandom; tty, console, ptmx: the nodes that trees have and that hold nothing of the host
 # (the kernel's devices.txt). With others, a shell in the tree could reach its disks.
-_DEVICES = {*((1, minor) for minor in (3, 5, 7, 8, 9)), *((5, minor) for minor in (0, 1, 2))}
+HARMLESS_DEVICES = {*((1, minor) for minor in (3, 5, 7, 8, 9)), *((5, minor) for minor in (0, 1, 2))}
 _XATTRS = {"security.capability", "system.posix_acl_access", "system.posix_acl_default"}
 _DEFAULT_ACL = "system.posix_acl_default"
 _HIGHEST_ID = 65535
@@ -104,7 +104,7 @@ class Unpacker:
             case "fifo":
                 os.mkfifo(path, 0o600)
             case _:
-                if entry.kind != "char" or entry.device not in _DEVICES:
+                if entry.kind != "char" or entry.device not in HARMLESS_DEVICES:
                     self.report = self.report._replace(devices_left_out=self.report.devices_left_out + 1)
                     return
                 os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(*entry.device))

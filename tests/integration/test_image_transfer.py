@@ -225,6 +225,13 @@ def test_devices_that_are_no_ones_business_are_left_out(tmp_path: Path) -> None:
     assert (report.devices_left_out, os.listdir(tmp_path / "root")) == (3, ["null"])
 
 
+def test_devices_of_a_folder_are_left_out_too(tree: Path, tmp_path: Path) -> None:
+    os.mknod(tree / "etc/disk", 0o666 | stat.S_IFBLK, os.makedev(1, 3))
+    os.mknod(tree / "etc/mem", 0o666 | stat.S_IFCHR, os.makedev(1, 1))
+    fill(tree, tmp_path / "root")
+    assert seen(tree).keys() - seen(tmp_path / "root").keys() == {b"etc/disk", b"etc/mem"}
+
+
 def test_orders_to_the_kernel_are_left_out(tmp_path: Path) -> None:
     names = ["trusted.overlay.redirect", "user.overlay.redirect", "security.selinux", "user.kept"]
     pax = {f"SCHILY.xattr.{name}": "/x" for name in names}
