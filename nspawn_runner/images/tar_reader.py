@@ -11,16 +11,14 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-BLOCK = 512
+from . import tar_fields
+from .tar_fields import BLOCK, DamagedError
+
 # A pax header holds names and extended attributes; the kernel's limits are 4 KiB for a path, 64 KiB for an attribute.
 MOST_HEADER_BYTES = 4 << 20
 _MOST_EXTENTS = 1 << 20
 _CHUNK_BYTES = 1 << 20
 _XATTR = b"SCHILY.xattr."
-
-
-class DamagedError(Exception):
-    """The archive is not what it should be; the text says how."""
 
 
 class Hash(Protocol):
@@ -104,50 +102,56 @@ class Reader:
             block = self._exactly(BLOCK)
             if not block.strip(b"\0"):
                 return None, pax
-            _check_sum(block)
+            tar_fields.check_sum(block)
             kind = block[156:157]
             if kind in b"xXgLK":
-                text = self._header_text(_number(block[124:136]))
+                text = self._header_text(tar_fields.number(block[124:136]))
                 if kind == b"g":
-                    global_pax.update(_pax_records(text))
+                    global_pax.update(tar_fields.pax_records(text))
                     pax.update(global_pax)
                 elif kind in b"xX":
-                    pax.update(_pax_records(text))
+                    pax.update(tar_fields.pax_records(text))
                 else:
                     pax[b"path" if kind == b"L" else b"linkpath"] = text.split(b"\0", 1)[0]
             elif kind == b"V":
-                self._header_text(_number(block[124:136]))
+                self._header_text(tar_fields.number(block[124:136]))
             else:
                 return block, pax
 
     def _header_text(self, size: int) -> bytes:
         if size > MOST_HEADER_BYTES:
             raise DamagedError(f"an extended header has {size} bytes, more than {MOST_HEADER_BYTES}")
-        return self._exactly(_padded(size))[:size]
+        return self._exactly(tar_fields.padded(size))[:size]
 
     def _entry(self, block: bytes, pax: dict[bytes, bytes]) -> Entry:
         kind = _KINDS.get(block[156:157])
         if kind is None:
             raise DamagedError(f"a member of a type that is not known: {block[156:157]!r}")
-        name, target = _name(block, pax), pax.get(b"linkpath", _text(block[157:257]))
+        name, target = tar_fields.member_name(block, pax), pax.get(b"linkpath", tar_fields.text(block[157:257]))
         if kind == "file" and name.endswith(b"/") and block[156:157] in b"\00":
             kind = "folder"  # before ustar, folders were files with such a name
-        stored = _decimal(pax[b"size"]) if b"size" in pax else _number(block[124:136])
+        stored = tar_fields.decimal(pax[b"size"]) if b"size" in pax else tar_fields.number(block[124:136])
         if b"\0" in name or b"\0" in target:
             raise DamagedError("a name holds a NUL byte")
         self._unread = stored if kind == "file" else 0
-        self._padding = _padded(self._unread) - self._unread
+        self._padding = tar_fields.padded(self._unread) - self._unread
         size, extents = self._sparse(block, pax, stored) if kind == "file" else (0, ())
+        device = (0, 0)
+        if kind in {"char", "block"}:
+            device = (tar_fields.number(block[329:337]), tar_fields.number(block[337:345]))
+        mtime_ns = tar_fields.seconds(block[136:148]) * 10**9
+        if b"mtime" in pax:
+            mtime_ns = tar_fields.nanoseconds(pax[b"mtime"])
         return Entry(
             kind=kind,
             name=name,
             target=target,
-            mode=_number(block[100:108]) & 0o7777,
-            uid=_id(pax, b"uid", block[108:116]),
-            gid=_id(pax, b"gid", block[116:124]),
-            mtime_ns=_nanoseconds(pax[b"mtime"]) if b"mtime" in pax else _seconds(block[136:148]) * 10**9,
+            mode=tar_fields.number(block[100:108]) & 0o7777,
+            uid=tar_fields.owner(pax, b"uid", block[108:116]),
+            gid=tar_fields.owner(pax, b"gid", block[116:124]),
+            mtime_ns=mtime_ns,
             size=size,
-            device=(_number(block[329:337]), _number(block[337:345])) if kind in {"char", "block"} else (0, 0),
+            device=device,
             xattrs={os.fsdecode(key[len(_XATTR) :]): value for key, value in pax.items() if key.startswith(_XATTR)},
             extents=extents,
         )
@@ -156,13 +160,13 @@ class Reader:
         """Return a file's size with holes and its extents; for the most part one that is all of it."""
         if block[156:157] == b"S":
             numbers = self._old_sparse(block)
-            size = _number(block[483:495])
+            size = tar_fields.number(block[483:495])
         elif pax.get(b"GNU.sparse.major") == b"1":
             numbers = self._sparse_map()
-            size = _decimal(pax.get(b"GNU.sparse.realsize", b""))
+            size = tar_fields.decimal(pax.get(b"GNU.sparse.realsize", b""))
         elif b"GNU.sparse.map" in pax:
-            numbers = [_decimal(word) for word in pax[b"GNU.sparse.map"].split(b",") if word]
-            size = _decimal(pax.get(b"GNU.sparse.size", b""))
+            numbers = [tar_fields.decimal(word) for word in pax[b"GNU.sparse.map"].split(b",") if word]
+            size = tar_fields.decimal(pax.get(b"GNU.sparse.size", b""))
         else:
             return stored, (Extent(0, stored),)
         extents = tuple(Extent(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=False))
@@ -178,19 +182,19 @@ class Reader:
             extension = self._exactly(BLOCK)
             fields, more = fields + extension[:504], extension[504]
         words = (fields[at : at + 12] for at in range(0, len(fields), 12))
-        return [_number(word) for word in words if word.strip(b"\0")]
+        return [tar_fields.number(word) for word in words if word.strip(b"\0")]
 
     def _sparse_map(self) -> list[int]:
         """Read the map that stands before the data in format 1.0: lines of numbers, their count first."""
         first = self._part(BLOCK)
-        count = _decimal(first.partition(b"\n")[0])
+        count = tar_fields.decimal(first.partition(b"\n")[0])
         parts, lines = [first], first.count(b"\n")
         while lines < 1 + 2 * count:
             if count > _MOST_EXTENTS or len(parts) * BLOCK > MOST_HEADER_BYTES:
                 raise DamagedError("a sparse file has too many pieces")
             parts.append(self._part(BLOCK))
             lines += parts[-1].count(b"\n")
-        return [_decimal(line) for line in b"".join(parts).split(b"\n")[1 : 1 + 2 * count]]
+        return [tar_fields.decimal(line) for line in b"".join(parts).split(b"\n")[1 : 1 + 2 * count]]
 
     def _part(self, size: int) -> bytes:
         if size > self._unread:
@@ -223,91 +227,3 @@ class Reader:
         if self._digest:
             self._digest.update(self._buffer)
         return bool(self._buffer)
-
-
-def _check_sum(block: bytes) -> None:
-    said = _number(block[148:156])
-    if sum(block) - sum(block[148:156]) + 8 * 32 != said:
-        raise DamagedError("no tar archive, or a damaged one: a header's checksum is wrong")
-
-
-def _name(block: bytes, pax: dict[bytes, bytes]) -> bytes:
-    if b"GNU.sparse.name" in pax:
-        return pax[b"GNU.sparse.name"]
-    if b"path" in pax:
-        return pax[b"path"]
-    prefix = _text(block[345:500]) if block[257:263] == b"ustar\0" else b""
-    return b"/".join(filter(None, (prefix, _text(block[:100]))))
-
-
-def _pax_records(text: bytes) -> dict[bytes, bytes]:
-    """Return the records "length key=value\\n" of a pax header; pieces of a sparse file (0.0) are gathered as a map."""
-    records: dict[bytes, bytes] = {}
-    pieces = []
-    at = 0
-    while at < len(text):
-        length_text, space, _ = text[at : at + 12].partition(b" ")
-        length = _decimal(length_text)
-        record = text[at : at + length]
-        if not space or length <= len(length_text) + 3 or len(record) < length or record[-1:] != b"\n":
-            raise DamagedError("an extended header is damaged")
-        key, equals, value = record[len(length_text) + 1 : -1].partition(b"=")
-        if not equals:
-            raise DamagedError("an extended header is damaged")
-        if key in {b"GNU.sparse.offset", b"GNU.sparse.numbytes"}:
-            pieces.append(value)
-        records[key] = value
-        at += length
-    if pieces:
-        records[b"GNU.sparse.map"] = b",".join(pieces)
-    return records
-
-
-def _text(field: bytes) -> bytes:
-    return field.split(b"\0", 1)[0]
-
-
-def _number(field: bytes) -> int:
-    """Return a header's number: octal digits, or base 256 where the first bit is set; not below 0."""
-    if field[0] & 0x80:
-        number = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
-        return number if number < 1 << 62 else _refuse_number(field)
-    digits = _text(field).strip(b" ")
-    if digits.strip(b"01234567"):
-        return _refuse_number(field)
-    return int(digits or b"0", 8)
-
-
-def _seconds(field: bytes) -> int:
-    """Return a header's time, which may lie before 1970, bounded to what file systems take."""
-    if field[0] == 0xFF:
-        return max(int.from_bytes(field, "big", signed=True), -(1 << 33))
-    return min(_number(field), 1 << 33)
-
-
-def _refuse_number(field: bytes) -> int:
-    raise DamagedError(f"no tar archive, or a damaged one: {field!r} is no number")
-
-
-def _decimal(text: bytes) -> int:
-    if not text.isdigit() or len(text) > 19:
-        raise DamagedError(f"an extended header is damaged: {text[:20]!r} is no number")
-    return int(text)
-
-
-def _id(pax: dict[bytes, bytes], key: bytes, field: bytes) -> int:
-    number = _decimal(pax[key]) if key in pax else _number(field)
-    if not 0 <= number < (1 << 32) - 1:
-        raise DamagedError(f"{number} is no user or group")
-    return number
-
-
-def _nanoseconds(text: bytes) -> int:
-    """Return the decimal seconds ``text`` in nanoseconds, exactly, bounded to what file systems take (64 bits)."""
-    sign, plain = (-1, text[1:]) if text[:1] == b"-" else (1, text)
-    whole, _, fraction = plain.partition(b".")
-    return sign * (min(_decimal(whole), 1 << 33) * 10**9 + _decimal((fraction or b"0")[:9].ljust(9, b"0")))
-
-
-def _padded(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK

@@ -20,7 +20,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ..host import confine
-from .tar_reader import DamagedError, Entry, Reader
+from .tar_fields import DamagedError
+from .tar_reader import Entry, Reader
 
 # null, zero, full, random, urandom; tty, console, ptmx: the nodes that trees have and that hold nothing of the host
 # (the kernel's devices.txt). With others, a shell in the tree could reach its disks.
