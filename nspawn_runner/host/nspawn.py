@@ -48,8 +48,13 @@ def boot_options(machine: str, binds: Sequence[str]) -> list[str]:
         "--suppress-sync=yes",
         "--console=read-only",
         *binds,
-        *(f"systemd.mask={unit}" for unit in _MASKED),
+        *mask_words(),
     ]
+
+
+def mask_words() -> list[str]:
+    """Return the words for a booted machine's command line that keep its units off what is set from outside."""
+    return [f"systemd.mask={unit}" for unit in _MASKED]
 
 
 def boot_failure(console: Sequence[str]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from ..host import files, process
 from . import inside
@@ -21,37 +22,56 @@ def run(root: str, name: str, command: Sequence[str], *, user_namespace: bool) -
     It sees the host's network and name servers; ``name`` is what it takes for its host's name. What it is told of
     name servers does not stay in the tree, unless the command itself changed it.
     """
-    before = inside.read(root, _RESOLVER)
-    given = _host_resolver()
     interactive = os.isatty(0) and os.isatty(1)
-    child = process.spawn(
-        nspawn_argv(root, name, command, user_namespace=user_namespace, interactive=interactive),
-        stdin=0,
-        env={"TERM": os.environ.get("TERM", "dumb")},
-    )
-    try:
-        status = child.wait()
-    finally:
-        _end(child)
-    after = inside.read(root, _RESOLVER)
-    if after != before and after.content == given:
-        inside.put_back(root, _RESOLVER, before)
+    with resolver_taken_back(root):
+        child = process.spawn(
+            nspawn_argv(root, name, command, user_namespace=user_namespace, interactive=interactive),
+            stdin=0,
+            env={"TERM": os.environ.get("TERM", "dumb")},
+        )
+        try:
+            status = child.wait()
+        finally:
+            _end(child)
     return status if status >= 0 else 128 - status
 
 
+@contextmanager
+def resolver_taken_back(root: str) -> Iterator[None]:
+    """Take back, in the end, what nspawn tells the tree ``root`` of name servers, unless it was changed inside."""
+    before = inside.read(root, _RESOLVER)
+    given = _host_resolver()
+    try:
+        yield
+    finally:
+        after = inside.read(root, _RESOLVER)
+        if after != before and after.content == given:
+            inside.put_back(root, _RESOLVER, before)
+
+
+def uid_options(*, user_namespace: bool) -> list[str]:
+    """Return the options of nspawn that give a tree's root uids of its own, the files keeping theirs on disk."""
+    return [f"--private-users={UID_BASE}:65536", "--private-users-ownership=map"] if user_namespace else []
+
+
 def nspawn_argv(
-    root: str, name: str, command: Sequence[str], *, user_namespace: bool, interactive: bool
+    root: str,
+    name: str,
+    command: Sequence[str],
+    *,
+    user_namespace: bool,
+    interactive: bool,
+    death_signal: str = "KILL",
 ) -> list[str]:
-    """Return how to call systemd-nspawn for ``command`` in the tree ``root``, which dies with us."""
-    uids = [f"--private-users={UID_BASE}:65536", "--private-users-ownership=map"] if user_namespace else []
+    """Return how to call systemd-nspawn for ``command`` in the tree ``root``; it gets ``death_signal`` when we die."""
     # By name alone: a proxy's address may hold a password, and everyone can read arguments. nspawn has the values.
     passed = [f"--setenv={key}" for key in process.environment() if key.lower().endswith("_proxy")]
     return [
-        "setpriv", "--pdeathsig", "KILL", "--",
+        "setpriv", "--pdeathsig", death_signal, "--",
         "systemd-nspawn", "--quiet", f"--directory={root}", f"--machine={name}", f"--hostname={name}", "--as-pid2",
         # Neither known to machined nor in a unit of its own: it belongs to whoever called us.
         "--register=no", "--keep-unit",
-        *uids,
+        *uid_options(user_namespace=user_namespace),
         # Nothing of the host's settings is to be written into the tree, but for the resolver, which run() takes back.
         "--settings=no", "--link-journal=no", "--timezone=off", "--resolv-conf=replace-host",
         f"--console={'interactive' if interactive else 'pipe'}",

@@ -1,0 +1,226 @@
+"""Run commands in a tree's container or in a machine: exact status, exact bytes, nothing of ours for each but a child.
+
+A container that is not booted is entered by nsenter(1), which costs a few milliseconds. In a machine with a systemd of
+its own a command becomes a transient unit, so that it has a place there as a login or service would.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from typing import NamedTuple
+
+from ..errors import HostError
+from ..host import process, systemd
+
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# What a login as root has; the words of the command follow.
+_AS_LOGIN = """umask 022
+cd 2>/dev/null || cd /
+unset OLDPWD
+"""
+_ENTERED = _AS_LOGIN + 'exec "$@"'
+# systemd-run's own status says 0 also for a machine that died: the true one is the last thing said on stderr.
+_IN_UNIT = (
+    "unset INVOCATION_ID JOURNAL_STREAM MEMORY_PRESSURE_WATCH MEMORY_PRESSURE_WRITE SYSTEMD_EXEC_PID\n"
+    f"export {_PATH}\n{_AS_LOGIN}"
+    """mark=$1
+shift
+"$@"
+printf '\\n%s %s\\n' "$mark" "$?" >&2
+"""
+)
+_READ_BYTES = 1 << 16
+
+
+class Container(NamedTuple):
+    """A tree's container that is not booted: its first process, and the host's uid of its root."""
+
+    leader: int
+    uid: int
+
+
+class Machine(NamedTuple):
+    """A running machine known to machined: its name, and the host's uid of its root."""
+
+    name: str
+    uid: int
+
+
+class Ended(NamedTuple):
+    """How a command ended: its exit status (128 and the signal that ended it), and what it said."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+def running_machine(name: str) -> Machine:
+    """Return the running machine ``name``; raises HostError when machined does not know it."""
+    done = process.run(["machinectl", "show", "--property=Leader", "--value", "--", name], check=False)
+    leader = done.stdout.decode().strip()
+    if done.returncode or not leader.isdecimal():
+        raise HostError(
+            f"no machine {name} is running",
+            facts=done.stderr.decode(errors="replace").strip(),
+            advice="machinectl list shows those that run; a tree is named by its absolute path",
+        )
+    return Machine(name, root_uid(int(leader)))
+
+
+def root_uid(leader: int) -> int:
+    """Return the host's uid of the user 0 that the process ``leader`` sees (user_namespaces(7))."""
+    try:
+        with open(f"/proc/{leader}/uid_map") as file:
+            inside, outside, _ = file.readline().split()
+    except OSError:
+        return 0
+    return int(outside) if inside == "0" else 0
+
+
+def run(
+    place: Container | Machine, command: Sequence[str], *, stdin: bytes | int = b"", stdout: int | None = None
+) -> Ended:
+    """Run the words ``command`` as root of ``place`` to their end; processes they leave behind live on.
+
+    ``stdin`` is the input's bytes or a file's descriptor, ``stdout`` a descriptor that is written to in place of the
+    returned bytes. Raises HostError when the command could not be run or its machine died. Whatever interrupts us ends
+    the command too.
+    """
+    if isinstance(place, Container):
+        return _run(_nsenter_argv(place, command), place.uid, stdin, stdout)
+    unit, mark = f"nspawn-runner-{os.urandom(6).hex()}.service", os.urandom(12).hex()
+    try:
+        done = _run(_unit_argv(place.name, unit, mark, command), place.uid, stdin, stdout)
+    except BaseException:
+        kill = ["systemctl", "--quiet", f"--machine={place.name}", "kill", "--kill-whom=all", "--signal=KILL"]
+        process.run([*kill, "--", unit], check=False, timeout_seconds=10)
+        raise
+    said, found, rest = done.stderr.partition(f"\n{mark} ".encode())
+    status, _, late = rest.partition(b"\n")
+    if not found:
+        raise HostError(
+            f"the machine {place.name} did not run the command to its end",
+            facts=said.decode(errors="replace").strip() or f"systemd-run ended with {done.status}",
+            advice="it must be up, with systemd and dbus in it; see: journalctl --machine=" + place.name,
+        )
+    return Ended(int(status), done.stdout, said + late)
+
+
+def _nsenter_argv(place: Container, command: Sequence[str]) -> list[str]:
+    return [
+        *([] if place.uid else ["setpriv", f"--bounding-set={_bounding_set(place.leader)}", "--"]),
+        "nsenter", f"--target={place.leader}", "--all", "--root", "--",
+        "/bin/sh", "-c", _ENTERED, "sh", *command,
+    ]  # fmt: skip
+
+
+def _bounding_set(leader: int) -> str:
+    """Return the capabilities that the container may have, in setpriv's words: nsenter alone would give it all."""
+    with open(f"/proc/{leader}/status") as file:
+        mask = next(int(line.split()[1], 16) for line in file if line.startswith("CapBnd:"))
+    with open("/proc/sys/kernel/cap_last_cap") as file:
+        last = int(file.read())
+    return ",".join(["-all", *(f"+cap_{number}" for number in range(last + 1) if mask >> number & 1)])
+
+
+def _unit_argv(machine: str, unit: str, mark: str, command: Sequence[str]) -> list[str]:
+    given = process.environment()
+    passed = [f"--setenv={key}={value}" for key, value in given.items() if key not in {"PATH", "HOME"}]
+    return systemd.run_argv(
+        systemd.escaped(["/bin/sh", "-c", _IN_UNIT, "sh", mark, *command]),
+        unit=unit,
+        options=["--pipe", "--wait", f"--machine={machine}", "--uid=root", *passed],
+        properties=[
+            "Type=exec",
+            "IgnoreSIGPIPE=no",
+            "OOMPolicy=continue",
+            "TasksMax=infinity",
+            # What a task leaves in the background, as an asynchronous one does, lives on.
+            "KillMode=process",
+            "SendSIGHUP=no",
+        ],
+    )
+
+
+def _run(argv: Sequence[str], uid: int, stdin: bytes | int, stdout: int | None) -> Ended:
+    """Run ``argv`` with pipes that the user ``uid`` may open again, as ``echo >/dev/stderr`` does."""
+    with ExitStack() as stack:
+        said: dict[int, bytearray] = {}
+
+        def pipe() -> tuple[int, int]:
+            ours, theirs = os.pipe2(os.O_CLOEXEC)
+            stack.callback(os.close, ours)
+            os.fchown(theirs, uid, uid)
+            os.set_blocking(ours, False)
+            said[ours] = bytearray()
+            return ours, theirs
+
+        out, out_end = pipe() if stdout is None else (-1, stdout)
+        err, err_end = pipe()
+        try:
+            child = process.spawn(
+                argv,
+                stdin=stdin if isinstance(stdin, int) else _in_memory(stdin, stack),
+                stdout=out_end,
+                stderr=err_end,
+                own_session=True,
+                env={"USER": "root", "LOGNAME": "root", "SHELL": "/bin/sh", "TERM": "dumb"},
+            )
+        finally:
+            os.close(err_end)
+            if stdout is None:
+                os.close(out_end)
+        try:
+            _gather(child, said)
+            status = child.wait()
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            raise
+    return Ended(status if status >= 0 else 128 - status, bytes(said.get(out, b"")), bytes(said[err]))
+
+
+def _in_memory(content: bytes, stack: ExitStack) -> int:
+    """Return a descriptor to read ``content`` from: no pipe that someone has to feed."""
+    fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    stack.callback(os.close, fd)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _gather(child: process.Popen[bytes], said: dict[int, bytearray]) -> None:
+    """Read the pipes until the child has ended, not longer: a daemon that a task started may hold them for ever."""
+    ended = os.pidfd_open(child.pid)
+    try:
+        with selectors.DefaultSelector() as selector:
+            for fd in (ended, *said):
+                selector.register(fd, selectors.EVENT_READ)
+            while True:
+                ready = {key.fd for key, _ in selector.select()}
+                for fd in said.keys() if ended in ready else ready:
+                    if _is_at_end(fd, said[fd]) and fd in selector.get_map():
+                        selector.unregister(fd)
+                if ended in ready:
+                    return
+    finally:
+        os.close(ended)
+
+
+def _is_at_end(fd: int, into: bytearray) -> bool:
+    """Take what the pipe ``fd`` holds now; tell whether nobody writes to it any more."""
+    while True:
+        try:
+            piece = os.read(fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if not piece:
+            return True
+        into += piece

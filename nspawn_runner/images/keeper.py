@@ -1,0 +1,181 @@
+"""The process that keeps a tree's container up for one run of Ansible: started by a fork of it, ended with it.
+
+It is called with its order as JSON, a pidfd of Ansible's main process as stdin, and stdout as the pipe for its answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import NamedTuple
+
+from ..errors import HostError
+from ..host import files, locks, nspawn, process
+from . import inside, shell
+
+_START_SECONDS = 120
+_END_SECONDS = 30
+_STOPPED = "the container was stopped before it was up"
+_MACHINE_ID = "etc/machine-id"
+
+
+class Order(NamedTuple):
+    """What to keep up: the tree's real path, our name for it, and where the state is told."""
+
+    root: str
+    machine: str
+    hostname: str
+    state: str
+    boot: bool
+    user_namespace: bool
+    private_network: bool
+
+
+def nspawn_argv(order: Order) -> list[str]:
+    """Return how to call systemd-nspawn, which ends in good order when we die."""
+    if not order.boot:
+        # The shell ends at the end of its input, which we hold open.
+        argv = shell.nspawn_argv(
+            order.root,
+            order.machine,
+            ["/bin/sh", "-c", "echo; read -r _"],
+            user_namespace=order.user_namespace,
+            interactive=False,
+            death_signal="TERM",
+        )
+        at = argv.index("--as-pid2")
+        return [*argv[:at], f"--hostname={order.hostname}", *_network(order), *argv[at:]]
+    return [
+        "setpriv", "--pdeathsig", "TERM", "--",
+        "systemd-nspawn", "--quiet", f"--directory={order.root}", f"--machine={order.machine}",
+        f"--hostname={order.hostname}", "--boot", "--notify-ready=yes", *_network(order),
+        *shell.uid_options(user_namespace=order.user_namespace),
+        "--settings=no", "--link-journal=no", "--timezone=off", "--resolv-conf=replace-host", "--console=read-only",
+        *nspawn.mask_words(),
+    ]  # fmt: skip
+
+
+def _network(order: Order) -> list[str]:
+    return ["--private-network"] if order.private_network else []
+
+
+def keep(order: Order, ansible: int) -> None:
+    """Keep the container up until the process of the pidfd ``ansible``, or the container, ends; leave nothing of it."""
+    with ExitStack() as stack:
+        stack.enter_context(locks.locked(f"{order.state}.held", what=order.root))
+        stack.enter_context(shell.resolver_taken_back(order.root))
+        if order.boot:
+            stack.enter_context(_machine_id_taken_back(order.root))
+        stack.callback(_remove_leftovers, order.machine)
+        child, leader = _start(order, ansible, stack)
+        stack.callback(files.remove_file, order.state)
+        told = {"leader": leader, "machine": order.machine, "boot": order.boot}
+        files.write_atomically(order.state, json.dumps(told).encode())
+        _answer(told)
+        select.select([ansible, os.pidfd_open(child.pid)], [], [])
+
+
+def _start(order: Order, ansible: int, stack: ExitStack) -> tuple[process.Popen[bytes], int]:
+    """Start nspawn and return it, once it is ready, with the pid of the container's first process."""
+    ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    ready.bind("")  # an abstract name that the kernel chooses (unix(7), autobind)
+    log = os.memfd_create("nspawn")
+    child = process.spawn(
+        nspawn_argv(order),
+        stdin=process.PIPE,
+        stdout=process.DEVNULL if order.boot else process.PIPE,
+        stderr=log,
+        own_session=True,
+        env={"NOTIFY_SOCKET": "@" + ready.getsockname()[1:].decode()},
+    )
+    stack.callback(_end, child, order.boot)
+    leader = 0
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        readable, _, _ = select.select([ready.fileno(), ansible], [], [], 0.1)
+        if ansible in readable or time.monotonic() > deadline:
+            raise HostError(_STOPPED, facts=f"tree: {order.root}; {_last_words(log)}")
+        if ready.fileno() in readable:
+            fields = dict(line.split("=", 1) for line in ready.recv(1 << 16).decode().splitlines() if "=" in line)
+            leader = int(fields.get("X_NSPAWN_LEADER_PID", leader))
+            if fields.get("READY") == "1" and leader and (child.stdout is None or child.stdout.readline()):
+                return child, leader
+        if child.poll() is not None:
+            raise HostError(
+                f"systemd-nspawn could not start in the tree {order.root}",
+                facts=_last_words(log),
+                advice="the tree needs /bin/sh" + (", systemd and dbus" if order.boot else ""),
+            )
+
+
+def _end(child: process.Popen[bytes], boot: bool) -> None:
+    """End the container in good order, then by force, and wait until its nspawn has put everything away."""
+    if child.stdin:
+        child.stdin.close()
+    for signal_number in (signal.SIGTERM if boot else 0, signal.SIGTERM, signal.SIGKILL):
+        if signal_number:
+            with suppress(ProcessLookupError):
+                child.send_signal(signal_number)
+        with suppress(process.TimeoutExpired):
+            child.wait(_END_SECONDS)
+            return
+
+
+def _remove_leftovers(machine: str) -> None:
+    """Remove the empty folders that nspawn leaves of the name ``machine``."""
+    for kind in ("propagate", "unix-export"):
+        files.remove_folder(f"/run/systemd/nspawn/{kind}/{machine}")
+
+
+@contextmanager
+def _machine_id_taken_back(root: str) -> Iterator[None]:
+    """Leave the tree without an identity if it had none: what a systemd writes at its first boot (machine-id(5))."""
+    before = inside.read(root, _MACHINE_ID)
+    try:
+        yield
+    finally:
+        if before.content in {b"", b"uninitialized\n"} and inside.read(root, _MACHINE_ID) != before:
+            inside.put_back(root, _MACHINE_ID, before)
+
+
+def _last_words(log: int) -> str:
+    said = os.pread(log, 1 << 16, 0).decode(errors="replace").strip()
+    return said.rpartition("\n")[2] or "systemd-nspawn said nothing"
+
+
+def _answer(told: object) -> None:
+    """Say how it went to whoever started us, unless they are gone; once."""
+    with suppress(OSError):
+        os.write(1, json.dumps(told).encode())
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def main() -> int:
+    """Do what the order on the command line says."""
+    signal.signal(signal.SIGTERM, _leave)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        keep(Order(*json.loads(sys.argv[1])), 0)
+    except HostError as error:
+        _answer({"error": [error.what, error.facts, error.advice]})
+        return 1
+    return 0
+
+
+def _leave(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
