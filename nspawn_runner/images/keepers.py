@@ -104,7 +104,7 @@ def _order(root: str, state: str, *switches: bool) -> Order:
         raise HostError(f"there is no tree {root}", advice="name an image's folder or a running machine")
     if os.geteuid():
         raise HostError("only root can start a container", advice="run ansible-playbook as root")
-    name = f"connection-{os.path.basename(state).replace('-', '')[:20]}"
+    name = f"connection-{os.path.basename(state).replace('-', '')}"
     return Order(real, name, _host_name(real), state, *switches)
 
 
