@@ -91,7 +91,11 @@ def run(
     the command too.
     """
     if isinstance(place, Container):
-        return _run(_nsenter_argv(place, command), place.uid, stdin, stdout)
+        done = _run(_nsenter_argv(place, command), place.uid, stdin, stdout)
+        if done.status and not os.path.exists(f"/proc/{place.leader}"):
+            facts = done.stderr.decode(errors="replace").strip()
+            raise HostError("the tree's container ended before the command did", facts=facts)
+        return done
     unit, mark = f"nspawn-runner-{os.urandom(6).hex()}.service", os.urandom(12).hex()
     try:
         done = _run(_unit_argv(place.name, unit, mark, command), place.uid, stdin, stdout)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from ..errors import HostError
 from ..host import files, locks, nspawn, process
-from . import inside, shell
+from . import entrance, inside, shell
 
 _START_SECONDS = 120
 _END_SECONDS = 30
@@ -76,7 +76,13 @@ def keep(order: Order, ansible: int) -> None:
         stack.callback(_remove_leftovers, order.machine)
         child, leader = _start(order, ansible, stack)
         stack.callback(files.remove_file, order.state)
-        told = {"leader": leader, "machine": order.machine, "boot": order.boot}
+        told = {
+            "boot": order.boot,
+            "machine": order.machine,
+            "leader": leader,
+            "namespace": os.readlink(f"/proc/{leader}/ns/pid"),
+            "uid": entrance.root_uid(leader),
+        }
         files.write_atomically(order.state, json.dumps(told).encode())
         _answer(told)
         select.select([ansible, os.pidfd_open(child.pid)], [], [])

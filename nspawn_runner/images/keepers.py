@@ -39,8 +39,9 @@ def reach(
             if told is None:
                 _sweep()
                 told = _start(_order(root, state, boot, user_namespace, private_network), owner)
-    uid = entrance.root_uid(told["leader"])
-    return entrance.Machine(told["machine"], uid) if boot else entrance.Container(told["leader"], uid)
+    if boot:
+        return entrance.Machine(told["machine"], told["uid"])
+    return entrance.Container(told["leader"], told["uid"])
 
 
 def end(root: str, owner: int | None = None) -> None:
@@ -86,7 +87,20 @@ def _read(state: str) -> dict[str, Any] | None:
         told: dict[str, Any] = json.loads(files.read_head(state, 1 << 12))
     except FileNotFoundError:
         return None
-    return told if locks.is_held(f"{state}.held") else None
+    return told if locks.is_held(f"{state}.held") and _is_there(told) else None
+
+
+def _is_there(told: dict[str, Any]) -> bool:
+    """Tell whether the pid is still the container's: a later process with it could be one of the host.
+
+    A booted machine is called by its name, and may get another first process when it is rebooted.
+    """
+    try:
+        if told["boot"]:
+            return True
+        return bool(os.readlink(f"/proc/{told['leader']}/ns/pid") == told["namespace"])
+    except OSError:
+        return False
 
 
 def _sweep() -> None:

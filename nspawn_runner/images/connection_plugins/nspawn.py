@@ -7,7 +7,7 @@ import os
 import sys
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleFileNotFound
-from ansible.plugins.connection import ConnectionBase, ensure_connect
+from ansible.plugins.connection import ConnectionBase
 
 # Ansible loads this file by its path; the rest of the package is beside it.
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))))
@@ -108,14 +108,12 @@ class Connection(ConnectionBase):  # type: ignore[misc]
         # The address of a host that a task is delegated to is known to the play's context only.
         return str(self.get_option("target") or self._play_context.remote_addr)
 
-    @ensure_connect  # type: ignore[untyped-decorator]
     def exec_command(self, cmd: str, in_data: bytes | None = None, sudoable: bool = True) -> tuple[int, bytes, bytes]:
         """Run ``cmd`` in a shell inside, ``in_data`` as its input, and return its status, stdout and stderr."""
         super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
         done = self._run([self.get_option("executable"), "-c", str(cmd)], stdin=in_data or b"")
         return done.status, done.stdout, done.stderr
 
-    @ensure_connect  # type: ignore[untyped-decorator]
     def put_file(self, in_path: str, out_path: str) -> None:
         """Copy the controller's file ``in_path`` to ``out_path`` inside, which is opened inside."""
         super().put_file(in_path, out_path)
@@ -128,7 +126,6 @@ class Connection(ConnectionBase):  # type: ignore[misc]
         finally:
             os.close(source)
 
-    @ensure_connect  # type: ignore[untyped-decorator]
     def fetch_file(self, in_path: str, out_path: str) -> None:
         """Copy the file ``in_path``, opened inside, to the controller's ``out_path``; a failed one leaves none."""
         super().fetch_file(in_path, out_path)
@@ -146,6 +143,7 @@ class Connection(ConnectionBase):  # type: ignore[misc]
             raise AnsibleConnectionFailure(f"cannot transfer {path} of {self._target()}: {said}")
 
     def _run(self, command: list[str], *, stdin: bytes | int = b"", stdout: int | None = None) -> entrance.Ended:
+        self._connect()
         try:
             return entrance.run(self._place, command, stdin=stdin, stdout=stdout)
         except (HostError, OSError) as error:
