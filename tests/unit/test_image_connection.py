@@ -1,0 +1,73 @@
+"""How Ansible's connection calls nspawn, nsenter and systemd-run."""
+
+import os
+
+import pytest
+
+from nspawn_runner.errors import HostError
+from nspawn_runner.images import entrance, keeper, keepers
+from nspawn_runner.images.connection_plugins import FOLDER
+
+ORDER = keeper.Order(
+    root="/tree", machine="m", hostname="h", state="/s", boot=False, user_namespace=True, private_network=False
+)
+WORDS = ["/bin/sh", "-c", "echo '$HOME $$' \"it's\"\nexit 3"]
+
+
+def test_the_plugin_has_the_name_of_its_file() -> None:
+    assert "nspawn.py" in os.listdir(FOLDER)
+
+
+def test_a_command_enters_word_by_word() -> None:
+    place = entrance.Container(leader=os.getpid(), uid=0x7FFE0000)
+    argv = entrance._nsenter_argv(place, WORDS)
+    assert argv[:4] == ["nsenter", f"--target={os.getpid()}", "--all", "--root"]
+    assert argv[-3:] == WORDS
+
+
+def test_without_user_namespace_capabilities_are_the_container_s() -> None:
+    [setpriv, bounding, *_] = entrance._nsenter_argv(entrance.Container(leader=os.getpid(), uid=0), WORDS)
+    assert setpriv == "setpriv"
+    assert bounding.startswith("--bounding-set=-all")
+
+
+def test_systemd_gets_no_dollar_to_expand() -> None:
+    argv = entrance._unit_argv("m", "u.service", "mark", WORDS)
+    command = argv[argv.index("--") + 1 :]
+    assert command[-1] == WORDS[-1].replace("$", "$$")
+    assert all("$" not in word.replace("$$", "") for word in command)
+
+
+def test_a_container_ends_in_good_order_with_its_keeper() -> None:
+    argv = keeper.nspawn_argv(ORDER)
+    assert argv[:3] == ["setpriv", "--pdeathsig", "TERM"]
+    assert {"--as-pid2", "--hostname=h", "--directory=/tree", "--private-users-ownership=map"} <= set(argv)
+    assert "--private-network" not in argv
+
+
+def test_a_booted_tree_leaves_the_host_s_network_alone() -> None:
+    argv = keeper.nspawn_argv(ORDER._replace(boot=True, user_namespace=False, private_network=True))
+    assert argv[:3] == ["setpriv", "--pdeathsig", "TERM"]
+    assert {"--boot", "--private-network", "systemd.mask=systemd-networkd.service"} <= set(argv)
+    assert not [word for word in argv if word.startswith("--private-users")]
+
+
+def test_a_keeper_is_of_one_process_tree_and_settings() -> None:
+    made = {
+        keepers._state("/tree", os.getpid(), (False, True)),
+        keepers._state("/tree", os.getpid(), (True, True)),
+        keepers._state("/other", os.getpid(), (True, True)),
+        keepers._state("/tree", os.getppid(), (True, True)),
+    }
+    assert len(made) == 4
+    assert keepers._state("/tree", os.getpid(), ()) == keepers._state("/x/../tree/", os.getpid(), ())
+
+
+def test_a_tree_that_is_none_is_told() -> None:
+    with pytest.raises(HostError, match="there is no tree /nowhere"):
+        keepers._order("/nowhere", "/s", False, True, False)
+
+
+def test_root_s_uid_is_read_from_the_map() -> None:
+    assert entrance.root_uid(os.getpid()) == 0
+    assert entrance.root_uid(1 << 30) == 0
