@@ -117,8 +117,15 @@ def _start(order: Order, ansible: int, stack: ExitStack) -> tuple[process.Popen[
             raise HostError(
                 f"systemd-nspawn could not start in the tree {order.root}",
                 facts=_last_words(log),
-                advice="the tree needs /bin/sh" + (", systemd and dbus" if order.boot else ""),
+                advice=_advice(order),
             )
+
+
+def _advice(order: Order) -> str:
+    needed = "/bin/sh, systemd and dbus in the tree" if order.boot else "/bin/sh in the tree"
+    if not order.user_namespace:
+        return f"it needs {needed}, and nobody else who runs it"
+    return f"it needs {needed}, nobody else who runs it, and a file system that can be idmapped (no overlay)"
 
 
 def _end(child: process.Popen[bytes], boot: bool) -> None:

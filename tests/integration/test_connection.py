@@ -227,6 +227,8 @@ def test_a_running_machine(place: DisposableHost) -> None:
         done = seen(place, {"command": "cat /proc/1/comm"}, targets=["runs"])
         assert done["stdout"] == "systemd"
         play(place, [{"copy": {"content": "x" * 1000, "dest": "/srv/from-machine"}}], targets=["runs"])
+        busy = play(place, [{"command": "true"}], status=4)
+        assert "busy" in busy
         powered_off = play(place, [{"raw": "systemctl --no-block poweroff; sleep 20"}], targets=["runs"], status=4)
         assert "did not run the command to its end" in powered_off
     finally:
