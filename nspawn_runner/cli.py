@@ -35,6 +35,7 @@ VERBS = {
     "chroot-login": "chroot_login",
     "chroot-remove": "chroot_remove",
     "chroot-rollback": "chroot_rollback",
+    "chroot-maintenance": "chroot_maintenance",
     "toml": "runner_toml",
 }
 

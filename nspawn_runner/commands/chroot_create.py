@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
+from ..errors import UsageError
 from ..host import trees
-from ..images import bootstrap, finish, generations, recipe, store, upkeep
+from ..images import bootstrap, finish, generations, playbooks, recipe, store, upkeep, watched
+from ..images.maintenance import FAILED
 from ..images.progress import Progress
+from . import chroot_maintenance, specs
 from .words import human_size, new_image_name
 
 if TYPE_CHECKING:
@@ -19,7 +21,9 @@ HELP = "make an image from a Debian suite"
 DESCRIPTION = """Makes the image NAME with mmdebstrap (or debootstrap). Jobs can ask for it as soon as it is complete.
 
     nspawn-runner chroot-create bookworm
-    nspawn-runner chroot-create web --suite trixie --packages nodejs npm"""
+    nspawn-runner chroot-create web --suite trixie --packages nodejs npm
+
+The playbook of NAME, if there is one in /etc/nspawn-runner, says what it is made from; see chroot-maintenance."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Make the image and say in one line what was made."""
     name = new_image_name(args.name)
+    playbook = playbooks.find_all(settings.state_folder)[0].get(name)
+    if playbook:
+        return _create_by_playbook(playbook, args, settings)
     wanted = recipe.Recipe(
         suite=args.suite or name,
         mirror=args.mirror,
@@ -50,13 +57,25 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _create_by_playbook(playbook: playbooks.Playbook, args: argparse.Namespace, settings: Settings) -> int:
+    """Make the image as its playbook says, and say what was made; return 1 where that failed."""
+    given = (args.suite, args.mirror, args.arch, args.packages, args.keyring)
+    if any(given) or args.variant != "minbase" or args.components != ["main"]:
+        raise UsageError(f"{playbook.path} says what {playbook.image} is made from", advice="write that there instead")
+    upkeep.refuse_existing(settings.state_folder, playbook.image)
+    wanted = specs.read(settings.state_folder, [playbook.image])
+    results = chroot_maintenance.maintain(wanted, settings, dry=False, verbose=args.verbose)
+    print("\n".join(chroot_maintenance.lines(results, dry=False)))
+    return 1 if any(result.result == FAILED for result in results) else 0
+
+
 def create(name: str, wanted: recipe.Recipe, settings: Settings) -> store.Image:
     """Make the image ``name`` from ``wanted``; raises HostError when there is one, or something fails."""
     state = settings.state_folder
     upkeep.refuse_existing(state, name)
     recipe.keyring(wanted)
     progress = Progress(f"image {name}")
-    log = os.path.join(bootstrap.LOG_FOLDER, f"chroot-create-{name}.log")
+    log = watched.new_log(f"chroot-create-{name}")
     with generations.changing(state, name):
         upkeep.refuse_existing(state, name)
         generations.remove_unpublished(state, name)
@@ -65,23 +84,12 @@ def create(name: str, wanted: recipe.Recipe, settings: Settings) -> store.Image:
             builder = bootstrap.build(wanted, draft.root, log=log, progress=progress)
             progress.show("writing to disk")
             finish.finish(draft.root)
-            image = generations.complete(state, draft, _facts(wanted, builder))
+            image = generations.complete(state, draft, {**recipe.facts(wanted), "builder": builder})
             generations.publish(state, image)
     progress.end()
     size = human_size(store.facts(image).get("size_bytes"))
     print(f"image {name}, generation {image.generation}, {size}, made in {progress.seconds():.0f} s")
     return image
-
-
-def _facts(wanted: recipe.Recipe, builder: str) -> dict[str, object]:
-    return {
-        "suite": wanted.suite,
-        "arch": wanted.arch,
-        "variant": wanted.variant,
-        "mirror": wanted.mirror,
-        "packages": list(wanted.packages),
-        "builder": builder,
-    }
 
 
 def _words(texts: list[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import HostError
 from ..host import locks, trees
 from ..images import store
+from . import words
 from .words import human_age, human_size
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 def listing(state_folder: str, *, older: bool, measure: bool) -> Iterator[Row]:
     """Yield a row per image and per half-made one; with ``older`` one per generation; ``measure`` walks plain trees."""
     for name in store.known_names(state_folder):
+        meant = store.alias_of(state_folder, name)
+        if meant and store.find(state_folder, meant):
+            yield Row(name, None, None, None, None, True, f"alias of {meant}")
+            continue
         try:
             current = store.find(state_folder, name)
         except HostError:
@@ -93,9 +98,8 @@ def table(rows: Sequence[Row], now: float) -> list[str]:
     for row in rows:
         age = human_age(now - row.created) if row.created is not None else "-"
         size = human_size(row.size_bytes)
-        lines.append((row.name, row.suite or "-", size, age, row.generation or "-", _STATES[row.state]))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+        lines.append((row.name, row.suite or "-", size, age, row.generation or "-", _STATES.get(row.state, row.state)))
+    return words.table(lines)
 
 
 def _other_state(image: store.Image, current: store.Image | None) -> str:

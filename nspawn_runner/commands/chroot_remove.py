@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import HostError
-from ..images import generations, store
+from ..images import aliases, generations, store
 from . import users
 
 if TYPE_CHECKING:
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 HELP = "remove an image"
-DESCRIPTION = """Removes the image NAME, its older generations and half-made ones, unless a machine uses it.
+DESCRIPTION = """Removes the image NAME with its older and half-made generations and aliases, unless a machine uses it.
+Of an alias only the name goes.
 
     nspawn-runner chroot-remove bookworm"""
 
@@ -31,9 +32,15 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     if name not in store.known_names(state):
         there = ", ".join(store.names(state)) or "none"
         raise HostError(f"there is no image {name}", facts=f"there are: {there}")
+    if image := store.alias_of(state, name):
+        aliases.remove(state, name, image)
+        print(f"removed {name}, an alias of {image}")
+        return 0
     with generations.changing(state, name):
         if not args.force:
             _refuse_used(state, name)
+        for alias in store.names(state):
+            aliases.remove(state, alias, name)
         generations.remove(state, name)
     print(f"removed image {name}")
     return 0

@@ -161,6 +161,7 @@ _PACKAGES = {
     "btrfs": "btrfs-progs",
     "nft": "nftables",
     "ip": "iproute2",
+    "ansible-playbook": "ansible-core",
 }
 
 

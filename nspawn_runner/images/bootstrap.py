@@ -2,42 +2,68 @@
 
 from __future__ import annotations
 
-import os
-import select
 import shutil
-from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from collections.abc import Callable, Sequence
 
 from ..errors import HostError
-from ..host import files, process, trees
+from ..host import process, trees
 from . import recipe as recipes
+from . import watched
 from .progress import BuilderOutput, Progress
 from .recipe import Recipe
 
-LOG_FOLDER = "/var/log/nspawn-runner"
-_LAST_LINES = 12
 # The builder dies with us, all that it started dies with it, and its mounts are seen by nobody else.
 _CONFINED = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--pid", "--fork", "--kill-child",
              "--mount-proc", "--"]  # fmt: skip
 
 
-def build(recipe: Recipe, root: str, *, log: str, progress: Progress) -> str:
+def build(recipe: Recipe, root: str, *, log: str, progress: Progress, builder: str = "") -> str:
     """Build ``recipe`` in the empty tree ``root`` and return the builder's name; its output goes to the file ``log``.
 
-    Raises HostError with what is known of the reason; then no process of the builder is left, nor when cancelled.
+    ``builder`` names it, by default it is what the host has. Raises HostError with what is known of the reason; then no
+    process of the builder is left, nor when cancelled.
     """
-    builder = find_builder()
-    argv = [*_CONFINED, *builder_argv(builder, recipe, root, keyring=recipes.keyring(recipe))]
-    files.make_private_folder(os.path.dirname(log))
-    with open(log, "wb") as opened:
-        os.fchmod(opened.fileno(), 0o600)
-        opened.write(f"{process.quoted(argv)}\n".encode())
-        status, last = _watched(argv, opened, progress)
+    builder = builder or find_builder()
+    output = BuilderOutput()
+
+    def heard(line: str) -> None:
+        output.feed(line)
+        progress.heard(line)
+        progress.show(output.phase, output.done, output.total)
+
+    argv = builder_argv(builder, recipe, root, keyring=recipes.keyring(recipe))
+    ended = _run(argv, log, heard)
     progress.end()
-    if status:
-        progress.quote(last)
-        raise failure(builder, recipe, status, last, log)
+    if ended.status:
+        progress.quote(ended.last)
+        raise failure(builder, recipe, ended.status, ended.last, log)
     return builder
+
+
+def run_command(command: Sequence[str], root: str, *, log: str, progress: Progress) -> None:
+    """Fill the empty tree ``root`` by ``command``, in whose words {root} is its path; output is added to ``log``.
+
+    Raises HostError when it fails or leaves nothing there; then no process of it is left, nor when cancelled.
+    """
+    argv = [word.replace("{root}", root) for word in command]
+    program = process.quoted(argv[:1])
+
+    def heard(line: str) -> None:
+        progress.heard(line)
+        progress.show(f"running {program}")
+
+    ended = _run(argv, log, heard)
+    progress.end()
+    if ended.status:
+        progress.quote(ended.last)
+        raise HostError(f"{program} failed with exit status {ended.status}", facts=f"its whole output: {log}")
+
+
+def _run(argv: Sequence[str], log: str, heard: Callable[[str], None]) -> watched.Ended:
+    if not shutil.which(argv[0], path=process.environment()["PATH"]):
+        raise process.missing(argv)
+    env = {"DEBIAN_FRONTEND": "noninteractive"}
+    return watched.run([*_CONFINED, *argv], log=log, heard=heard, end=process.end_confined, env=env)
 
 
 def find_builder() -> str:
@@ -93,42 +119,3 @@ def failure(builder: str, recipe: Recipe, status: int, last: Sequence[str], log:
     errors = [line[3:] for line in last if line.startswith("E: ") and "failed to run" not in line]
     what = f"{builder} failed with exit status {status}" + (f": {errors[0]}" if errors else "")
     return HostError(what, facts=f"its whole output: {log}", advice=known)
-
-
-def _watched(argv: Sequence[str], log: BinaryIO, progress: Progress) -> tuple[int, list[str]]:
-    """Run the builder, showing where it is, and return its exit status and its last lines."""
-    output = BuilderOutput()
-    last: list[str] = []
-    child = process.spawn(
-        argv,
-        stdout=process.PIPE,
-        stderr=process.STDOUT,
-        own_session=True,
-        env={"DEBIAN_FRONTEND": "noninteractive"},
-    )
-    try:
-        assert child.stdout is not None  # noqa: S101  (tells mypy about PIPE)
-        for line in _lines(child.stdout.fileno()):
-            if line:
-                log.write(f"{line}\n".encode())
-                output.feed(line)
-                last = [*last[1 - _LAST_LINES :], line]
-            progress.show(output.phase, output.done, output.total)
-        return child.wait(), last
-    finally:
-        process.end_confined(child)
-
-
-def _lines(fd: int) -> Iterator[str]:
-    """Yield the lines that come from ``fd``, and an empty one whenever half a second brought none."""
-    rest = b""
-    while True:
-        if not select.select([fd], [], [], 0.5)[0]:
-            yield ""
-            continue
-        read = os.read(fd, 65536)
-        *lines, rest = (rest + read).split(b"\n")
-        yield from (line.decode(errors="replace").rstrip() for line in lines)
-        if not read:
-            yield rest.decode(errors="replace").rstrip()
-            return

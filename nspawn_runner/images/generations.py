@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..errors import HostError
 from ..host import exchange, files, locks, trees
-from . import store
+from . import keepers, store
 
 KEPT = 3
 _NEW = ".new"
@@ -83,17 +83,28 @@ def publish(state_folder: str, image: store.Image) -> None:
     os.rename(link, path)
 
 
-def drop_old(state_folder: str, name: str, used_roots: Collection[str], *, kept: int = KEPT) -> list[str]:
-    """Remove generations beyond the newest ``kept`` unless current or in ``used_roots``; return the stamps removed."""
+def drop_old(state_folder: str, name: str, used_roots: Collection[str]) -> list[str]:
+    """Remove old generations unless current or in ``used_roots``; return the stamps removed.
+
+    The newest stay: as many as the current one's facts say under ``keep``, else three.
+    """
     if os.path.join(state_folder, name) in used_roots:
         return []  # a machine started from a plain folder that has become a generation since: its name is not known
     current = store.find(state_folder, name)
+    kept = store.facts(current).get("keep", KEPT) if current else KEPT
     dropped = []
     for old in store.generations(state_folder, name)[kept:]:
         if old.root not in used_roots and not (current and old.generation == current.generation):
             _remove_generation(old.root)
             dropped.append(old.generation)
     return dropped
+
+
+def note(image: store.Image, known: Mapping[str, Any]) -> None:
+    """Add ``known`` to the facts of a generation: what was found out of it, its tree being as it was."""
+    there = store.facts(image)
+    if there:
+        files.write_atomically(f"{image.root}.json", _text({**there, **known}))
 
 
 def remove_leftovers(state_folder: str, name: str) -> None:
@@ -104,6 +115,7 @@ def remove_leftovers(state_folder: str, name: str) -> None:
         if os.path.islink(path):
             files.remove_file(path)
         elif entry.startswith("."):
+            keepers.end(path)  # of an Ansible that was killed: it may be about to
             trees.remove(path)
         elif entry.endswith(".json") and not os.path.isdir(path.removesuffix(".json")):
             files.remove_file(path)
@@ -183,7 +195,11 @@ def _immovable(path: str, error: OSError) -> HostError:
 def _write_facts(root: str, known: Mapping[str, Any], size: int, *, created: float | None = None) -> None:
     made = round(time.time() if created is None else created)
     content = {**known, "created": made, "size_bytes": size, "complete": True}
-    files.write_atomically(f"{root}.json", json.dumps(content, indent=1).encode() + b"\n")
+    files.write_atomically(f"{root}.json", _text(content))
+
+
+def _text(known: Mapping[str, Any]) -> bytes:
+    return json.dumps(known, indent=1).encode() + b"\n"
 
 
 def _unused_stamp(state_folder: str, name: str) -> str:

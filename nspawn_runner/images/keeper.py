@@ -12,18 +12,16 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from ..errors import HostError
 from ..host import files, locks, nspawn, process
-from . import entrance, inside, shell
+from . import entrance, shell
 
 _START_SECONDS = 120
 _END_SECONDS = 30
 _STOPPED = "the container was stopped before it was up"
-_MACHINE_ID = "etc/machine-id"
 
 
 class Order(NamedTuple):
@@ -72,7 +70,7 @@ def keep(order: Order, ansible: int) -> None:
         stack.enter_context(locks.locked(f"{order.state}.held", what=order.root))
         stack.enter_context(shell.resolver_taken_back(order.root))
         if order.boot:
-            stack.enter_context(_machine_id_taken_back(order.root))
+            stack.enter_context(shell.machine_id_taken_back(order.root))
         stack.callback(_remove_leftovers, order.machine)
         child, leader = _start(order, ansible, stack)
         stack.callback(files.remove_file, order.state)
@@ -145,17 +143,6 @@ def _remove_leftovers(machine: str) -> None:
     """Remove the empty folders that nspawn leaves of the name ``machine``."""
     for kind in ("propagate", "unix-export"):
         files.remove_folder(f"/run/systemd/nspawn/{kind}/{machine}")
-
-
-@contextmanager
-def _machine_id_taken_back(root: str) -> Iterator[None]:
-    """Leave the tree without an identity if it had none: what a systemd writes at its first boot (machine-id(5))."""
-    before = inside.read(root, _MACHINE_ID)
-    try:
-        yield
-    finally:
-        if before.content in {b"", b"uninitialized\n"} and inside.read(root, _MACHINE_ID) != before:
-            inside.put_back(root, _MACHINE_ID, before)
 
 
 def _last_words(log: int) -> str:

@@ -24,23 +24,32 @@ _PHASES = {
 class Progress:
     """Tells of the work ``title`` on ``stream`` (standard error unless given)."""
 
-    def __init__(self, title: str, stream: TextIO | None = None) -> None:
+    def __init__(self, title: str, stream: TextIO | None = None, *, verbose: bool = False) -> None:
         self._stream = stream or sys.stderr
+        self._verbose = verbose
         self._title = title
         self._began = time.monotonic()
         self._phase = ""
-        self._on_terminal = self._stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._on_terminal = self._stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not verbose
 
-    def show(self, phase: str, done: int = 0, total: int = 0) -> None:
-        """Tell that the work is in ``phase``, with ``done`` of ``total`` packages; call it at least once a second."""
+    def show(self, phase: str, done: int = 0, total: int = 0, *, detail: str = "") -> None:
+        """Tell that the work is in ``phase``, with ``done`` of ``total`` packages; call it at least once a second.
+
+        ``detail`` is for whoever watches a terminal, too much for a log.
+        """
         if self._on_terminal:
-            self._rewrite(self.line(phase, done, total))
+            self._rewrite(self.line(f"{phase}, {printable(detail, 200)}" if detail else phase, done, total))
         elif phase != self._phase:
             print(self.line(phase), file=self._stream, flush=True)
         self._phase = phase
 
+    def heard(self, line: str) -> None:
+        """Pass on a line of what a program says, where all of it is wanted."""
+        if self._verbose and line:
+            self.quote([line])
+
     def quote(self, lines: Sequence[str]) -> None:
-        """Tell what a program said last, as it said it but for control characters."""
+        """Tell what a program said, as it said it but for control characters."""
         for line in lines:
             print(f"  | {printable(line, 200)}", file=self._stream, flush=True)
 

@@ -66,14 +66,31 @@ _SHAPES: Mapping[str, tuple[re.Pattern[str], str]] = {
 
 def checked(recipe: Recipe) -> Recipe:
     """Return ``recipe``; raises UsageError for the first thing in it that a builder could misunderstand."""
-    for field, (shape, wanted) in _SHAPES.items():
+    for field in _SHAPES:
         value = getattr(recipe, field)
         for text in value if isinstance(value, tuple) else [value] if value else []:
-            if not shape.fullmatch(text):
-                raise UsageError(f"--{field}: {text!r} is not {wanted}")
+            if wrong := problem(field, text):
+                raise UsageError(f"--{field}: {wrong}")
     if recipe.keyring and not os.path.isfile(recipe.keyring):
         raise UsageError(f"--keyring: there is no file {recipe.keyring}")
     return recipe
+
+
+def facts(recipe: Recipe) -> dict[str, object]:
+    """Return what is to be written down of an image that was made from ``recipe``."""
+    return {
+        "suite": recipe.suite,
+        "arch": recipe.arch,
+        "variant": recipe.variant,
+        "mirror": recipe.mirror,
+        "packages": list(recipe.packages),
+    }
+
+
+def problem(field: str, text: str) -> str:
+    """Return what is wrong with ``text`` as a recipe's ``field``, or as one of its words; nothing if it will do."""
+    shape, wanted = _SHAPES.get(field, (None, ""))
+    return "" if shape is None or shape.fullmatch(text) else f"{text!r} is not {wanted}"
 
 
 def keyring(recipe: Recipe) -> str:

@@ -13,6 +13,9 @@ from . import inside
 # they are the administrator's, each in PID and mount namespaces of its own, and one at a time per image.
 UID_BASE = 0x70000000 + 4094 * 0x10000
 _RESOLVER = "etc/resolv.conf"
+_MACHINE_ID = "etc/machine-id"
+# What nspawn's --resolv-conf=replace-host and replace-uplink put there.
+_HOST_RESOLVERS = (f"/{_RESOLVER}", "/run/systemd/resolve/resolv.conf")
 _END_SECONDS = 10
 
 
@@ -40,13 +43,24 @@ def run(root: str, name: str, command: Sequence[str], *, user_namespace: bool) -
 def resolver_taken_back(root: str) -> Iterator[None]:
     """Take back, in the end, what nspawn tells the tree ``root`` of name servers, unless it was changed inside."""
     before = inside.read(root, _RESOLVER)
-    given = _host_resolver()
+    given = [_content(path) for path in _HOST_RESOLVERS]
     try:
         yield
     finally:
         after = inside.read(root, _RESOLVER)
-        if after != before and after.content == given:
+        if after != before and after.content in given:
             inside.put_back(root, _RESOLVER, before)
+
+
+@contextmanager
+def machine_id_taken_back(root: str) -> Iterator[None]:
+    """Leave the tree without an identity if it had none: what a systemd writes at its first boot (machine-id(5))."""
+    before = inside.read(root, _MACHINE_ID)
+    try:
+        yield
+    finally:
+        if before.content in {b"", b"uninitialized\n"} and inside.read(root, _MACHINE_ID) != before:
+            inside.put_back(root, _MACHINE_ID, before)
 
 
 def uid_options(*, user_namespace: bool) -> list[str]:
@@ -81,9 +95,9 @@ def nspawn_argv(
     ]  # fmt: skip
 
 
-def _host_resolver() -> bytes:
+def _content(path: str) -> bytes:
     try:
-        return files.read_head(f"/{_RESOLVER}", 1 << 20)
+        return files.read_head(path, 1 << 20)
     except OSError:
         return b""
 

@@ -1,6 +1,7 @@
 """Images on disk: a name is a link to its current generation, or a plain folder an admin put there.
 
     STATE/<image>                       -> .generations/<image>/<stamp>
+    STATE/<alias>                       -> <image>
     STATE/.generations/<image>/<stamp>       the tree (on btrfs a subvolume)
     STATE/.generations/<image>/<stamp>.json  what is known of it, written when it is complete
     STATE/.generations/<image>/.<stamp>.new  a tree in the making, or what a killed process left of one
@@ -39,12 +40,13 @@ def names(state_folder: str) -> list[str]:
 
 
 def find(state_folder: str, name: str) -> Image | None:
-    """Return the image ``name`` with the generation published now, or None where there is none.
+    """Return the image ``name``, or the one that it is an alias of, with the generation published now, or None.
 
     The link is read once: what is published a moment later does not mix in.
     """
     if not is_image_name(name):
         return None
+    name = alias_of(state_folder, name) or name
     path = os.path.join(state_folder, name)
     try:
         if not stat.S_ISLNK(os.lstat(path).st_mode):
@@ -59,6 +61,15 @@ def find(state_folder: str, name: str) -> Image | None:
         )
     ours = os.path.dirname(root) == generations_folder(state_folder, name)
     return Image(name, os.path.basename(root) if ours else "", root)
+
+
+def alias_of(state_folder: str, name: str) -> str:
+    """Return the image that ``name`` is an alias of, nothing where it is none: a link to a mere name is one."""
+    try:
+        target = os.readlink(os.path.join(state_folder, name))
+    except OSError:
+        return ""
+    return target if is_image_name(target) else ""
 
 
 def generations_folder(state_folder: str, name: str) -> str:
@@ -93,7 +104,7 @@ def known_names(state_folder: str) -> list[str]:
         for name in there
         if is_image_name(name)
         and (
-            os.path.islink(os.path.join(state_folder, name))
+            (os.path.islink(os.path.join(state_folder, name)) and not os.path.isfile(os.path.join(state_folder, name)))
             or os.path.isdir(os.path.join(state_folder, name))
             or _entries(generations_folder(state_folder, name))
         )

@@ -22,7 +22,10 @@ RUNTIME_MARGIN_SECONDS = 1800
 
 
 class Wish(NamedTuple):
-    """The machine that is asked for; ``binds`` are options of systemd-nspawn, ``runtime_seconds`` None the default."""
+    """The machine that is asked for; ``binds`` are options of systemd-nspawn, ``runtime_seconds`` None the default.
+
+    With ``in_place`` it has no layer: it changes the tree itself.
+    """
 
     job: str
     server: str
@@ -33,6 +36,7 @@ class Wish(NamedTuple):
     shell: str
     binds: Sequence[str] = ()
     runtime_seconds: int | None = None
+    in_place: bool = False
 
 
 def start(wish: Wish, settings: Settings) -> Record:
@@ -64,7 +68,8 @@ def _start(machine: str, wish: Wish, settings: Settings) -> Record:
 
 
 def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
-    backend = backends.choose(settings, wish.root)
+    backend = "in_place" if wish.in_place else backends.choose(settings, wish.root)
+    layer = wish.root if wish.in_place else backends.named(backend).layer(settings.state_folder, machine)
     return Record(
         machine=machine,
         job=wish.job,
@@ -74,7 +79,7 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
         generation=wish.generation,
         root=wish.root,
         backend=backend,
-        layer=backends.named(backend).layer(settings.state_folder, machine),
+        layer=layer,
         slot=slot,
         shell=wish.shell,
         user_namespace=settings.user_namespace,

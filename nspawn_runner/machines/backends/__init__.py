@@ -28,7 +28,7 @@ class Backend(Protocol):
 
 
 def named(name: str) -> Backend:
-    """Return the backend ``name`` (overlay, btrfs, tmpfs)."""
+    """Return the backend ``name`` (overlay, btrfs, tmpfs, in_place)."""
     return cast(Backend, import_module(f".{name}", __name__))
 
 

@@ -1,0 +1,81 @@
+"""What playbooks say of images, read and checked together: nothing is touched while any of them is wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import HostError, printable
+from ..images import playbooks, spec, store
+
+if TYPE_CHECKING:
+    from ..images.spec import Spec
+
+
+def read(state_folder: str, names: Sequence[str] = ()) -> list[Spec]:
+    """Return what the playbooks of the images ``names`` say, or all, each after its parent; notes go to stderr.
+
+    Parents that are missing are added. Raises HostError when anything is wrong in one of them, having told all of it.
+    """
+    found, notes = playbooks.find_all(state_folder)
+    for note in notes:
+        print(f"nspawn-runner: {note}", file=sys.stderr)
+    for name in names:
+        if name not in found:
+            raise _no_playbook(name, found, state_folder)
+    problems: dict[str, list[str]] = {name: [] for name in found}
+    specs: dict[str, Spec] = {}
+    for name, playbook in found.items():
+        try:
+            specs[name] = spec.read(playbook, problems[name], lambda _: [])
+        except HostError as error:
+            problems[name] += error.lines()[:1]
+    wanted = _with_missing_parents(names or [*found], specs, store.names(state_folder))
+    _add_problems_of_names(specs, {*found, *store.names(state_folder)}, problems)
+    _tell([line for name in sorted(wanted) for line in problems[name]])
+    order = playbooks.in_order({name: specs[name].extends for name in wanted})
+    return [specs[name] for name in order]
+
+
+def _with_missing_parents(names: Sequence[str], specs: Mapping[str, Spec], there: Collection[str]) -> set[str]:
+    wanted = {*names}
+    rest = [*names]
+    while rest:
+        name = rest.pop()
+        parent = specs[name].extends if name in specs else ""
+        if parent in specs and parent not in there and parent not in wanted:
+            wanted.add(parent)
+            rest.append(parent)
+    return wanted
+
+
+def _add_problems_of_names(specs: Mapping[str, Spec], known: Collection[str], problems: dict[str, list[str]]) -> None:
+    """Add what is wrong with how the images call each other."""
+    owners = dict.fromkeys(specs, "an image with a playbook")
+    for name, each in specs.items():
+        if each.extends and each.extends not in known:
+            problems[name].append(f"{each.playbook}: the parent {each.extends} is no image and has no playbook")
+        for alias in each.aliases:
+            if alias in owners:
+                problems[name].append(f"{each.playbook}: the alias {alias} is {owners[alias]} already")
+            owners[alias] = f"an alias of {name}"
+
+
+def _tell(problems: Sequence[str]) -> None:
+    for line in problems:
+        print(f"nspawn-runner: {printable(line)}", file=sys.stderr)
+    if problems:
+        count = "one thing is" if len(problems) == 1 else f"{len(problems)} things are"
+        raise HostError(
+            f"{count} wrong in the playbooks; nothing was touched", advice="the variables: docs/playbooks.md"
+        )
+
+
+def _no_playbook(name: str, found: Collection[str], state_folder: str) -> HostError:
+    shown = printable(name, 80)
+    return HostError(
+        f"the image {shown} has no playbook",
+        facts=f"there are playbooks for: {', '.join(found) or 'none'}",
+        advice=f"write one: {playbooks.FOLDER}/{shown}.yaml, or in {state_folder}",
+    )

@@ -1,0 +1,124 @@
+"""Machines that maintenance needs: one to change a tree in, one to try a tree out in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..errors import HostError
+from ..host import process, systemd
+from ..images import shell
+from ..machines import records, script, start, stop
+from ..machines.script import Outcome
+
+if TYPE_CHECKING:
+    from ..images.generations import Draft
+    from ..images.spec import Spec
+    from ..machines.records import Record
+    from ..settings import Settings
+
+# In place of a GitLab server's name: no job has it.
+SERVER = "maintenance"
+_SHELL = "/bin/sh"
+_TRIAL_SECONDS = 900
+_POWEROFF_SECONDS = 90
+
+
+def remove_leftovers() -> None:
+    """Remove the machines of a maintenance that was killed; to be called when no other maintenance runs."""
+    for record in records.all_records():
+        if record.server == SERVER:
+            with records.lock(record.machine):
+                stop.remove(record)
+
+
+@contextmanager
+def booted(spec: Spec, draft: Draft, settings: Settings) -> Iterator[str]:
+    """Yield the name of a machine that changes the draft's tree itself; in the end it is shut down in good order."""
+    root = draft.root
+    with (
+        shell.resolver_taken_back(root),
+        shell.machine_id_taken_back(root),
+        _machine(spec, draft, settings, in_place=True) as record,
+    ):
+        yield record.machine
+        process.run(["systemctl", f"--machine={record.machine}", "--no-block", "poweroff"], check=False)
+        deadline = time.monotonic() + _POWEROFF_SECONDS
+        while systemd.is_active(record.unit) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
+    """Run the smoke test of ``spec`` in a booted copy of the draft, output to ``log``; raises HostError if it fails."""
+    content = f"set -eu\n{spec.smoke_test}\n".encode()
+    with _machine(spec, draft, settings) as record, _output_to(log), _at_most(_TRIAL_SECONDS):
+        result = script.run(record, content, "smoke_test", shell=_SHELL, grace_seconds=5)
+    if result.outcome is not Outcome.FINISHED or result.status:
+        how = f"exit status {result.status}" if result.outcome is Outcome.FINISHED else str(result.outcome.value)
+        raise HostError(f"the smoke test failed: {how}", facts=f"its output: {log}", advice=_last_line(log))
+
+
+@contextmanager
+def _machine(spec: Spec, draft: Draft, settings: Settings, *, in_place: bool = False) -> Iterator[Record]:
+    wish = start.Wish(
+        job=f"{int(time.time())}{os.getpid() % 100000:05d}",
+        server=SERVER,
+        project="",
+        image=spec.image,
+        generation=draft.stamp,
+        root=draft.root,
+        shell=_SHELL,
+        in_place=in_place,
+    )
+    record = start.start(wish, settings)
+    try:
+        yield record
+    finally:
+        with records.lock(record.machine):
+            stop.remove(record)
+
+
+@contextmanager
+def _output_to(log: str) -> Iterator[None]:
+    """Let what is written to our streams, as a script's output is, go to the end of the file ``log``."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.dup2(fd, 1)
+        os.dup2(fd, 2)
+        yield
+    finally:
+        os.close(fd)
+        for number, old in enumerate(kept, 1):
+            os.dup2(old, number)
+            os.close(old)
+
+
+@contextmanager
+def _at_most(seconds: int) -> Iterator[None]:
+    """Raise HostError inside when it takes longer than ``seconds``."""
+
+    def too_long(_number: int, _frame: object) -> None:
+        raise HostError(f"the smoke test was not over after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _last_line(log: str) -> str:
+    with open(log, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return f"it ended with: {lines[-1]}" if lines else ""

@@ -1,0 +1,70 @@
+"""What a tree begins as: built from packages, filled by a command or from an archive, or a copy of its parent."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import HostError
+from ..host import process, trees
+from . import bootstrap, finish, imports, recipe, store
+from .progress import Progress
+from .spec import Spec
+
+_MOST_FILES = 10_000_000
+
+
+def make(spec: Spec, root: str, state_folder: str, *, log: str, progress: Progress) -> dict[str, Any]:
+    """Make the tree ``root``, which is not there yet, as ``spec`` says what it begins as; return facts about it.
+
+    What programs say is added to the file ``log``. Raises HostError.
+    """
+    facts: dict[str, Any] = {"built": round(time.time())}
+    if spec.extends:
+        parent = _parent(spec, state_folder)
+        progress.show("copying its parent")
+        trees.copy(parent.root, root)
+        known = {"parent": parent.generation, "builder": f"extends {spec.extends}", "suite": imports.suite(root)}
+        return {**facts, **known}
+    if spec.tarball:
+        limits = imports.default_limits(state_folder, files_count=_MOST_FILES)
+        _, known = imports.fill(root, imports.Source(spec.tarball, "", limits), progress)
+        return {**facts, **known, "source": os.path.basename(spec.tarball), "suite": imports.suite(root)}
+    trees.make(root)
+    if spec.command:
+        bootstrap.run_command(spec.command, root, log=log, progress=progress)
+        if not os.listdir(root):
+            raise HostError(f"{process.quoted(spec.command)} made nothing", advice="it must fill the folder {root}")
+        builder = spec.command[0]
+    else:
+        builder = bootstrap.build(spec.recipe, root, log=log, progress=progress, builder=spec.builder)
+    finish.finish(root)
+    return {**facts, **recipe.facts(spec.recipe), "builder": builder}
+
+
+def why_anew(spec: Spec, image: store.Image, state_folder: str) -> str:
+    """Return why a changed copy of ``image`` will not do and its tree is made anew; nothing where it will."""
+    return next(_reasons(spec, store.facts(image), state_folder), "")
+
+
+def _reasons(spec: Spec, known: dict[str, Any], state_folder: str) -> Iterator[str]:
+    if spec.recreate:
+        yield "its playbook wants it made anew each time"
+    if known.get("base_digest", spec.base_digest) != spec.base_digest:
+        yield "its playbook says something else of what it begins as"
+    if "base_digest" not in known and known.get("suite") not in {None, spec.recipe.suite} and not spec.extends:
+        yield f"its suite was {known['suite']}"
+    if spec.extends and known.get("parent", "") != _parent(spec, state_folder).generation:
+        yield f"its parent {spec.extends} has another generation"
+    age_seconds = time.time() - known.get("built", known.get("created", time.time()))
+    if spec.max_age_seconds and age_seconds > spec.max_age_seconds:
+        yield f"it was made {age_seconds / 86400:.0f} days ago"
+
+
+def _parent(spec: Spec, state_folder: str) -> store.Image:
+    parent = store.find(state_folder, spec.extends)
+    if parent is None:
+        raise HostError(f"its parent {spec.extends} is not there", advice="mend that image first")
+    return parent

@@ -1,0 +1,83 @@
+"""Long work by other programs: what they say goes to a log and to whoever watches, line by line."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from ..host import files, process
+
+LOG_FOLDER = "/var/log/nspawn-runner"
+_LAST_LINES = 12
+
+
+class Ended(NamedTuple):
+    """How a program ended: its exit status, and the last lines it said."""
+
+    status: int
+    last: list[str]
+
+
+def new_log(name: str) -> str:
+    """Make the log ``name`` anew, empty and for root alone, and return its path."""
+    files.make_private_folder(LOG_FOLDER)
+    path = f"{LOG_FOLDER}/{name}.log"
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    return path
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    log: str,
+    heard: Callable[[str], None],
+    end: Callable[[process.Popen[bytes]], None],
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+) -> Ended:
+    """Run ``argv`` to its end; all it says is added to the file ``log``, and ``heard`` is called with each line.
+
+    ``heard`` gets an empty line whenever half a second brought none. Whatever happens, ``end`` is called with the
+    child, to end what is left of it.
+    """
+    last: list[str] = []
+    with open(log, "ab", buffering=0) as opened:
+        opened.write(f"+ {process.quoted(argv)}\n".encode())
+        child = process.spawn(
+            argv, stdout=process.PIPE, stderr=process.STDOUT, own_session=True, env=env, cwd=cwd
+        )
+        try:
+            assert child.stdout is not None  # noqa: S101  (tells mypy about PIPE)
+            for line in _lines(child.stdout.fileno(), child):
+                if line is not None:
+                    opened.write(f"{line}\n".encode())
+                if line:
+                    last = [*last[1 - _LAST_LINES :], line]
+                heard(line or "")
+            return Ended(child.wait(), last)
+        finally:
+            end(child)
+
+
+def _lines(fd: int, child: process.Popen[bytes]) -> Iterator[str | None]:
+    """Yield the lines that come from ``fd``, None where half a second brought none, until it is closed.
+
+    A process that outlives the child may hold it open: once the child is gone and nothing comes, that is the end too.
+    """
+    rest = b""
+    while True:
+        if not select.select([fd], [], [], 0.5)[0]:
+            yield None
+            if child.poll() is None:
+                continue
+            read = b""
+        else:
+            read = os.read(fd, 65536)
+        *lines, rest = (rest + read).split(b"\n")
+        yield from (line.decode(errors="replace").rstrip() for line in lines)
+        if not read:
+            if rest:
+                yield rest.decode(errors="replace").rstrip()
+            return
