@@ -191,6 +191,8 @@ def _open_streams() -> list[_Stream]:
     streams = []
     for target in targets:
         reader, writer = os.pipe()
+        # Else only the host's root could open it again, as a script does that writes to /dev/stderr.
+        os.fchmod(writer, 0o622)
         with suppress(OSError):  # over the user's limit for pipes; then the usual 64 KiB do
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         streams.append(_Stream(reader, writer, target))

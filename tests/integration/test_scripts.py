@@ -72,6 +72,11 @@ def test_streams_stay_apart(machine: Job) -> None:
     assert (done.out, done.err) == (b"out\n" * 3, b"err\n" * 3)
 
 
+def test_streams_that_are_opened_again(machine: Job) -> None:
+    done = machine.script("echo out > /dev/stdout; echo err > /dev/stderr; echo more >> /proc/self/fd/1")
+    assert (done.status, done.out, done.err) == (0, b"out\nmore\n", b"err\n")
+
+
 def test_reader_that_goes_away(machine: Job) -> None:
     """The script meets the broken pipe itself and goes on as it likes; the stage ends with it."""
     machine.output("rm -f /root/how")
