@@ -24,8 +24,9 @@ class Limits(NamedTuple):
 
 
 class Network(NamedTuple):
-    """The bridge that machines are joined to, and the /20 their addresses come from (IPv4, CIDR)."""
+    """What network machines have; with ``private`` the bridge they are joined to, and the /20 of their addresses."""
 
+    mode: str = "private"
     bridge: str = "nspr0"
     subnet: str = "10.213.0.0/20"
 
@@ -39,6 +40,7 @@ class Settings(NamedTuple):
     user_namespace: bool = True
     default_image: str = ""
     shell: str = "/bin/bash"
+    user: str = ""
     builds_dir: str = "/builds"
     cache_dir: str = "/cache"
     gitlab_runner: str = "auto"
@@ -97,6 +99,12 @@ def _subnet(value: str) -> str:
     return "" if network.prefixlen == 20 else "must be a /20: one address for each of up to 4094 machines"
 
 
+def _user(value: str) -> str:
+    plain = value.isascii() and all(char.isalnum() or char in "._-" for char in value)
+    ok = plain and len(value) <= 31 and not value[:1].isdigit() and value[:1] not in {".", "-"}
+    return "" if ok else "must be a user's name: at most 31 letters, digits and . _ -, a letter or _ first"
+
+
 def _program(value: str) -> str:
     return "" if value in {"auto", ""} else _absolute_path(value)
 
@@ -107,6 +115,7 @@ _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "tmpfs_size": _size,
     "default_image": _image_name,
     "shell": _absolute_path,
+    "user": _user,
     "builds_dir": _absolute_path,
     "cache_dir": _absolute_path,
     "gitlab_runner": _program,
@@ -115,10 +124,21 @@ _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "limits.memory_max": _memory,
     "limits.tasks_max": _at_least(64),
     "limits.runtime_max_seconds": _at_least(60),
+    "network.mode": _one_of("private", "none", "host"),
     "network.bridge": _interface,
     "network.subnet": _subnet,
 }
 _TYPES = {bool: "true or false", int: "a whole number", str: "a text in quotes"}
+# What an image may say of its machines: its own word for it, and the setting that it stands for.
+_IMAGES_OWN = {
+    "shell": "shell",
+    "user": "user",
+    "backend": "backend",
+    "network": "network.mode",
+    "memory_max": "limits.memory_max",
+    "cpu_weight": "limits.cpu_weight",
+    "tasks_max": "limits.tasks_max",
+}
 
 
 def load(path: str | None = None) -> Settings:
@@ -181,16 +201,65 @@ def _fill(defaults: Any, data: Mapping[str, Any], prefix: str, problems: list[st
             if not problem:
                 values[key] = _fill(default, value, f"{name}.", problems)
                 continue
-        elif type(value) is not type(default):
-            problem = f"must be {_TYPES[type(default)]}"
         else:
-            check = _CHECKS.get(name)
-            problem = check(value) if check else ""
+            problem = _problem(name, value, default)
         if problem:
             problems.append(f"{name}: {problem}")
         else:
             values[key] = value
     return defaults._replace(**values)
+
+
+def _problem(name: str, value: Any, default: Any) -> str:
+    """Say what is wrong with ``value`` for the setting ``name``, in words that follow its name; empty if nothing."""
+    if type(value) is not type(default):
+        return f"must be {_TYPES[type(default)]}"
+    check = _CHECKS.get(name)
+    return check(value) if check else ""
+
+
+def run_problems(values: Any) -> list[str]:
+    """Say what is wrong with ``values``, what an image says of its machines: a text for each wrong key, or none.
+
+    The keys are those of ``with_run_values``.
+    """
+    if not isinstance(values, dict):
+        return ["must be a table"]
+    problems = []
+    for key, value in values.items():
+        if key not in _IMAGES_OWN:
+            problems.append(f"{key}: no such setting (there are {', '.join(_IMAGES_OWN)})")
+        elif problem := _problem(_IMAGES_OWN[key], value, _find(Settings(), _IMAGES_OWN[key])):
+            problems.append(f"{key}: {problem}")
+    return problems
+
+
+def with_run_values(settings: Settings, values: Any, image: str) -> Settings:
+    """Return ``settings`` with ``values``, what ``image`` says of its machines, over them; raises HostError.
+
+    They are any of shell, user, backend, network (the mode), memory_max, cpu_weight, tasks_max; None is none of them.
+    """
+    if values is None:
+        return settings
+    problems = run_problems(values)
+    if problems:
+        raise HostError(
+            f"what the image {image} says of its machines is wrong",
+            facts="; ".join(problems),
+            advice="mend its playbook and run chroot-maintenance",
+        )
+    for key, value in values.items():
+        table, _, name = _IMAGES_OWN[key].rpartition(".")
+        changed = {table: getattr(settings, table)._replace(**{name: value})} if table else {name: value}
+        settings = settings._replace(**changed)
+    return settings
+
+
+def _find(settings: Settings, name: str) -> Any:
+    found: Any = settings
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def _images_problem(value: Any) -> str:

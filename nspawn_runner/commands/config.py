@@ -8,7 +8,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from .. import __version__
+from ..errors import Error
 from ..gitlab import job as jobs
+from . import job_image
 
 if TYPE_CHECKING:
     import argparse
@@ -20,7 +22,8 @@ DESCRIPTION = "Prints the answer to gitlab-runner's config stage: JSON on stdout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --id, for calls by hand."""
+    """Add --default-image, and --id for calls by hand."""
+    parser.add_argument("--default-image", metavar="NAME", help="image of jobs that ask for none (default: settings)")
     parser.add_argument("--id", metavar="ID", help="the job's id (default: what gitlab-runner says)")
 
 
@@ -35,7 +38,15 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         # Every job has a machine of its own, so no two share a folder.
         "builds_dir_is_shared": False,
         # gitlab-runner >= 15.10; the shell its scripts are written for.
-        "shell": os.path.basename(settings.shell),
+        "shell": os.path.basename(_shell(job.image or args.default_image or settings.default_image, settings)),
     }
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0
+
+
+def _shell(asked: str, settings: Settings) -> str:
+    """Return the shell of the image that is ``asked`` for; where something is wrong with it, prepare will tell."""
+    try:
+        return job_image.settings_of(job_image.find(asked, settings), settings).shell
+    except (Error, OSError):
+        return settings.shell

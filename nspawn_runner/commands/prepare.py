@@ -7,11 +7,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from ..errors import HostError, JobError, printable
 from ..gitlab import job as jobs
 from ..host import files
-from ..images import names, store
 from ..machines import network, start
+from . import job_image
 
 if TYPE_CHECKING:
     import argparse
@@ -45,7 +44,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     print(report(record, time.monotonic() - began))
     if job.services:
         _warn("the job asks for services, which there are none of here yet: it runs without them")
-    if network.lacks_name_servers():
+    if record.network == network.PRIVATE and network.lacks_name_servers():
         _warn("names cannot be found in the machine: the host's /etc/resolv.conf names only the host itself")
     return 0
 
@@ -62,7 +61,8 @@ def report(record: Record, took_seconds: float) -> str:
 
 def boot(job: Job, asked: str, settings: Settings, binds: Sequence[str] = ()) -> Record:
     """Boot the machine of ``job`` from the image that ``asked`` means; ``binds`` are options of systemd-nspawn."""
-    image = find_image(asked, settings)
+    image = job_image.find(asked, settings)
+    settings = job_image.settings_of(image, settings)
     options = [*_cache_options(job, settings), *_helper_options(image.root, settings), *binds]
     wish = start.Wish(
         job=job.id,
@@ -71,46 +71,23 @@ def boot(job: Job, asked: str, settings: Settings, binds: Sequence[str] = ()) ->
         image=image.name,
         generation=image.generation,
         root=image.root,
-        shell=settings.shell,
         binds=options,
         runtime_seconds=job.timeout_seconds,
     )
     return start.start(wish, settings)
 
 
-def find_image(asked: str, settings: Settings) -> store.Image:
-    """Return the image that ``asked`` means; raises JobError that names the images there are, HostError for none."""
-    there = store.names(settings.state_folder)
-    if not there:
-        raise HostError(
-            f"there are no images in {settings.state_folder}", advice="make one: nspawn-runner chroot-create bookworm"
-        )
-    known = f"there are: {', '.join(there)}"
-    if not asked:
-        raise JobError(
-            "the job asks for no image and there is no default",
-            facts=known,
-            advice="write image: NAME in .gitlab-ci.yml, or have the admin set default_image",
-        )
-    if not names.is_plausible(asked):
-        raise JobError(f"'{printable(asked, 60)}' cannot be the name of an image", facts=known)
-    name = names.local_name(asked, mapping=settings.images, there=there)
-    image = store.find(settings.state_folder, name) if name else None
-    if image is None:
-        raise JobError(
-            f"there is no image '{printable(asked, 100)}'",
-            facts=known,
-            advice="have the admin make it: nspawn-runner chroot-create NAME",
-        )
-    return image
-
-
 def _cache_options(job: Job, settings: Settings) -> list[str]:
-    """Bind the job's own cache: a folder per server, project and protectedness, so that no project reads another's."""
+    """Bind the job's own cache: a folder per server, project and protectedness, so that no project reads another's.
+
+    One per user too: what one user writes there is mostly out of the other's reach.
+    """
     if not job.project or not job.server:
         return []
     server = "".join(char if char.isalnum() or char in ".-" else "_" for char in job.server)
     scope = f"{server}-{job.project}-{'protected' if job.protected else 'unprotected'}"
+    if settings.user not in {"", "root"}:
+        scope += f"-{settings.user}"
     folder = f"{settings.state_folder}/.cache/{scope}"
     files.make_private_folder(os.path.dirname(folder))
     os.makedirs(folder, mode=0o755, exist_ok=True)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 HELP = "stage: run a script in the job's machine"
-DESCRIPTION = """Runs the file SCRIPT in the job's machine as root, as the standard input of a shell.
+DESCRIPTION = """Runs the file SCRIPT in the job's machine, as the standard input of a shell; as root, unless the
+settings or the image name another user.
 
 Output is passed through as it comes. What the script leaves running stays until cleanup."""
 

@@ -52,7 +52,7 @@ def _custom(runner: Runner) -> dict[str, Any]:
     image = ["--default-image", runner.default_image] if runner.default_image else []
     return {
         "config_exec": runner.tool,
-        "config_args": [*options, "config"],
+        "config_args": [*options, "config", *image],
         "config_exec_timeout": CONFIG_SECONDS,
         "prepare_exec": runner.tool,
         "prepare_args": [*options, "prepare", *image],

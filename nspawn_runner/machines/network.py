@@ -1,8 +1,9 @@
-"""The machines' network: a bridge of our own with NAT, and addresses that are set from outside.
+"""The machines' network: by default a bridge of our own with NAT, and addresses that are set from outside.
 
 A machine's root lives in a user namespace and cannot use the host's network properly, so each machine has its own
 network namespace on our bridge. Its address follows from its slot; ``ip`` sets it in that namespace while the
-machine boots, which takes some milliseconds and nothing in the image.
+machine boots, which takes some milliseconds and nothing in the image. An admin may choose a namespace with nothing but
+loopback instead, which systemd-nspawn brings up, or the host's own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from ..settings import Network
 from . import records
 from .records import Record
 
+PRIVATE, NONE, HOST = "private", "none", "host"
 INTERFACE = "host0"  # systemd-nspawn's name for the machine's end of --network-bridge
+_LOCALHOST = b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 _UPLINK = "/run/systemd/resolve/resolv.conf"
 _FORWARD = "/proc/sys/net/ipv4/ip_forward"
 
@@ -34,12 +37,16 @@ def address(network: Network, slot: int) -> str:
 
 
 def write_files(record: Record, network: Network) -> None:
-    """Write the machine's /etc/hosts, and what ``ip -batch`` is to do in its network namespace."""
+    """Write the machine's /etc/hosts, and what ``ip -batch`` is to do in the network namespace of a private one."""
     own, via = address(network, record.slot), gateway(network).partition("/")[0]
-    hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{own} {record.machine}\n"
+    # Without an address of its own a machine's name is 127.0.1.1, as Debian has it.
+    known = _hosts_file() if record.network == HOST else _LOCALHOST
+    hosts = known + f"{own if record.network == PRIVATE else '127.0.1.1'} {record.machine}\n".encode()
     files.make_private_folder(os.path.dirname(record.hosts_file))
-    files.write_atomically(record.hosts_file, hosts.encode(), mode=0o644)
+    files.write_atomically(record.hosts_file, hosts, mode=0o644)
     os.chown(record.hosts_file, record.uid_base, record.uid_base)
+    if record.network != PRIVATE:
+        return
     batch = (
         "link set lo up",
         f"address replace {own}/20 dev {INTERFACE}",
@@ -50,15 +57,29 @@ def write_files(record: Record, network: Network) -> None:
 
 
 def nspawn_options(record: Record, network: Network) -> list[str]:
-    """Return the options of systemd-nspawn that join a machine to the bridge and give it names."""
+    """Return the options of systemd-nspawn that give a machine its network and names."""
+    hosts = f"--bind={record.hosts_file}:/etc/hosts"
+    if record.network == HOST:
+        return ["--resolv-conf=replace-host", hosts]
+    if record.network == NONE:
+        # A list of servers that cannot be reached would be wrong.
+        return ["--private-network", "--resolv-conf=delete", hosts]
     # replace-host works whether the image has a file, a link or a dangling link there; what systemd-resolved puts into
     # the host's file is no use to others, its own list of servers is.
     uplink = os.path.exists(_UPLINK)
     return [
         f"--network-bridge={network.bridge}",
         f"--resolv-conf=replace-{'uplink' if uplink else 'host'}",
-        f"--bind={record.hosts_file}:/etc/hosts",
+        hosts,
     ]
+
+
+def _hosts_file() -> bytes:
+    """Return the names in the host's /etc/hosts, for a machine in whose network they mean the same."""
+    try:
+        return files.read_head("/etc/hosts", 1 << 20).rstrip(b"\n") + b"\n"
+    except OSError:
+        return _LOCALHOST
 
 
 def lacks_name_servers() -> bool:
@@ -76,8 +97,12 @@ def lacks_name_servers() -> bool:
 def join(record: Record, *, seconds: float) -> None:
     """Give the machine its address as soon as systemd-machined knows it, which is early in its boot; then it is ready.
 
-    Raises HostError when that has not worked after ``seconds``.
+    For one without an address of its own there is nothing to wait for. Raises HostError when that has not worked after
+    ``seconds``.
     """
+    if record.network != PRIVATE:
+        files.write_atomically(records.ready_file(record.machine), b"")
+        return
     deadline = time.monotonic() + seconds
     while True:
         leader = _leader(record.machine)
@@ -104,10 +129,12 @@ def _leader(machine: str) -> str:
 
 
 def set_up(network: Network) -> Callable[[], None]:
-    """Make the bridge, its address and forwarding where they are not there; raises HostError.
+    """Make the bridge, its address and forwarding where they are not there and are needed; raises HostError.
 
     Returns what is to be called for the firewall's rules: they are looked for while the machine boots.
     """
+    if network.mode != PRIVATE:
+        return lambda: None
     _make_bridge(network)
     if files.read_head(_FORWARD, 8).strip() != b"1":
         _forward()

@@ -45,6 +45,8 @@ class Record(NamedTuple):
     layer: str
     slot: int
     shell: str
+    user: str
+    network: str
     user_namespace: bool
     created: float
     state: str = "starting"
@@ -160,6 +162,8 @@ def _remnant(machine: str, data: Any) -> Record:
         layer="",
         slot=slot if isinstance(slot, int) else 0,
         shell="",
+        user="",
+        network="",
         user_namespace=True,
         created=0,
         state=UNREADABLE,

@@ -17,8 +17,9 @@ from ..host import process, systemd
 from . import cgroups, network, records, relay
 from .records import Record
 
-# What a shell started at a root login has, without what systemd adds for services. "$1" is the shell. What is written
-# down goes to the start of the memory file, by a descriptor of its own: the shell reads on from behind that.
+# What a shell started at a login has, without what systemd adds for services. "$1" is the shell. $SHELL is that too for
+# root, and for a user whose own is none to work with, which systemd leaves out. What is written down goes to the start
+# of the memory file, by a descriptor of its own: the shell reads on from behind that.
 _WRAPPER = r"""
 unset INVOCATION_ID JOURNAL_STREAM MEMORY_PRESSURE_WATCH MEMORY_PRESSURE_WRITE SYSTEMD_EXEC_PID
 export LANG="${LANG:-C.UTF-8}" TERM=xterm PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -26,7 +27,8 @@ cd 2>/dev/null || cd /
 unset OLDPWD
 if ! command -v "$1" >/dev/null; then echo no-shell 1<>/dev/fd/0; exit 127; fi
 echo started 1<>/dev/fd/0
-SHELL="$1" "$1"
+[ "$USER" = root ] && unset SHELL
+SHELL="${SHELL:-$1}" "$1"
 echo "exited $?" 1<>/dev/fd/0
 """
 _HEADER_BYTES = 32
@@ -83,7 +85,7 @@ def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_secon
         _write_all(memory, b"\0" * _HEADER_BYTES + content)
         os.lseek(memory, _HEADER_BYTES, os.SEEK_SET)
         relay.stream(
-            _systemd_run_argv(record.machine, unit, shell),
+            _systemd_run_argv(record, unit, shell),
             stdin=memory,
             machine=record.machine,
             stage=stage,
@@ -123,11 +125,11 @@ def _write_all(fd: int, content: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _systemd_run_argv(machine: str, unit: str, shell: str) -> list[str]:
+def _systemd_run_argv(record: Record, unit: str, shell: str) -> list[str]:
     return systemd.run_argv(
         systemd.escaped(["/bin/sh", "-c", _WRAPPER, "sh", shell]),
         unit=unit,
-        options=["--pipe", "--wait", f"--machine={machine}", "--uid=root"],
+        options=["--pipe", "--wait", f"--machine={record.machine}", f"--uid={record.user}"],
         properties=[
             "Type=exec",
             "IgnoreSIGPIPE=no",

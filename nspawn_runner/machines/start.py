@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..errors import HostError
 from ..host import files, nspawn, process, systemd
 from ..settings import Settings
-from . import backends, network, records, stop
+from . import backends, network, records, stop, users
 from .records import Record
 
 OLDEST_SYSTEMD = 252
@@ -33,7 +33,6 @@ class Wish(NamedTuple):
     image: str
     generation: str
     root: str
-    shell: str
     binds: Sequence[str] = ()
     runtime_seconds: int | None = None
     in_place: bool = False
@@ -81,7 +80,9 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
         backend=backend,
         layer=layer,
         slot=slot,
-        shell=wish.shell,
+        shell=settings.shell,
+        user=settings.user or users.ROOT,
+        network=settings.network.mode,
         user_namespace=settings.user_namespace,
         created=time.time(),
     )
@@ -94,6 +95,8 @@ def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
     network.write_files(record, settings.network)
     backends.named(record.backend).attach(record, settings)
     _start_unit(record, wish, settings, complete_network)
+    if record.user != users.ROOT:
+        users.give_folders(record, (settings.builds_dir, settings.cache_dir))
     record = record._replace(state="running")
     records.write(record)
     return record

@@ -8,6 +8,7 @@ from nspawn_runner.errors import UsageError
 PLAIN = [
     ["config"],
     ["gitlab-config"],
+    ["config", "--default-image", "bookworm"],
     ["cleanup"],
     ["prepare"],
     ["prepare", "--default-image", "bookworm"],
@@ -21,6 +22,7 @@ OTHER = [
     ["run", "script"],
     ["prepare", "bookworm"],
     ["prepare", "--default-image", "--help"],
+    ["config", "--default-image", "--help"],
     ["cleanup", "--id"],
     ["config", "--help"],
     ["--version"],

@@ -33,7 +33,8 @@ def test_every_stage_calls_the_tool() -> None:
     for stage in ("config", "prepare", "run", "cleanup"):
         assert custom[f"{stage}_exec"] == TOOL.tool
         assert custom[f"{stage}_args"][:3] == ["--config", "/a b.toml", stage]
-    assert custom["prepare_args"][3:] == ["--default-image", "bookworm"]
+    for stage in ("config", "prepare"):
+        assert custom[f"{stage}_args"][3:] == ["--default-image", "bookworm"]
 
 
 def test_a_stopped_script_ends_before_the_clean_up_starts() -> None:

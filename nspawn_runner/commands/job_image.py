@@ -1,0 +1,44 @@
+"""The image of a job: which one it asks for, and the settings that hold for machines of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import HostError, JobError, printable
+from ..images import names, store
+from ..settings import with_run_values
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+
+def find(asked: str, settings: Settings) -> store.Image:
+    """Return the image that ``asked`` means; raises JobError that names the images there are, HostError for none."""
+    there = store.names(settings.state_folder)
+    if not there:
+        raise HostError(
+            f"there are no images in {settings.state_folder}", advice="make one: nspawn-runner chroot-create bookworm"
+        )
+    known = f"there are: {', '.join(there)}"
+    if not asked:
+        raise JobError(
+            "the job asks for no image and there is no default",
+            facts=known,
+            advice="write image: NAME in .gitlab-ci.yml, or have the admin set default_image",
+        )
+    if not names.is_plausible(asked):
+        raise JobError(f"'{printable(asked, 60)}' cannot be the name of an image", facts=known)
+    name = names.local_name(asked, mapping=settings.images, there=there)
+    image = store.find(settings.state_folder, name) if name else None
+    if image is None:
+        raise JobError(
+            f"there is no image '{printable(asked, 100)}'",
+            facts=known,
+            advice="have the admin make it: nspawn-runner chroot-create NAME",
+        )
+    return image
+
+
+def settings_of(image: store.Image, settings: Settings) -> Settings:
+    """Return the settings for machines of ``image``: what it says of them itself over the host's; raises HostError."""
+    return with_run_values(settings, store.facts(image).get("run"), image.name)

@@ -1,0 +1,46 @@
+"""The user of an image that a job's scripts run as: whether there is one, and the job's folders made its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from ..errors import HostError
+from ..host import process, systemd
+from .records import Record
+
+ROOT = "root"
+# Asked in the machine, since only its own systemd and libraries know all its users. systemd-run's exit status says
+# little, so that it answers in words.
+_GIVE = """
+user=$1; shift
+group=$(id -g -- "$user") || { echo none; exit; }
+mkdir -p -- "$@" && chown -- "$user:$group" "$@" && echo given
+"""
+_SECONDS = 30
+
+
+def give_folders(record: Record, folders: Sequence[str]) -> None:
+    """Make ``folders`` in the machine and give them to the user of its scripts.
+
+    Raises HostError where the image has no such user, or a folder cannot be made.
+    """
+    argv = systemd.run_argv(
+        systemd.escaped(["/bin/sh", "-c", _GIVE, "sh", record.user, *folders]),
+        unit=f"nspawn-runner-user-{os.urandom(4).hex()}.service",
+        options=["--pipe", "--wait", f"--machine={record.machine}"],
+        properties=["Type=exec"],
+    )
+    done = process.run(argv, check=False, timeout_seconds=_SECONDS)
+    answer = done.stdout.decode(errors="replace").strip()
+    if answer == "given":
+        return
+    if answer == "none":
+        raise HostError(
+            f"the image {record.image} has no user {record.user}, who is to run the job's scripts",
+            advice=f"make one: nspawn-runner chroot-login {record.image} -- useradd --create-home {record.user}",
+        )
+    raise HostError(
+        f"the folders {' and '.join(folders)} of the machine cannot be given to its user {record.user}",
+        facts=done.stderr.decode(errors="replace").strip().replace("\n", " / "),
+    )
