@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import HostError, printable
 from ..images import playbooks, spec, store
+from ..settings import run_problems
 
 if TYPE_CHECKING:
     from ..images.spec import Spec
@@ -28,7 +29,7 @@ def read(state_folder: str, names: Sequence[str] = ()) -> list[Spec]:
     specs: dict[str, Spec] = {}
     for name, playbook in found.items():
         try:
-            specs[name] = spec.read(playbook, problems[name], lambda _: [])
+            specs[name] = spec.read(playbook, problems[name], run_problems)
         except HostError as error:
             problems[name] += error.lines()[:1]
     wanted = _with_missing_parents(names or [*found], specs, store.names(state_folder))

@@ -15,6 +15,7 @@ from ..host import process, systemd
 from ..images import shell
 from ..machines import records, script, start, stop
 from ..machines.script import Outcome
+from ..settings import with_run_values
 
 if TYPE_CHECKING:
     from ..images.generations import Draft
@@ -41,6 +42,8 @@ def remove_leftovers() -> None:
 def booted(spec: Spec, draft: Draft, settings: Settings) -> Iterator[str]:
     """Yield the name of a machine that changes the draft's tree itself; in the end it is shut down in good order."""
     root = draft.root
+    if settings.network.mode == "none":  # which is for jobs; a playbook installs things
+        settings = settings._replace(network=settings.network._replace(mode="private"))
     with (
         shell.resolver_taken_back(root),
         shell.machine_id_taken_back(root),
@@ -54,7 +57,11 @@ def booted(spec: Spec, draft: Draft, settings: Settings) -> Iterator[str]:
 
 
 def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
-    """Run the smoke test of ``spec`` in a booted copy of the draft, output to ``log``; raises HostError if it fails."""
+    """Run the smoke test of ``spec`` in a booted copy of the draft, output to ``log``; raises HostError if it fails.
+
+    The machine has the network and the limits of those that jobs will get, the script is root's.
+    """
+    settings = with_run_values(settings, spec.run, spec.image)
     content = f"set -eu\n{spec.smoke_test}\n".encode()
     with _machine(spec, draft, settings) as record, _output_to(log), _at_most(_TRIAL_SECONDS):
         result = script.run(record, content, "smoke_test", shell=_SHELL, grace_seconds=5)
@@ -72,10 +79,9 @@ def _machine(spec: Spec, draft: Draft, settings: Settings, *, in_place: bool = F
         image=spec.image,
         generation=draft.stamp,
         root=draft.root,
-        shell=_SHELL,
         in_place=in_place,
     )
-    record = start.start(wish, settings)
+    record = start.start(wish, settings._replace(shell=_SHELL, user=""))
     try:
         yield record
     finally:

@@ -1,14 +1,16 @@
 """What an image says of its machines, over the settings of the host."""
 
 import json
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nspawn_runner.commands import config, job_image
+from nspawn_runner.commands import config, job_image, specs
 from nspawn_runner.errors import HostError
+from nspawn_runner.images import playbooks
 from nspawn_runner.images.store import Image
 from nspawn_runner.settings import Settings, parse, run_problems, with_run_values
 
@@ -101,3 +103,19 @@ def test_gitlab_runner_is_told_the_shell_of_the_image(
         Path(f"{job_image.find('web', state).root}.json").write_text(json.dumps({"run": {"shell": "sh"}}))
     assert config.main(Namespace(id="1", default_image=default), state) == 0
     assert json.loads(capsys.readouterr().out)["shell"] == shell
+
+
+def test_playbooks_are_read_with_the_same_checks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(playbooks, "OWNER", os.getuid())
+    monkeypatch.setattr(playbooks, "FOLDER", str(tmp_path / "none"))
+    said = {"run_user": "a b", "run_memory_max": "2G", "run_network": "bridge", "run_tasks_max": 3}
+    lines = [f"    nspawn_runner_{name}: {value}\n" for name, value in said.items()]
+    (tmp_path / "web.yaml").write_text("- hosts: all\n  vars:\n" + "".join(lines))
+    (tmp_path / "web.yaml").chmod(0o644)
+    with pytest.raises(HostError, match="3 things are wrong"):
+        specs.read(str(tmp_path))
+    told = capsys.readouterr().err
+    for line, name in ((3, "run_user"), (5, "run_network"), (6, "run_tasks_max")):
+        assert f"/web.yaml:{line}: nspawn_runner_{name}: must be " in told
