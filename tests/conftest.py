@@ -42,6 +42,12 @@ def btrfs_host(job_image: Path) -> Iterator[DisposableHost]:
 
 
 @pytest.fixture(scope="session")
+def xfs_host(job_image: Path) -> Iterator[DisposableHost]:
+    """The same with its state folder on xfs, where copies share their blocks."""
+    yield from _host(job_image, "bookworm", "xfs")
+
+
+@pytest.fixture(scope="session")
 def trixie_host(job_image: Path) -> Iterator[DisposableHost]:
     """The same as `overlay_host` with a newer systemd; its version 2 cgroups may have no controllers, so no limits."""
     yield from _host(job_image, "trixie", "overlay")
