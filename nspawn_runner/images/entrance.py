@@ -132,8 +132,8 @@ def _bounding_set(leader: int) -> str:
 
 
 def _unit_argv(machine: str, unit: str, mark: str, command: Sequence[str]) -> list[str]:
-    given = process.environment()
-    passed = [f"--setenv={key}={value}" for key, value in given.items() if key not in {"PATH", "HOME"}]
+    # By name alone: a proxy's address may hold a password, and everyone can read arguments. systemd-run has the values.
+    passed = [f"--setenv={key}" for key in process.environment() if key not in {"PATH", "HOME"}]
     return systemd.run_argv(
         systemd.escaped(["/bin/sh", "-c", _IN_UNIT, "sh", mark, *command]),
         unit=unit,
