@@ -24,7 +24,8 @@ class Job(NamedTuple):
 
     ``server`` is the GitLab server's host, ``local`` for a job started by hand, or empty where it is not known.
     ``project`` is the project's numeric id, ``protected`` whether its ref is; ``timeout_seconds`` is None if unknown;
-    ``services`` tells whether it asks for any.
+    ``services`` tells whether it asks for any. ``trusted`` tells whether no project can have made this up;
+    ``project_path`` (group/project) and the runner's id are empty and None where that cannot be said of them.
     """
 
     id: str
@@ -34,6 +35,9 @@ class Job(NamedTuple):
     image: str = ""
     timeout_seconds: int | None = None
     services: bool = False
+    project_path: str = ""
+    runner: int | None = None
+    trusted: bool = False
 
 
 def from_environment(environ: Mapping[str, str], *, job_id: str | None = None) -> Job:
@@ -62,14 +66,16 @@ def from_payload(data: Any, file: str) -> Job:
     """Return the job described by ``data``, the parsed JSON of the runner's payload ``file``; raises HostError."""
     if not isinstance(data, dict):
         raise HostError(f"the job's payload {printable(file)} is not a JSON object")
-    variables = _first_values(data.get("variables"))
+    variables = _undisputed(data.get("variables"))
     git = _table(data, "git_info")
-    project = _table(data, "job_info").get("project_id")
+    info = _table(data, "job_info")
+    project = info.get("project_id")
+    runner = variables.get("CI_RUNNER_ID", "")
     timeout = _table(data, "runner_info").get("timeout")
     image = _table(data, "image").get("name")
     protected = git.get("protected")
     if not isinstance(protected, bool):
-        # gitlab-runner < 18.4: GitLab's own value stands first in the list, a project's variable of that name later.
+        # GitLab < 18.4
         protected = variables.get("CI_COMMIT_REF_PROTECTED") == "true"
     if image is not None and not isinstance(image, str):
         raise JobError("the job's image has no name", advice="write image: NAME in .gitlab-ci.yml")
@@ -81,6 +87,9 @@ def from_payload(data: Any, file: str) -> Job:
         image=image or "",
         timeout_seconds=timeout if type(timeout) is int and timeout > 0 else None,
         services=bool(data.get("services")),
+        project_path=_project_path(info.get("project_full_path"), git.get("repo_url"), variables),
+        runner=int(runner) if is_job_id(runner) else None,
+        trusted=True,
     )
 
 
@@ -127,15 +136,29 @@ def _table(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _first_values(variables: Any) -> dict[str, str]:
-    """Return name → value of the payload's variables, the first of each name: GitLab's own precede the project's."""
-    values: dict[str, str] = {}
+def _undisputed(variables: Any) -> dict[str, str]:
+    """Return name → value of the payload's variables that have one value only.
+
+    GitLab's own are among them, and a project's of the same name beside them. Which of them stands first depends on
+    what refers to what (GitLab's ``Gitlab::Ci::Variables::Collection::Sort``), so a second value makes it unknown.
+    """
+    values: dict[str, set[str]] = {}
     for variable in variables if isinstance(variables, list) else []:
         if isinstance(variable, dict):
             key, value = variable.get("key"), variable.get("value")
             if isinstance(key, str) and isinstance(value, str):
-                values.setdefault(key, value)
-    return values
+                values.setdefault(key, set()).add(value)
+    return {key: found.pop() for key, found in values.items() if len(found) == 1}
+
+
+def _project_path(told: Any, repo_url: Any, variables: Mapping[str, str]) -> str:
+    """Return the project's path: gitlab-runner >= 18.5 is told it, before two other fields have to agree on it."""
+    if isinstance(told, str) and told:
+        return told
+    path = variables.get("CI_PROJECT_PATH", "")
+    # Before it may stand the folder that GitLab is in on its host.
+    agreed = isinstance(repo_url, str) and repo_url.removesuffix(".git").endswith(f"/{path}") and "/" in path
+    return path if agreed else ""
 
 
 def _server(repo_url: Any, fallback: str) -> str:

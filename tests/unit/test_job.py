@@ -21,6 +21,8 @@ PAYLOAD: dict[str, Any] = {
     "variables": [
         {"key": "CI_COMMIT_REF_PROTECTED", "value": "false"},
         {"key": "CI_COMMIT_REF_PROTECTED", "value": "true"},
+        {"key": "CI_PROJECT_PATH", "value": "group/x"},
+        {"key": "CI_RUNNER_ID", "value": "42"},
     ],
     "image": {"name": "registry.example.com/debian:bookworm"},
 }
@@ -42,6 +44,9 @@ def test_payload_says_everything(tmp_path: Path) -> None:
         protected=True,
         image="registry.example.com/debian:bookworm",
         timeout_seconds=3600,
+        project_path="group/x",
+        runner=42,
+        trusted=True,
     )
 
 
@@ -56,10 +61,39 @@ def test_variables_of_the_job_do_not_count_where_there_is_a_payload(tmp_path: Pa
     assert from_environment(environ) == from_environment(write(tmp_path, json.dumps(PAYLOAD).encode()))
 
 
-def test_before_18_4_the_first_value_of_protected_counts() -> None:
-    """GitLab's own variables come first; a project's variable of the same name changes nothing."""
-    older = {**PAYLOAD, "git_info": {"repo_url": "https://gitlab.example.com/x.git"}}
-    assert from_payload(older, "f").protected is False
+def with_variables(*variables: tuple[str, str]) -> dict[str, Any]:
+    """Give the payload of an older runner and GitLab, which tells by variables what newer ones have fields for."""
+    git = {"repo_url": "https://ci-token:secret@gitlab.example.com/sub/group/x.git"}
+    return {**PAYLOAD, "git_info": git, "variables": [{"key": key, "value": value} for key, value in variables]}
+
+
+PROTECTED, PATH, RUNNER = "CI_COMMIT_REF_PROTECTED", "CI_PROJECT_PATH", "CI_RUNNER_ID"
+
+
+def test_older_payload_tells_by_variables() -> None:
+    job = from_payload(with_variables((PROTECTED, "true"), (PATH, "group/x"), (RUNNER, "42"), (RUNNER, "42")), "f")
+    assert (job.protected, job.project_path, job.runner) == (True, "group/x", 42)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["its own first", "GitLab's first"])
+def test_a_project_that_sets_such_a_variable_gains_nothing(first: bool) -> None:
+    own = [(PROTECTED, "true"), (PATH, "x"), (RUNNER, "1")]
+    true = [(PROTECTED, "false"), (PATH, "group/x"), (RUNNER, "2")]
+    job = from_payload(with_variables(*(own + true if first else true + own)), "f")
+    assert (job.protected, job.project_path, job.runner) == (False, "", None)
+
+
+@pytest.mark.parametrize("path", ["other/x", "x", "roup/x", "", "/group/x"])
+def test_a_path_that_the_repository_does_not_have_is_none(path: str) -> None:
+    assert from_payload(with_variables((PATH, path)), "f").project_path == ""
+
+
+def test_newer_payload_tells_by_itself() -> None:
+    """GitLab 18.4 and 18.5; variables of the same meaning do not count then."""
+    payload = with_variables((PROTECTED, "true"), (PATH, "sub/group/x"))
+    payload |= {"job_info": {"project_full_path": "group/x"}, "git_info": {**payload["git_info"], "protected": False}}
+    job = from_payload(payload, "f")
+    assert (job.protected, job.project_path) == (False, "group/x")
 
 
 def test_older_runner_without_payload() -> None:
