@@ -9,6 +9,8 @@ class Error(Exception):
     ``what`` is the sentence that names the failure, ``facts`` what is known about it, ``advice`` what to do next.
     """
 
+    longest_line = 500
+
     def __init__(self, what: str, *, facts: str = "", advice: str = "") -> None:
         super().__init__(what)
         self.what = what
@@ -17,7 +19,7 @@ class Error(Exception):
 
     def lines(self) -> list[str]:
         """Return the message as one to three lines without control characters."""
-        return [printable(line) for line in (self.what, self.facts, self.advice) if line]
+        return [printable(line, self.longest_line) for line in (self.what, self.facts, self.advice) if line]
 
 
 class JobError(Error):
@@ -26,6 +28,12 @@ class JobError(Error):
 
 class HostError(Error):
     """Something about the host is wrong: a system failure, which the runner retries."""
+
+
+class SettingsError(HostError):
+    """The settings file is wrong; all its mistakes are told at once."""
+
+    longest_line = 4000
 
 
 class UsageError(HostError):

@@ -15,6 +15,18 @@ def is_image_name(name: str) -> bool:
     )
 
 
+def is_image_pattern(text: str) -> bool:
+    """Tell whether ``text`` is an image's name or a shell pattern (* ? [...]) that some image's name could match."""
+    plain = text.isascii() and all(char.isalnum() or char in "._-*?[]!" for char in text)
+    return plain and 0 < len(text) <= MAX_IMAGE_NAME
+
+
+def is_plain_path(text: str) -> bool:
+    """Tell whether ``text`` is an absolute path of letters, digits and . _ + @ - that neither is / nor holds ``..``."""
+    plain = all(char.isalnum() or char in "/._+@-" for char in text)
+    return plain and text.startswith("/") and ".." not in text.split("/") and text != "/"
+
+
 def is_job_id(text: str) -> bool:
     """Tell whether ``text`` is a job's id: 1 to 20 ASCII digits (GitLab's are 64-bit integers)."""
     return 0 < len(text) <= 20 and text.isascii() and text.isdigit()

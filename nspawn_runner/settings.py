@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import HostError
-from .names import is_image_name
+from .errors import HostError, SettingsError
+from .names import is_image_name, is_image_pattern, is_plain_path
+
+if TYPE_CHECKING:
+    from .policy import Rule
 
 DEFAULT_FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 RUN_FOLDER = "/run/nspawn-runner"
@@ -46,6 +49,8 @@ class Settings(NamedTuple):
     gitlab_runner: str = "auto"
     stop_grace_seconds: int = 10
     images: Mapping[str, str] = {}
+    allowed_images: tuple[str, ...] = ("*",)
+    policy: tuple[Rule, ...] = ()
     limits: Limits = Limits()
     network: Network = Network()
 
@@ -55,11 +60,7 @@ def _one_of(*words: str) -> Callable[[Any], str]:
 
 
 def _absolute_path(value: str) -> str:
-    parts = value.split("/")
-    plain = all(char.isalnum() or char in "/._+@-" for char in value)
-    return "" if plain and value.startswith("/") and ".." not in parts and value != "/" else (
-        "must be an absolute path of letters, digits and . _ + @ -"
-    )
+    return "" if is_plain_path(value) else "must be an absolute path of letters, digits and . _ + @ -"
 
 
 def _at_least(least: int) -> Callable[[int], str]:
@@ -113,7 +114,7 @@ _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "state_folder": _absolute_path,
     "backend": _one_of("auto", "overlay", "btrfs", "tmpfs"),
     "tmpfs_size": _size,
-    "default_image": _image_name,
+    "default_image": lambda value: _image_name(value) if value else "",
     "shell": _absolute_path,
     "user": _user,
     "builds_dir": _absolute_path,
@@ -144,25 +145,32 @@ _IMAGES_OWN = {
 def load(path: str | None = None) -> Settings:
     """Return the settings of the file ``path``, or of the usual file, or the defaults where that is not there.
 
-    Raises HostError that names the file and every wrong key in it, and for a file that others than root may write.
+    Raises HostError that names the file and every wrong key in it, and for one that others than root may change.
     """
     file = path or DEFAULT_FILE
     try:
         with open(file, "rb") as opened:
             status = os.fstat(opened.fileno())
             content = opened.read()
+        folders = {os.path.dirname(os.path.abspath(file)), os.path.dirname(os.path.realpath(file))}
+        changeable = [file] if _is_others(status) else [name for name in folders if _is_others(os.stat(name))]
     except FileNotFoundError:
         if path is not None:
             raise HostError(f"there is no settings file {file}") from None
         return Settings()
     except OSError as error:
         raise HostError(f"cannot read the settings {file}: {error.strerror}") from error
-    if status.st_uid != 0 or stat.S_IMODE(status.st_mode) & 0o022:
+    if changeable:
         raise HostError(
             f"the settings {file} can be written by others than root",
-            advice=f"mend it: chown root {file}; chmod go-w {file}",
+            facts="" if changeable == [file] else f"so can their folder {changeable[0]}, where they can be replaced",
+            advice=f"mend it: chown root {changeable[0]}; chmod go-w {changeable[0]}",
         )
     return parse(content, file)
+
+
+def _is_others(status: os.stat_result) -> bool:
+    return status.st_uid != 0 or bool(stat.S_IMODE(status.st_mode) & 0o022)
 
 
 def parse(content: bytes, file: str) -> Settings:
@@ -170,32 +178,49 @@ def parse(content: bytes, file: str) -> Settings:
     import tomllib
 
     try:
-        data = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = content.decode()
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError and more: a number of 5000 digits, 500 brackets
         raise HostError(f"the settings {file} are not valid TOML", facts=str(error)) from None
-    problems: list[str] = []
+    problems: list[tuple[str, str]] = []
     settings = _fill(Settings(), data, "", problems)
+    assert isinstance(settings, Settings)  # noqa: S101  (tells mypy what _fill keeps)
+    problems += _conflicts(settings, {key.partition(".")[0] for key, _ in problems})
     if problems:
-        raise HostError(
+        from . import mistakes
+
+        raise SettingsError(
             f"the settings {file} are wrong in {len(problems)} place{'s' * (len(problems) > 1)}",
-            facts="; ".join(problems),
+            facts=mistakes.told(text, problems),
             advice="mend the file; nothing was done",
         )
-    assert isinstance(settings, Settings)  # noqa: S101  (tells mypy what _fill keeps)
     return settings
 
 
-def _fill(defaults: Any, data: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
-    """Return ``defaults`` with what ``data`` says, adding to ``problems`` a text for each wrong key."""
-    values = {}
+def _fill(defaults: Any, data: Mapping[str, Any], prefix: str, problems: list[tuple[str, str]]) -> Any:
+    """Return ``defaults`` with what ``data`` says, adding to ``problems`` each wrong key and what is wrong with it."""
+    values: dict[str, Any] = {}
     for key, value in data.items():
         name = prefix + key
         if key not in defaults._fields:
-            problems.append(f"{name}: no such setting (there are {', '.join(defaults._fields)})")
+            from .mistakes import no_such
+
+            problems.append((name, no_such(key, defaults._fields, _all_keys())))
             continue
         default = getattr(defaults, key)
-        if key == "images":
-            problem = _images_problem(value)
+        if name == "images" and isinstance(value, dict):
+            problems += _images_problems(value)
+            values[key] = value
+            continue
+        if name == "images":
+            problem = 'must be a table of "what a job asks for" = "local image"'
+        elif name == "allowed_images":
+            problem = _patterns_problem(value)
+        elif name == "policy":
+            from . import policy
+
+            values[key] = policy.parse(value, problems)
+            continue
         elif isinstance(default, tuple):
             problem = "" if isinstance(value, dict) else "must be a table"
             if not problem:
@@ -204,9 +229,9 @@ def _fill(defaults: Any, data: Mapping[str, Any], prefix: str, problems: list[st
         else:
             problem = _problem(name, value, default)
         if problem:
-            problems.append(f"{name}: {problem}")
+            problems.append((name, problem))
         else:
-            values[key] = value
+            values[key] = tuple(value) if isinstance(value, list) else value
     return defaults._replace(**values)
 
 
@@ -262,12 +287,35 @@ def _find(settings: Settings, name: str) -> Any:
     return found
 
 
-def _images_problem(value: Any) -> str:
-    """Say what is wrong with the map from what jobs ask for (names or patterns) to local images."""
-    if not isinstance(value, dict):
-        return 'must be a table of "what a job asks for" = "local image"'
-    for asked, image in value.items():
+def _all_keys() -> list[str]:
+    tables = {name: value for name, value in Settings()._asdict().items() if hasattr(value, "_fields")}
+    return [*Settings._fields, *(f"{table}.{key}" for table, value in tables.items() for key in value._fields)]
+
+
+def _conflicts(settings: Settings, wrong: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield the keys that do not go with others, and why; ``wrong`` are keys whose own value is wrong already."""
+    builds, cache = settings.builds_dir.rstrip("/"), settings.cache_dir.rstrip("/")
+    if f"{builds}/".startswith(f"{cache}/") and not wrong & {"builds_dir", "cache_dir"}:
+        yield "builds_dir", "must not be in cache_dir: jobs share that"
+    if wrong & {"allowed_images", "policy"} or (not settings.policy and settings.allowed_images == ("*",)):
+        return
+    from . import policy
+
+    limits = policy.Ceilings(
+        memory_max_bytes=policy.size_bytes(settings.limits.memory_max), tasks_max=settings.limits.tasks_max
+    )
+    yield from policy.conflicts(settings.policy, images=settings.allowed_images, limits=limits)
+
+
+def _patterns_problem(value: Any) -> str:
+    """Say what is wrong with the patterns of the images that everybody may use."""
+    ok = isinstance(value, list) and all(type(text) is str and is_image_pattern(text) for text in value)
+    return "" if ok else "must be a list of local images' names or shell patterns of them"
+
+
+def _images_problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the map from what jobs ask for (names or patterns) to local images."""
+    for asked, image in table.items():
         problem = _image_name(image) if isinstance(image, str) else "must be a text in quotes"
         if problem:
-            return f'"{asked}": {problem}'
-    return ""
+            yield f"images.{asked}", problem

@@ -4,16 +4,19 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 from abilities import require
 
-from nspawn_runner import cli, settings
+from nspawn_runner import cli, policy, settings
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()
 PAGE = CHECKOUT / "docs/nspawn-runner.8"
+SETTINGS_PAGE = CHECKOUT / "docs/nspawn-runner.toml.5"
+SAMPLE = (CHECKOUT / "docs/nspawn-runner.toml").read_text()
 
 
 def readme_settings() -> dict[str, object]:
@@ -26,8 +29,9 @@ def readme_settings() -> dict[str, object]:
 def all_settings() -> dict[str, object]:
     found: dict[str, object] = {}
     for key, value in settings.Settings()._asdict().items():
-        if key == "images":
+        if key in {"images", "policy"}:
             continue
+        value = list(value) if key == "allowed_images" else value  # noqa: PLW2901
         inner = value._asdict() if isinstance(value, tuple) else None  # type: ignore[attr-defined]
         found |= {key: value} if inner is None else {f"{key}.{name}": default for name, default in inner.items()}
     return found
@@ -45,6 +49,48 @@ def test_readme_sample_is_accepted() -> None:
     assert loaded.images
 
 
+def test_policy_in_readme_is_accepted() -> None:
+    part = README.partition("\n### Which job may use which image\n")[2].partition("\nEvery job")[0]
+    assert settings.parse(re.sub(r"^    ", "", part, flags=re.MULTILINE).encode(), "README.md").policy
+
+
+def test_settings_page_tells_every_key_with_its_default() -> None:
+    table, found, rule = "", {}, set()
+    for line in SETTINGS_PAGE.read_text().replace("\\-", "-").splitlines():
+        if line.startswith(".S"):
+            table = line.partition("[")[2].rstrip("]")
+        elif key := re.fullmatch(r"\\fB(\w+)\\fR = (.+)", line):
+            found[f"{table}.{key[1]}" if table else key[1]] = json.loads(key[2])
+        elif key := re.fullmatch(r"\\fB(\w+)\\fR", line):
+            rule.add(key[1])
+            assert table == "[policy"
+    assert found == all_settings()
+    assert rule == set(policy.Rule._fields)
+
+
+def test_example_of_the_settings_page_is_accepted() -> None:
+    example = SETTINGS_PAGE.read_text().partition("\n.nf\n")[2].partition("\n.fi\n")[0].replace("\\-", "-")
+    assert settings.parse(example.encode(), "page").policy[0].images == ("release-*",)
+
+
+def test_sample_of_settings_has_every_default() -> None:
+    assert settings.parse(SAMPLE.encode(), "sample") == settings.Settings()
+    keys = re.sub(r"^#(?=[\w\[])", "", SAMPLE, flags=re.MULTILINE)
+    assert settings.parse(keys.encode(), "sample") == settings.Settings()
+    found: dict[str, object] = {}
+    for key, value in tomllib.loads(keys).items():
+        found |= {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {key: value}
+    assert found == all_settings()
+
+
+def test_examples_in_the_sample_are_accepted() -> None:
+    examples = "\n".join(re.findall(r"^#     (.*)", SAMPLE, re.MULTILINE))
+    loaded = settings.parse(examples.encode(), "sample")
+    assert len(loaded.policy) == examples.count("[[policy]]") == 2
+    assert loaded.images
+    assert loaded.allowed_images == ("bookworm", "trixie*")
+
+
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_verbs_are_documented(verb: str) -> None:
     if verb != "gitlab-config":
@@ -59,8 +105,9 @@ def test_files_that_readme_links_to_are_there() -> None:
 
 
 @pytest.mark.starts_processes
-def test_manual_page_has_no_warnings() -> None:
+@pytest.mark.parametrize("page", [PAGE, SETTINGS_PAGE], ids=lambda page: page.name)
+def test_manual_page_has_no_warnings(page: Path) -> None:
     groff = shutil.which("groff")
     require(groff is not None, "groff is not installed: script/setup installs it")
-    shown = subprocess.run([groff or "", "-man", "-ww", "-z", PAGE], capture_output=True, text=True, check=True)
+    shown = subprocess.run([groff or "", "-man", "-ww", "-z", page], capture_output=True, text=True, check=True)
     assert shown.stderr == ""
