@@ -12,7 +12,7 @@ from ..gitlab import checkout, ci_file, ci_predefined, headings, scripts
 from ..gitlab.job import LOCAL, Job
 from ..host import files
 from ..machines import script
-from . import cleanup, prepare, run
+from . import cleanup, job_image, prepare, run
 
 if TYPE_CHECKING:
     import argparse
@@ -80,7 +80,8 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
         log.section(headings.PREPARE)
         began = time.monotonic()
         options = [f"--bind-ro={bundle}:{_BUNDLE}"]
-        record = prepare.boot(job, ci_job.image or settings.default_image, settings, options)
+        image = job_image.find(ci_job.image or settings.default_image, settings)
+        record = prepare.boot(job, image, settings, options)
         log.say(prepare.report(record, time.monotonic() - began))
         project_dir = f"{settings.builds_dir}/{name}"
         return _run_stages(record, settings, log, ci_job=ci_job, packed=packed, project_dir=project_dir)

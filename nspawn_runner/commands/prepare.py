@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 from ..gitlab import job as jobs
 from ..host import files
 from ..machines import network, start
-from . import job_image
+from ..settings import DEFAULT_FILE
+from . import job_image, permission
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
     from ..gitlab.job import Job
+    from ..images import store
     from ..machines.records import Record
     from ..settings import Settings
 
@@ -40,7 +42,10 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     began = time.monotonic()
     job = jobs.from_environment(os.environ, job_id=args.id)
     asked = args.image if args.image is not None else job.image or args.default_image or settings.default_image
-    record = boot(job, asked, settings)
+    image = job_image.find(asked, settings)
+    if args.id is None:  # by hand it is root who asks
+        permission.check_image(job, image.name, asked, settings, args.config or DEFAULT_FILE)
+    record = boot(job, image, settings)
     print(report(record, time.monotonic() - began))
     if job.services:
         _warn("the job asks for services, which there are none of here yet: it runs without them")
@@ -59,9 +64,8 @@ def report(record: Record, took_seconds: float) -> str:
     return f"image {record.image}{generation}, machine {record.machine}, ready in {took_seconds:.2f} s"
 
 
-def boot(job: Job, asked: str, settings: Settings, binds: Sequence[str] = ()) -> Record:
-    """Boot the machine of ``job`` from the image that ``asked`` means; ``binds`` are options of systemd-nspawn."""
-    image = job_image.find(asked, settings)
+def boot(job: Job, image: store.Image, settings: Settings, binds: Sequence[str] = ()) -> Record:
+    """Boot the machine of ``job`` from ``image``; ``binds`` are options of systemd-nspawn."""
     settings = job_image.settings_of(image, settings)
     options = [*_cache_options(job, settings), *_helper_options(image.root, settings), *binds]
     wish = start.Wish(

@@ -1,0 +1,60 @@
+"""Whether a job may use what it asks for, by allowed_images and the [[policy]] rules of the settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import JobError, printable
+from ..images import store
+
+if TYPE_CHECKING:
+    from ..gitlab.job import Job
+    from ..policy import Facts
+    from ..settings import Settings
+
+_NEEDS_FACTS = "gitlab-runner before 14.1 does not say for sure whose job it is, so it gets what everybody gets"
+
+
+def check_image(job: Job, image: str, asked: str, settings: Settings, file: str) -> None:
+    """Raise JobError unless the settings in ``file`` let ``job`` use ``image``, what ``asked`` means locally."""
+    if not settings.policy and settings.allowed_images == ("*",):
+        return
+    from .. import policy
+
+    known = facts(job)
+    patterns = policy.allowance(settings.allowed_images, settings.policy, known).images
+    if policy.gives_image(patterns, image):
+        return
+    folder = settings.state_folder
+    there = store.names(folder)
+    usable = [name for name in there if policy.gives_image(patterns, store.alias_of(folder, name) or name)]
+    meant = "" if asked == image else f", which '{printable(asked, 100)}' means"
+    raise JobError(
+        f"{file} does not let this job use the image {image}{meant}",
+        facts=f"{_reason(job, image, settings, known)}; it may use: {', '.join(usable) or 'none'}",
+        advice="use one of those, or have the admin change allowed_images or [[policy]]",
+    )
+
+
+def facts(job: Job) -> Facts:
+    """Return what is known for sure of whose job it is: nothing where the job itself may have said it."""
+    from ..policy import Facts
+
+    if not job.trusted:
+        return Facts()
+    return Facts(project=job.project_path or None, protected=job.protected, runner=job.runner)
+
+
+def _reason(job: Job, image: str, settings: Settings, known: Facts) -> str:
+    """Say which rules would give the image, and why they do not here."""
+    from .. import policy
+
+    giving = [rule for rule in settings.policy if policy.gives_image(rule.images, image)]
+    if not giving:
+        return "neither allowed_images nor a rule gives it to anybody"
+    reason = ", ".join(f"rule {rule.name} gives it to {policy.unmet(rule, known)}" for rule in giving)
+    if not job.trusted:
+        return f"{reason}; {_NEEDS_FACTS}"
+    if known.project is None and any(rule.projects for rule in giving):
+        return f"{reason}; which project it is is not known for sure: its variables set CI_PROJECT_PATH"
+    return reason
