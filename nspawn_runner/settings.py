@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import HostError, SettingsError
-from .names import is_image_name, is_image_pattern, is_plain_path
 
 if TYPE_CHECKING:
     from .policy import Rule
@@ -55,80 +54,6 @@ class Settings(NamedTuple):
     network: Network = Network()
 
 
-def _one_of(*words: str) -> Callable[[Any], str]:
-    return lambda value: "" if value in words else f"must be one of {', '.join(words)}"
-
-
-def _absolute_path(value: str) -> str:
-    return "" if is_plain_path(value) else "must be an absolute path of letters, digits and . _ + @ -"
-
-
-def _at_least(least: int) -> Callable[[int], str]:
-    return lambda value: "" if value >= least else f"must be at least {least}"
-
-
-def _between(least: int, most: int) -> Callable[[int], str]:
-    return lambda value: "" if least <= value <= most else f"must be between {least} and {most}"
-
-
-def _size(value: str) -> str:
-    number, unit = (value[:-1], value[-1:]) if value[-1:] in tuple("KMGT%") else (value, "")
-    ok = number.isascii() and number.isdigit() and int(number) > 0 and (unit != "%" or int(number) <= 100)
-    return "" if ok else 'must be a size such as "512M", "4G" or "50%"'
-
-
-def _memory(value: str) -> str:
-    return "" if value == "infinity" else _size(value)
-
-
-def _image_name(value: str) -> str:
-    return "" if is_image_name(value) else "must be the name of an image"
-
-
-def _interface(value: str) -> str:
-    ok = 0 < len(value) <= 15 and value.isascii() and all(char.isalnum() or char in "-_" for char in value)
-    return "" if ok else "must be a network interface's name of at most 15 letters, digits, - and _"
-
-
-def _subnet(value: str) -> str:
-    from ipaddress import IPv4Network
-
-    try:
-        network = IPv4Network(value)
-    except ValueError as error:
-        return f"must be an IPv4 network: {error}"
-    return "" if network.prefixlen == 20 else "must be a /20: one address for each of up to 4094 machines"
-
-
-def _user(value: str) -> str:
-    plain = value.isascii() and all(char.isalnum() or char in "._-" for char in value)
-    ok = plain and len(value) <= 31 and not value[:1].isdigit() and value[:1] not in {".", "-"}
-    return "" if ok else "must be a user's name: at most 31 letters, digits and . _ -, a letter or _ first"
-
-
-def _program(value: str) -> str:
-    return "" if value in {"auto", ""} else _absolute_path(value)
-
-
-_CHECKS: Mapping[str, Callable[[Any], str]] = {
-    "state_folder": _absolute_path,
-    "backend": _one_of("auto", "overlay", "btrfs", "tmpfs"),
-    "tmpfs_size": _size,
-    "default_image": lambda value: _image_name(value) if value else "",
-    "shell": _absolute_path,
-    "user": _user,
-    "builds_dir": _absolute_path,
-    "cache_dir": _absolute_path,
-    "gitlab_runner": _program,
-    "stop_grace_seconds": _between(0, 180),
-    "limits.cpu_weight": _between(1, 10000),
-    "limits.memory_max": _memory,
-    "limits.tasks_max": _at_least(64),
-    "limits.runtime_max_seconds": _at_least(60),
-    "network.mode": _one_of("private", "none", "host"),
-    "network.bridge": _interface,
-    "network.subnet": _subnet,
-}
 _TYPES = {bool: "true or false", int: "a whole number", str: "a text in quotes"}
 # What an image may say of its machines: its own word for it, and the setting that it stands for.
 _IMAGES_OWN = {
@@ -199,6 +124,8 @@ def parse(content: bytes, file: str) -> Settings:
 
 def _fill(defaults: Any, data: Mapping[str, Any], prefix: str, problems: list[tuple[str, str]]) -> Any:
     """Return ``defaults`` with what ``data`` says, adding to ``problems`` each wrong key and what is wrong with it."""
+    from . import checks
+
     values: dict[str, Any] = {}
     for key, value in data.items():
         name = prefix + key
@@ -209,13 +136,13 @@ def _fill(defaults: Any, data: Mapping[str, Any], prefix: str, problems: list[tu
             continue
         default = getattr(defaults, key)
         if name == "images" and isinstance(value, dict):
-            problems += _images_problems(value)
+            problems += checks.images_problems(value)
             values[key] = value
             continue
         if name == "images":
             problem = 'must be a table of "what a job asks for" = "local image"'
         elif name == "allowed_images":
-            problem = _patterns_problem(value)
+            problem = checks.patterns_problem(value)
         elif name == "policy":
             from . import policy
 
@@ -239,7 +166,9 @@ def _problem(name: str, value: Any, default: Any) -> str:
     """Say what is wrong with ``value`` for the setting ``name``, in words that follow its name; empty if nothing."""
     if type(value) is not type(default):
         return f"must be {_TYPES[type(default)]}"
-    check = _CHECKS.get(name)
+    from . import checks
+
+    check = checks.CHECKS.get(name)
     return check(value) if check else ""
 
 
@@ -305,17 +234,3 @@ def _conflicts(settings: Settings, wrong: set[str]) -> Iterator[tuple[str, str]]
         memory_max_bytes=policy.size_bytes(settings.limits.memory_max), tasks_max=settings.limits.tasks_max
     )
     yield from policy.conflicts(settings.policy, images=settings.allowed_images, limits=limits)
-
-
-def _patterns_problem(value: Any) -> str:
-    """Say what is wrong with the patterns of the images that everybody may use."""
-    ok = isinstance(value, list) and all(type(text) is str and is_image_pattern(text) for text in value)
-    return "" if ok else "must be a list of local images' names or shell patterns of them"
-
-
-def _images_problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with the map from what jobs ask for (names or patterns) to local images."""
-    for asked, image in table.items():
-        problem = _image_name(image) if isinstance(image, str) else "must be a text in quotes"
-        if problem:
-            yield f"images.{asked}", problem

@@ -211,6 +211,10 @@ def test_settings_that_others_may_change_are_refused(file: Path, place: str, mod
         load(str(link))
 
 
+def test_a_size_of_very_many_digits() -> None:
+    assert "tmpfs_size: must be a size" in lines_of(f'tmpfs_size = "{"9" * 5000}G"')[1]
+
+
 @pytest.mark.parametrize("content", [b"a = " + b"9" * 5000, b"a = " + b"[" * 5000, b"\xff", b"a = 1\na = 2", b"a"])
 def test_what_is_not_toml(content: bytes) -> None:
     with pytest.raises(HostError, match="not valid TOML"):
