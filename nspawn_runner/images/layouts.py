@@ -106,7 +106,7 @@ def docker_candidates(saved: list[Any]) -> list[Candidate]:
     found = []
     for number, entry in enumerate(saved):
         image = _object(entry, "manifest.json")
-        tags = tuple(_text(tag, "RepoTags") for tag in image.get("RepoTags") or [])
+        tags = tuple(_text(tag, "RepoTags") for tag in _array(image.get("RepoTags") or [], "RepoTags"))
         found.append(Candidate((*tags, _text(image.get("Config"), "Config").removesuffix(".json")), "", str(number)))
     return found
 
