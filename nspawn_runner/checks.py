@@ -85,10 +85,59 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
 }
 
 
-def patterns_problem(value: Any) -> str:
-    """Say what is wrong with the patterns of the images that everybody may use."""
-    ok = isinstance(value, list) and all(type(text) is str and is_image_pattern(text) for text in value)
-    return "" if ok else "must be a list of local images' names or shell patterns of them"
+def _list_of(fits: Callable[[str], bool], what: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        ok = isinstance(value, list) and all(type(text) is str and fits(text) for text in value)
+        return "" if ok else f"must be a list of {what}"
+
+    return check
+
+
+def _is_address(text: str) -> bool:
+    from ipaddress import ip_address
+
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text
+
+
+def _is_closable(text: str) -> bool:
+    from ipaddress import IPv4Network
+
+    try:
+        return text in {"private", "metadata"} or str(IPv4Network(text)) == text
+    except ValueError:
+        return False
+
+
+def _is_port(text: str) -> bool:
+    protocol, _, number = text.partition("/")
+    digits = number.isascii() and number.isdigit() and len(number) <= 5 and number[0] != "0"
+    return protocol in {"tcp", "udp"} and digits and int(number) <= 65535
+
+
+def _extra_hosts(value: Any) -> str:
+    ok = isinstance(value, dict) and all(
+        _is_host_name(name) and type(address) is str and _is_address(address) for name, address in value.items()
+    )
+    return "" if ok else 'must be a table of host names and addresses such as { "mirror" = "192.0.2.7" }'
+
+
+def _is_host_name(name: str) -> bool:
+    plain = name.isascii() and all(char.isalnum() or char in ".-" for char in name)
+    return 0 < len(name) <= 253 and plain and name[0].isalnum()
+
+
+# Lists and tables, which are checked as a whole.
+WHOLE: Mapping[str, Callable[[Any], str]] = {
+    "allowed_images": _list_of(is_image_pattern, "local images' names or shell patterns of them"),
+    "network.dns": _list_of(_is_address, "addresses of name servers"),
+    "network.closed": _list_of(_is_closable, '"private", "metadata" and IPv4 networks such as "192.0.2.0/24"'),
+    "network.host_ports": _list_of(_is_port, 'ports of the host such as "tcp/8080"'),
+    "network.extra_hosts": _extra_hosts,
+}
 
 
 def images_problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -26,11 +26,19 @@ class Limits(NamedTuple):
 
 
 class Network(NamedTuple):
-    """What network machines have; with ``private`` the bridge they are joined to, and the /20 of their addresses."""
+    """What network machines have; with ``private`` the bridge they are joined to, and the /20 of their addresses.
+
+    ``dns`` are their name servers, empty for the host's; ``closed`` networks that they cannot reach; ``host_ports``
+    what they can reach of the host, as in tcp/8080; ``extra_hosts`` addresses by name.
+    """
 
     mode: str = "private"
     bridge: str = "nspr0"
     subnet: str = "10.213.0.0/20"
+    dns: tuple[str, ...] = ()
+    closed: tuple[str, ...] = ("metadata",)
+    host_ports: tuple[str, ...] = ()
+    extra_hosts: Mapping[str, str] = {}
 
 
 class Settings(NamedTuple):
@@ -141,8 +149,8 @@ def _fill(defaults: Any, data: Mapping[str, Any], prefix: str, problems: list[tu
             continue
         if name == "images":
             problem = 'must be a table of "what a job asks for" = "local image"'
-        elif name == "allowed_images":
-            problem = checks.patterns_problem(value)
+        elif name in checks.WHOLE:
+            problem = checks.WHOLE[name](value)
         elif name == "policy":
             from . import policy
 

@@ -49,7 +49,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     print(report(record, time.monotonic() - began))
     if job.services:
         _warn("the job asks for services, which there are none of here yet: it runs without them")
-    if record.network == network.PRIVATE and network.lacks_name_servers():
+    if record.network == network.PRIVATE and network.lacks_name_servers(settings.network):
         _warn("names cannot be found in the machine: the host's /etc/resolv.conf names only the host itself")
     return 0
 

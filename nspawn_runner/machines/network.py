@@ -15,7 +15,7 @@ from collections.abc import Callable
 from ..errors import HostError
 from ..host import files, process
 from ..settings import Network
-from . import records
+from . import firewall, records
 from .records import Record
 
 PRIVATE, NONE, HOST = "private", "none", "host"
@@ -42,11 +42,15 @@ def write_files(record: Record, network: Network) -> None:
     # Without an address of its own a machine's name is 127.0.1.1, as Debian has it.
     known = _hosts_file() if record.network == HOST else _LOCALHOST
     hosts = known + f"{own if record.network == PRIVATE else '127.0.1.1'} {record.machine}\n".encode()
+    hosts += "".join(f"{address} {name}\n" for name, address in network.extra_hosts.items()).encode()
     files.make_private_folder(os.path.dirname(record.hosts_file))
     files.write_atomically(record.hosts_file, hosts, mode=0o644)
     os.chown(record.hosts_file, record.uid_base, record.uid_base)
     if record.network != PRIVATE:
         return
+    if network.dns:
+        servers = "".join(f"nameserver {server}\n" for server in network.dns)
+        files.write_atomically(_resolver(record), servers.encode(), mode=0o644)
     batch = (
         "link set lo up",
         f"address replace {own}/20 dev {INTERFACE}",
@@ -66,12 +70,22 @@ def nspawn_options(record: Record, network: Network) -> list[str]:
         return ["--private-network", "--resolv-conf=delete", hosts]
     # replace-host works whether the image has a file, a link or a dangling link there; what systemd-resolved puts into
     # the host's file is no use to others, its own list of servers is.
-    uplink = os.path.exists(_UPLINK)
+    uplink = not network.dns and os.path.exists(_UPLINK)
     return [
         f"--network-bridge={network.bridge}",
         f"--resolv-conf=replace-{'uplink' if uplink else 'host'}",
         hosts,
     ]
+
+
+def unit_properties(record: Record, network: Network) -> list[str]:
+    """Return the properties by which the unit of a machine sees its name servers where nspawn looks for the host's."""
+    own = record.network == PRIVATE and network.dns
+    return [f"BindReadOnlyPaths={_resolver(record)}:/etc/resolv.conf"] if own else []
+
+
+def _resolver(record: Record) -> str:
+    return f"{record.folder}/resolv.conf"
 
 
 def _hosts_file() -> bytes:
@@ -82,16 +96,21 @@ def _hosts_file() -> bytes:
         return _LOCALHOST
 
 
-def lacks_name_servers() -> bool:
-    """Tell whether the name servers that machines are given are all on a loopback address, which is their own there."""
-    if os.path.exists(_UPLINK):
-        return False
+def name_servers(network: Network) -> list[str]:
+    """Return the addresses of the name servers that machines of a private network are given."""
+    if network.dns:
+        return [*network.dns]
     try:
-        lines = files.read_head("/etc/resolv.conf", 65536).decode(errors="replace").splitlines()
+        content = files.read_head(_UPLINK if os.path.exists(_UPLINK) else "/etc/resolv.conf", 65536)
     except OSError:
-        return True
-    servers = [words[1] for line in lines if len(words := line.split()) > 1 and words[0] == "nameserver"]
-    return all(server.startswith("127.") or server == "::1" for server in servers)
+        return []
+    lines = content.decode(errors="replace").splitlines()
+    return [words[1] for line in lines if len(words := line.split()) > 1 and words[0] == "nameserver"]
+
+
+def lacks_name_servers(network: Network) -> bool:
+    """Tell whether the name servers that machines are given are all on a loopback address, which is their own there."""
+    return all(server.startswith("127.") or server == "::1" for server in name_servers(network))
 
 
 def join(record: Record, *, seconds: float) -> None:
@@ -138,15 +157,7 @@ def set_up(network: Network) -> Callable[[], None]:
     _make_bridge(network)
     if files.read_head(_FORWARD, 8).strip() != b"1":
         _forward()
-    there = process.spawn(
-        ["nft", "list", "table", "inet", "nspawn_runner"], stdout=process.DEVNULL, stderr=process.DEVNULL
-    )
-
-    def complete() -> None:
-        if there.wait() != 0:
-            process.run(["nft", "--file", "-"], stdin=_rules(network).encode())
-
-    return complete
+    return firewall.set_up(network, name_servers(network))
 
 
 def _forward() -> None:
@@ -193,40 +204,3 @@ def _check_subnet(network: Network) -> None:
                 facts=line.strip(),
                 advice="choose another /20 in the settings: [network] subnet",
             )
-
-
-def _rules(network: Network) -> str:
-    """The tables: masquerade what leaves, keep machines from each other and from the host's listeners."""
-    bridge, subnet = network.bridge, network.subnet
-    # systemd-nspawn's name for the host's end of the link to a machine run-ID; told by name, since a machine's port
-    # must be cut off from its first moment, and a match on the bridge needs a module that some kernels lack.
-    ports = "vb-run-*"
-    return f"""
-table inet nspawn_runner {{
-    chain postrouting {{
-        type nat hook postrouting priority srcnat
-        ip saddr {subnet} oifname != "{bridge}" masquerade
-    }}
-    chain input {{
-        type filter hook input priority filter
-        iifname "{bridge}" ct state established,related accept
-        iifname "{bridge}" meta l4proto icmp accept
-        iifname "{bridge}" meta l4proto {{ tcp, udp }} th dport 53 accept
-        iifname "{bridge}" drop
-    }}
-    chain forward {{
-        type filter hook forward priority filter
-        iifname "{bridge}" oifname "{bridge}" drop
-        oifname "{bridge}" ct state established,related accept
-        oifname "{bridge}" drop
-    }}
-}}
-table bridge nspawn_runner {{
-    chain forward {{
-        type filter hook forward priority filter
-        iifname "{ports}" oifname "{ports}" drop
-    }}
-}}
-"""
-
-

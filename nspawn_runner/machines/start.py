@@ -174,6 +174,7 @@ def _properties(record: Record, wish: Wish, settings: Settings) -> list[str]:
         f"ExecStopPost={_exec_line(exec_stop_post(record))}",
         # The overlay's mounts live and die with the unit.
         "PrivateMounts=yes",
+        *network.unit_properties(record, settings.network),
         # Nothing in a machine is worth a polite shutdown, and in its first 80 ms there is nobody to hear SIGTERM.
         "KillMode=mixed",
         "KillSignal=SIGKILL",

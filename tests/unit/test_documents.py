@@ -31,10 +31,9 @@ def all_settings() -> dict[str, object]:
     for key, value in settings.Settings()._asdict().items():
         if key in {"images", "policy"}:
             continue
-        value = list(value) if key == "allowed_images" else value  # noqa: PLW2901
-        inner = value._asdict() if isinstance(value, tuple) else None  # type: ignore[attr-defined]
+        inner = value._asdict() if hasattr(value, "_asdict") else None
         found |= {key: value} if inner is None else {f"{key}.{name}": default for name, default in inner.items()}
-    return found
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 
 
 def test_readme_lists_every_setting_with_its_default() -> None:
