@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from ..errors import HostError
-from ..host import process, systemd
+from ..host import files, process, systemd
 
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What a login as root has; the words of the command follow.
@@ -34,6 +34,7 @@ printf '\\n%s %s\\n' "$mark" "$?" >&2
 """
 )
 _READ_BYTES = 1 << 16
+_AFTER_MACHINE_SECONDS = 5
 
 
 class Container(NamedTuple):
@@ -98,7 +99,8 @@ def run(
         return done
     unit, mark = f"nspawn-runner-{os.urandom(6).hex()}.service", os.urandom(12).hex()
     try:
-        done = _run(_unit_argv(place.name, unit, mark, command), place.uid, stdin, stdout)
+        with _first_process(place.name) as first:
+            done = _run(_unit_argv(place.name, unit, mark, command), place.uid, stdin, stdout, machine=first)
     except BaseException:
         kill = ["systemctl", "--quiet", f"--machine={place.name}", "kill", "--kill-whom=all", "--signal=KILL"]
         process.run([*kill, "--", unit], check=False, timeout_seconds=10)
@@ -112,6 +114,21 @@ def run(
             advice="it must be up, with systemd and dbus in it; see: journalctl --machine=" + place.name,
         )
     return Ended(int(status), done.stdout, said + late)
+
+
+@contextmanager
+def _first_process(machine: str) -> Iterator[int | None]:
+    """Yield a pidfd of the machine's first process, None where machined does not tell it."""
+    try:
+        lines = files.read_head(f"/run/systemd/machines/{machine}", 1 << 16).decode().splitlines()
+        fd = os.pidfd_open(next(int(line.partition("=")[2]) for line in lines if line.startswith("LEADER=")))
+    except (OSError, ValueError, StopIteration):
+        yield None
+        return
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _nsenter_argv(place: Container, command: Sequence[str]) -> list[str]:
@@ -150,8 +167,13 @@ def _unit_argv(machine: str, unit: str, mark: str, command: Sequence[str]) -> li
     )
 
 
-def _run(argv: Sequence[str], uid: int, stdin: bytes | int, stdout: int | None) -> Ended:
-    """Run ``argv`` with pipes that the user ``uid`` may open again, as ``echo >/dev/stderr`` does."""
+def _run(
+    argv: Sequence[str], uid: int, stdin: bytes | int, stdout: int | None, *, machine: int | None = None
+) -> Ended:
+    """Run ``argv`` with pipes that the user ``uid`` may open again, as ``echo >/dev/stderr`` does.
+
+    It has a moment to end once the process of the pidfd ``machine`` is gone: systemd-run was seen waiting on.
+    """
     with ExitStack() as stack:
         said: dict[int, bytearray] = {}
 
@@ -179,7 +201,7 @@ def _run(argv: Sequence[str], uid: int, stdin: bytes | int, stdout: int | None) 
             if stdout is None:
                 os.close(out_end)
         try:
-            _gather(child, said)
+            _gather(child, said, machine)
             status = child.wait()
         except BaseException:
             with suppress(ProcessLookupError):
@@ -200,16 +222,22 @@ def _in_memory(content: bytes, stack: ExitStack) -> int:
     return fd
 
 
-def _gather(child: process.Popen[bytes], said: dict[int, bytearray]) -> None:
+def _gather(child: process.Popen[bytes], said: dict[int, bytearray], machine: int | None) -> None:
     """Read the pipes until the child has ended, not longer: a daemon that a task started may hold them for ever."""
     ended = os.pidfd_open(child.pid)
     try:
         with selectors.DefaultSelector() as selector:
-            for fd in (ended, *said):
+            for fd in (ended, *said, *([] if machine is None else [machine])):
                 selector.register(fd, selectors.EVENT_READ)
+            seconds = None
             while True:
-                ready = {key.fd for key, _ in selector.select()}
-                for fd in said.keys() if ended in ready else ready:
+                ready = {key.fd for key, _ in selector.select(seconds)}
+                if not ready:
+                    os.killpg(child.pid, signal.SIGKILL)
+                if machine in ready:
+                    selector.unregister(machine)
+                    seconds = _AFTER_MACHINE_SECONDS
+                for fd in said.keys() if ended in ready else ready & said.keys():
                     if _is_at_end(fd, said[fd]) and fd in selector.get_map():
                         selector.unregister(fd)
                 if ended in ready:
