@@ -41,7 +41,10 @@ def publish_change(
 
 
 def find_ours(state_folder: str, name: str) -> store.Image:
-    """Return the image ``name``; raises HostError where there is none, or it is a link that we did not make."""
+    """Return the image ``name``; raises HostError where there is none, or it is an alias or a link made by hand."""
+    meant = store.alias_of(state_folder, name)
+    if meant:
+        raise HostError(f"{name} is an alias of the image {meant}", advice=f"change {meant} itself")
     image = store.find(state_folder, name)
     if image is None:
         raise _no_image(state_folder, name)

@@ -207,6 +207,22 @@ def test_a_smoke_test_sees_a_machine_and_leaves_no_trace(one_host: DisposableHos
     assert not host.path(f"{STATE_FOLDER}/kept-a/etc/by-smoke-test").exists()
 
 
+def test_an_alias_is_not_changed_for_the_image(one_host: DisposableHost) -> None:
+    host = one_host
+    write(host, "kept-a", {**BASE, "aliases": ["kept-alias"]}, copy("/etc/version", "1"))
+    maintain(host, "kept-a")
+    for verb in (["chroot-login", "kept-alias", "--", "true"], ["chroot-rollback", "kept-alias"]):
+        done = tool(host, *verb)
+        assert done.returncode != 0
+        assert b"kept-alias is an alias of the image kept-a" in done.stderr
+    exported = tool(host, "chroot-clone", "kept-alias", "kept-clone")
+    assert exported.returncode == 0, exported.stderr.decode()
+    [row] = [row for row in listed(host) if row["name"] == "kept-alias"]
+    assert row["state"] == "alias of kept-a"
+    assert b"removed kept-alias, an alias of kept-a" in tool(host, "chroot-remove", "kept-alias").stdout
+    assert content(host, "kept-a/etc/version") == "1"
+
+
 def test_mistakes_are_told_all_at_once_and_nothing_is_touched(one_host: DisposableHost) -> None:
     host = one_host
     write(host, "kept-a", {**BASE, "maint_boot": "perhaps", "maint_kepp": 3}, copy("/etc/version", "1"))
