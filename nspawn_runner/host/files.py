@@ -8,14 +8,20 @@ from contextlib import suppress
 from ..errors import HostError
 
 
-def write_atomically(path: str, content: bytes, *, mode: int = 0o600) -> None:
-    """Replace ``path`` by a file with ``content``, owned by us, with ``mode``; readers see the old or the new whole."""
+def write_atomically(path: str, content: bytes, *, mode: int = 0o600, on_disk: bool = False) -> None:
+    """Replace ``path`` by a file with ``content``, owned by us, with ``mode``; readers see the old or the new whole.
+
+    With ``on_disk`` that holds after a loss of power too; else the file may be empty then.
+    """
     draft = f"{path}.{os.getpid()}.new"
     remove_file(draft)  # of a process of that number that was killed
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(content)
+            if on_disk:
+                file.flush()
+                os.fsync(fd)
         os.rename(draft, path)
     except BaseException:
         remove_file(draft)

@@ -60,10 +60,10 @@ def draft(state_folder: str, name: str) -> Iterator[Draft]:
 def complete(state_folder: str, made: Draft, known: Mapping[str, Any]) -> store.Image:
     """Turn the draft into a generation with the facts ``known`` and return it; it is not published yet.
 
-    Size and time are added to the facts. Everything is on disk before the generation appears under its name.
+    The time is added to the facts. Everything is on disk before the generation appears under its name.
     """
     root = _completed(made)
-    _write_facts(root, known, trees.size_bytes(made.root))
+    _write_facts(root, known, time.time())
     trees.write_out(state_folder)
     os.rename(made.root, root)
     return store.Image(made.name, made.stamp, root)
@@ -73,14 +73,19 @@ def publish(state_folder: str, image: store.Image) -> None:
     """Make ``image`` what jobs that ask for its name get from now on, in one step.
 
     An image that was a plain folder until now keeps it as the generation before; raises HostError where it cannot.
+    Then sizes are counted and added to the facts: that takes time for every file, which no job shall wait for.
     """
     path = os.path.join(state_folder, image.name)
+    not_counted = [image]
     if os.path.isdir(path) and not os.path.islink(path):
-        _adopt(state_folder, image.name)
+        not_counted.append(_adopt(state_folder, image.name))
     link = os.path.join(os.path.dirname(image.root), ".link")
     files.remove_file(link)
     os.symlink(os.path.relpath(image.root, state_folder), link)
     os.rename(link, path)
+    for each in not_counted:
+        if "size_bytes" not in store.facts(each):
+            note(each, {"size_bytes": trees.size_bytes(each.root)})
 
 
 def drop_old(state_folder: str, name: str, used_roots: Collection[str]) -> list[str]:
@@ -104,7 +109,7 @@ def note(image: store.Image, known: Mapping[str, Any]) -> None:
     """Add ``known`` to the facts of a generation: what was found out of it, its tree being as it was."""
     there = store.facts(image)
     if there:
-        files.write_atomically(f"{image.root}.json", _text({**there, **known}))
+        files.write_atomically(f"{image.root}.json", _text({**there, **known}), on_disk=True)
 
 
 def remove_leftovers(state_folder: str, name: str) -> None:
@@ -156,8 +161,8 @@ def _remove_generation(root: str) -> None:
     trees.remove(hidden)
 
 
-def _adopt(state_folder: str, name: str) -> None:
-    """Turn the plain folder of ``name`` into a generation and a link to it: at no moment is there no image.
+def _adopt(state_folder: str, name: str) -> store.Image:
+    """Turn the plain folder of ``name`` into a generation and a link to it, and return it: the image is always there.
 
     The link is made where the folder shall be; then the two change places.
     """
@@ -167,7 +172,7 @@ def _adopt(state_folder: str, name: str) -> None:
     while os.path.lexists(os.path.join(folder, stamp)):
         stamp = _stamp(_seconds(stamp) - 1)
     root = os.path.join(folder, stamp)
-    _write_facts(root, {"builder": "by hand"}, trees.size_bytes(path), created=_seconds(stamp))
+    _write_facts(root, {"builder": "by hand"}, _seconds(stamp))
     os.symlink(os.path.relpath(root, state_folder), root)
     try:
         exchange.exchange(path, root)
@@ -175,6 +180,7 @@ def _adopt(state_folder: str, name: str) -> None:
         files.remove_file(root)
         files.remove_file(f"{root}.json")
         raise _immovable(path, error) from error
+    return store.Image(name, stamp, root)
 
 
 def _rename_folder(path: str, new_path: str) -> None:
@@ -192,9 +198,10 @@ def _immovable(path: str, error: OSError) -> HostError:
     )
 
 
-def _write_facts(root: str, known: Mapping[str, Any], size: int, *, created: float | None = None) -> None:
-    made = round(time.time() if created is None else created)
-    content = {**known, "created": made, "size_bytes": size, "complete": True}
+def _write_facts(root: str, known: Mapping[str, Any], created: float) -> None:
+    """Write down what is known of a generation but its size: that of the one it was copied from would be wrong."""
+    content = {**known, "created": round(created), "complete": True}
+    content.pop("size_bytes", None)
     files.write_atomically(f"{root}.json", _text(content))
 
 

@@ -47,6 +47,34 @@ def test_a_plain_folder_is_the_generation_before_the_first_change(state: Path) -
     assert store.facts(first)["complete"] is True
 
 
+def test_each_generation_has_a_size_of_its_own(state: Path) -> None:
+    with upkeep.copy_to_change(str(state), "web") as (image, draft):
+        (Path(draft.root) / "big").write_bytes(os.urandom(1 << 20))
+        upkeep.publish_change(str(state), image, draft, lambda: [])
+    change(state, "2")
+    sizes = [store.facts(image)["size_bytes"] for image in store.generations(str(state), "web")]
+    assert sizes[0] == sizes[1] >= sizes[2] + (1 << 20)
+
+
+def test_jobs_do_not_wait_until_the_size_is_counted(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(state, "1")
+    with monkeypatch.context() as patched:
+        patched.setattr(trees, "size_bytes", cancel)
+        with pytest.raises(Cancelled):
+            change(state, "2")
+    assert version(state) == "2"
+    [newest, *_] = store.generations(str(state), "web")
+    assert store.facts(newest)["complete"] is True
+    assert "size_bytes" not in store.facts(newest)
+    with generations.changing(str(state), "web"):
+        generations.publish(str(state), newest)
+    assert store.facts(newest)["size_bytes"] > 0
+
+
+def cancel(_path: str) -> int:
+    raise Cancelled(15)
+
+
 def test_while_a_machine_runs_from_what_was_a_plain_folder_all_stay(state: Path) -> None:
     for number in range(1, 6):
         change(state, str(number), str(state / "web"))
