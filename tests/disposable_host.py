@@ -98,9 +98,9 @@ def host_tree(suite: Suite = "bookworm") -> Path:
 class DisposableHost:
     """A booted Debian host; a context manager, which on leaving frees all that the host held.
 
-    Its root is thrown away at the end. The state folder, at /var/lib/nspawn-runner, is a plain folder (`overlay`,
-    `ext4`) or a file system of its own in a sparse file (`btrfs`, `xfs`), thrown away too unless `state_folder` names
-    one to keep.
+    Its root is thrown away at the end. The state folder, at /var/lib/nspawn-runner, is a plain folder (`overlay`) or a
+    file system of its own in a sparse file (`btrfs`, `ext4`, `xfs`), thrown away too unless `state_folder` names one
+    to keep.
     `checkout` is seen inside at the same path, writable.
     """
 
@@ -270,7 +270,7 @@ class DisposableHost:
             except BlockingIOError:
                 raise HostError(f"another host uses the state folder {self._state_folder}") from None
             return self._state_folder.resolve()
-        if self.state in ("overlay", "ext4"):
+        if self.state == "overlay":
             (scratch / "state.kept").mkdir()
             return scratch / "state.kept"
         image = scratch / "state.image"
