@@ -61,7 +61,7 @@ def rows(state: State) -> Iterator[Row]:
 
 def evaluated(row: Row, series: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Return the row with its medians, least and greatest; times in ms, `figure` in the row's own unit."""
-    scale = 1.0 if row.kind == "MiB" else 1000.0
+    scale = 1.0 if row.kind.endswith("MiB") else 1000.0
     ours, beside = series[row.ours], series[row.beside]
     middle, middle_beside = statistics.median(ours), statistics.median(beside)
     figure = max(ours) if row.kind == "MiB" else _compared(row.kind, middle, middle_beside)
@@ -83,7 +83,7 @@ def evaluated(row: Row, series: Mapping[str, Sequence[float]]) -> dict[str, Any]
 
 
 def _compared(kind: str, ours: float, beside: float) -> float:
-    return {"+ms": 1000 * (ours - beside), "x": ours / beside}.get(kind, ours)
+    return {"+ms": 1000 * (ours - beside), "+MiB": ours - beside, "x": ours / beside}.get(kind, ours)
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -96,7 +96,8 @@ def _line(result: Mapping[str, Any]) -> str:
     def three(values: Mapping[str, float]) -> str:
         return " ".join(f"{values[name]:7.1f}" for name in ("median", "min", "max"))
 
-    form = {"+ms": "{:+.1f} ms", "x": "{:.2f}", "s": "{:.3f} s", "MiB": "{:.1f} MiB"}[result["unit"]]
+    forms = {"+ms": "{:+.1f} ms", "x": "{:.2f}", "s": "{:.3f} s", "MiB": "{:.1f} MiB", "+MiB": "{:+.1f} MiB"}
+    form = forms[result["unit"]]
     limit = "" if result["limit"] is None else f"{result['limit']:g}"
     mark = "  BEYOND" if result["beyond"] else ""
     return (
