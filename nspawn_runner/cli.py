@@ -36,6 +36,7 @@ VERBS = {
     "chroot-remove": "chroot_remove",
     "chroot-rollback": "chroot_rollback",
     "chroot-maintenance": "chroot_maintenance",
+    "list": "list_machines",
     "toml": "runner_toml",
 }
 

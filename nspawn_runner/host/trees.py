@@ -67,10 +67,24 @@ def is_subvolume(path: str) -> bool:
         return False
 
 
-def size_bytes(path: str) -> int:
-    """Return what the tree ``path`` takes on disk, counted file by file (blocks shared with other trees count too)."""
-    done = process.run(["du", "--summarize", "--one-file-system", "--block-size=1", "--", path], check=False)
+def size_bytes(path: str, *, seconds: float | None = None) -> int:
+    """Return what the tree ``path`` takes on disk, counted file by file (blocks shared with other trees count too).
+
+    Raises HostError when that takes over ``seconds``.
+    """
+    argv = ["du", "--summarize", "--one-file-system", "--block-size=1", "--", path]
+    done = process.run(argv, check=False, timeout_seconds=seconds)
     return int(done.stdout.split(b"\t", 1)[0] or 0)
+
+
+def exclusive_bytes(path: str, *, seconds: float | None = None) -> int:
+    """Return what the btrfs subvolume ``path`` takes on disk beyond what it shares with others.
+
+    Raises HostError when it is none, or that takes over ``seconds``.
+    """
+    done = process.run(["btrfs", "filesystem", "du", "--summarize", "--raw", "--", path], timeout_seconds=seconds)
+    figures = done.stdout.decode(errors="replace").splitlines()[-1].split()  # total, exclusive, shared, name
+    return int(figures[1])
 
 
 def write_out(path: str) -> None:

@@ -1,4 +1,4 @@
-"""What the kernel counts for a unit: memory kills and the peak of memory use, on cgroup version 2 or 1."""
+"""What the kernel counts for a unit: CPU time, memory in use, its peak, memory kills, on cgroup version 2 or 1."""
 
 from __future__ import annotations
 
@@ -19,16 +19,37 @@ def oom_kills(unit_group: str) -> int:
 
 def memory_peak_bytes(unit_group: str) -> int:
     """Return the most memory the unit used at once, in bytes; 0 where the kernel does not tell."""
-    for path in (
-        f"{_version2_root()}{unit_group}/memory.peak",
-        f"/sys/fs/cgroup/memory{unit_group}/memory.max_usage_in_bytes",
-    ):
+    version2, version1 = f"{_version2_root()}{unit_group}", f"/sys/fs/cgroup/memory{unit_group}"
+    return _first(f"{version2}/memory.peak", f"{version1}/memory.max_usage_in_bytes") or 0
+
+
+def memory_bytes(unit_group: str) -> int | None:
+    """Return how much memory the unit uses, its page cache included; None where the kernel does not tell."""
+    version2, version1 = f"{_version2_root()}{unit_group}", f"/sys/fs/cgroup/memory{unit_group}"
+    return _first(f"{version2}/memory.current", f"{version1}/memory.usage_in_bytes")
+
+
+def cpu_seconds(unit_group: str) -> float | None:
+    """Return how long the unit's processes were on a CPU; None where the kernel does not tell.
+
+    Version 2 counts without its controller too, so also beside version 1.
+    """
+    microseconds = _number(f"{_version2_root()}{unit_group}/cpu.stat", "usage_usec")
+    if microseconds is not None:
+        return microseconds / 1e6
+    nanoseconds = _first(f"/sys/fs/cgroup/cpuacct{unit_group}/cpuacct.usage")
+    return None if nanoseconds is None else nanoseconds / 1e9
+
+
+def _first(*paths: str) -> int | None:
+    """Return the number in the first of the files that is there."""
+    for path in paths:
         try:
             with open(path, "rb") as file:
                 return int(file.read())
         except (OSError, ValueError):
             continue
-    return 0
+    return None
 
 
 def _version2_root() -> str:

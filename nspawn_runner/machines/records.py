@@ -193,7 +193,12 @@ def all_records() -> list[Record]:
 def lock(machine: str, *, wait_seconds: float = 90.0) -> AbstractContextManager[None]:
     """Hold the right to start or remove ``machine``."""
     files.make_private_folder(RUN_FOLDER)
-    return locks.locked(f"{RUN_FOLDER}/{machine}.lock", what=f"the machine {machine}", wait_seconds=wait_seconds)
+    return locks.locked(lock_file(machine), what=f"the machine {machine}", wait_seconds=wait_seconds)
+
+
+def lock_file(machine: str) -> str:
+    """Return the path of the lock that whoever starts or removes ``machine`` holds."""
+    return f"{RUN_FOLDER}/{machine}.lock"
 
 
 def create(make: Callable[[int], Record]) -> Record:

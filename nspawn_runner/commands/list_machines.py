@@ -1,0 +1,154 @@
+"""list: show the machines there are, what they do and what they take."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import Cancelled, UsageError, printable
+from ..machines import records, sight
+from . import trials, words
+from .words import human_age, human_size
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+    from ..machines.records import Record
+    from ..settings import Settings
+
+HELP = "show the machines there are"
+DESCRIPTION = """Shows the machines of jobs and of maintenance: what they do, since when, and what they take.
+
+STATE is booting, running, rebooting or stopping; ended: it went down by itself; abandoned: a prepare or cleanup that
+was killed left it; unreadable: its record cannot be understood. CPU is time on a CPU, MEMORY includes the page cache,
+DISK is what the machine wrote. A dash: the host does not tell.
+
+--json prints an array of objects, with null for what is not known: machine, job, server, project, image, generation,
+state, since (epoch seconds), cpu_seconds, memory_bytes, memory_peak_bytes, disk_bytes, backend, unit.
+
+    nspawn-runner list
+    nspawn-runner list --watch"""
+
+_REFRESH_SECONDS = 2
+# Counting what a job wrote takes as long as it likes to make it: millions of files. All machines share this time.
+_DISK_SECONDS = 5
+# What terminals have in common (ECMA-48): clear all, go to the top, clear to the line's end, clear all below.
+_CLEAR, _TOP, _CLEAR_LINE, _CLEAR_BELOW = "\033[2J", "\033[H", "\033[K", "\033[J"
+
+
+class Row(NamedTuple):
+    """A machine of the list; sizes in bytes, times in seconds, None where nothing is known."""
+
+    machine: str
+    job: str
+    server: str
+    project: str
+    image: str
+    generation: str
+    state: str
+    since: int | None
+    cpu_seconds: float | None
+    memory_bytes: int | None
+    memory_peak_bytes: int | None
+    disk_bytes: int | None
+    backend: str
+    unit: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --json and --watch."""
+    parser.add_argument("--json", action="store_true", help="print a JSON array (bytes, seconds, epoch seconds)")
+    parser.add_argument("--watch", action="store_true", help="on a terminal: show them anew until interrupted")
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Print the machines as a table or as JSON, once or until interrupted."""
+    del settings
+    if args.watch:
+        return _watch(json_wanted=args.json)
+    rows = list(listing())
+    if args.json:
+        print(json.dumps([row._asdict() for row in rows], indent=1))
+    else:
+        print("\n".join(_lines(rows)))
+    return 0
+
+
+def _watch(*, json_wanted: bool) -> int:
+    if json_wanted or not sys.stdout.isatty():
+        raise UsageError("--watch is for a terminal", advice="call nspawn-runner list --json again and again instead")
+    try:
+        print(_CLEAR, end="")
+        while True:
+            shown = "".join(f"{line}{_CLEAR_LINE}\n" for line in _lines(list(listing())))
+            print(f"{_TOP}{shown}{_CLEAR_BELOW}", end="", flush=True)
+            time.sleep(_REFRESH_SECONDS)
+    except Cancelled:
+        return 0
+
+
+def listing() -> Iterator[Row]:
+    """Yield a row per machine, by name; one that goes meanwhile is left out."""
+    deadline = time.monotonic() + _DISK_SECONDS
+    for record in records.all_records():
+        seen = sight.look_at(record, disk_seconds=max(0.1, deadline - time.monotonic()))
+        if seen.state != "gone":
+            yield _row(record, seen)
+
+
+def _row(record: Record, seen: sight.Sight) -> Row:
+    return Row(
+        machine=record.machine,
+        job=record.job,
+        server=record.server,
+        project=record.project,
+        image=record.image,
+        generation=record.generation,
+        state=seen.state,
+        since=round(record.created) or None,
+        cpu_seconds=seen.cpu_seconds,
+        memory_bytes=seen.memory_bytes,
+        memory_peak_bytes=seen.memory_peak_bytes,
+        disk_bytes=seen.disk_bytes,
+        backend=record.backend,
+        unit=record.unit,
+    )
+
+
+def table(rows: Sequence[Row], now: float) -> list[str]:
+    """Return the lines of a table of ``rows``; ages are counted up to ``now`` (epoch seconds)."""
+    lines = [("MACHINE", "JOB", "PROJECT", "IMAGE", "GENERATION", "SINCE", "STATE", "CPU", "MEMORY", "DISK")]
+    for row in rows:
+        project = trials.SERVER if row.server == trials.SERVER else row.project
+        texts = [printable(text, 64) or "-" for text in (row.machine, row.job, project, row.image, row.generation)]
+        since = "-" if row.since is None else human_age(now - row.since)
+        cpu = "-" if row.cpu_seconds is None else f"{row.cpu_seconds:.1f} s"
+        sizes = (human_size(row.memory_bytes), human_size(row.disk_bytes))
+        lines.append((texts[0], texts[1], texts[2], texts[3], texts[4], since, printable(row.state, 20), cpu, *sizes))
+    return words.table(lines)
+
+
+def advice(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each machine that somebody has to remove: how."""
+    return [
+        f"{row.machine} is {row.state}; remove it: {removal(row.machine, row.unit)}"
+        for row in rows
+        if row.state in {"abandoned", records.UNREADABLE}
+    ]
+
+
+def removal(machine: str, unit: str) -> str:
+    """Return the command that removes a machine which nobody will: by the job's id, or what that does not find."""
+    job = machine.removeprefix("run-")
+    if job.isdigit():
+        return f"nspawn-runner cleanup --id {job}"
+    return f"systemctl stop {unit}; rm /run/nspawn-runner/{machine}.json"
+
+
+def _lines(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return ["no machines: no job runs"]
+    return [*table(rows, time.time()), *advice(rows)]
