@@ -37,6 +37,7 @@ VERBS = {
     "chroot-rollback": "chroot_rollback",
     "chroot-maintenance": "chroot_maintenance",
     "list": "list_machines",
+    "doctor": "doctor",
     "toml": "runner_toml",
 }
 
@@ -115,10 +116,11 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         loaded = settings.load(args.config)
     except Error as error:
-        if args.verb != "cleanup":
+        if args.verb not in {"cleanup", "doctor"}:
             raise
-        # A mistake in the file must not keep a machine alive; its record says all that is needed.
-        _tell(error)
+        # A mistake in the file must not keep a machine alive; its record says all that is needed. The doctor tells it.
+        if args.verb == "cleanup":
+            _tell(error)
         loaded = settings.Settings()
     return _command(args.verb).main(args, loaded)
 

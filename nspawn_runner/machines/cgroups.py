@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
+
+
+class Limits(NamedTuple):
+    """The limits of a unit as the kernel has them: bytes, a count, cpu.weight or cpu.shares; None where unlimited."""
+
+    memory_bytes: int | None
+    tasks: int | None
+    cpu: int | None
 
 
 def oom_kills(unit_group: str) -> int:
@@ -39,6 +48,21 @@ def cpu_seconds(unit_group: str) -> float | None:
         return microseconds / 1e6
     nanoseconds = _first(f"/sys/fs/cgroup/cpuacct{unit_group}/cpuacct.usage")
     return None if nanoseconds is None else nanoseconds / 1e9
+
+
+def limits(unit_group: str) -> Limits:
+    """Return the limits that are in force for the unit."""
+    version2 = f"{_version2_root()}{unit_group}"
+    return Limits(
+        _first(f"{version2}/memory.max", f"/sys/fs/cgroup/memory{unit_group}/memory.limit_in_bytes"),
+        _first(f"{version2}/pids.max", f"/sys/fs/cgroup/pids{unit_group}/pids.max"),
+        _first(f"{version2}/cpu.weight", f"/sys/fs/cgroup/cpu{unit_group}/cpu.shares"),
+    )
+
+
+def version() -> int:
+    """Return which version of cgroups limits the host's units: 2, or 1 (also where both are mounted)."""
+    return 2 if _version2_root() == "/sys/fs/cgroup" else 1
 
 
 def _first(*paths: str) -> int | None:

@@ -22,7 +22,7 @@ PRIVATE, NONE, HOST = "private", "none", "host"
 INTERFACE = "host0"  # systemd-nspawn's name for the machine's end of --network-bridge
 _LOCALHOST = b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 _UPLINK = "/run/systemd/resolve/resolv.conf"
-_FORWARD = "/proc/sys/net/ipv4/ip_forward"
+FORWARD = "/proc/sys/net/ipv4/ip_forward"
 
 
 def gateway(network: Network) -> str:
@@ -155,14 +155,14 @@ def set_up(network: Network) -> Callable[[], None]:
     if network.mode != PRIVATE:
         return lambda: None
     _make_bridge(network)
-    if files.read_head(_FORWARD, 8).strip() != b"1":
+    if files.read_head(FORWARD, 8).strip() != b"1":
         _forward()
     return firewall.set_up(network, name_servers(network))
 
 
 def _forward() -> None:
     try:
-        with open(_FORWARD, "w") as file:
+        with open(FORWARD, "w") as file:
             file.write("1")
     except OSError as error:
         raise HostError(
@@ -173,15 +173,15 @@ def _forward() -> None:
 
 def _make_bridge(network: Network) -> None:
     bridge = network.bridge
-    if _is_up(bridge):
+    if is_up(bridge):
         return
-    _check_subnet(network)
+    check_subnet(network)
     process.run(["ip", "link", "add", "name", bridge, "type", "bridge", "forward_delay", "0"], check=False)
     process.run(["ip", "address", "replace", gateway(network), "dev", bridge])
     process.run(["ip", "link", "set", "dev", bridge, "up"])
 
 
-def _is_up(bridge: str) -> bool:
+def is_up(bridge: str) -> bool:
     """Tell whether the bridge is there and up, which is the last step of its making."""
     try:
         flags = files.read_head(f"/sys/class/net/{bridge}/flags", 16)
@@ -190,7 +190,7 @@ def _is_up(bridge: str) -> bool:
     return int(flags, 16) & 1 == 1  # IFF_UP
 
 
-def _check_subnet(network: Network) -> None:
+def check_subnet(network: Network) -> None:
     """Refuse a subnet that the host already has a route into: its own neighbours would vanish behind our bridge."""
     from ipaddress import IPv4Network
 

@@ -1,0 +1,89 @@
+"""What doctor checks: a module per subject, with a list ``CHECKS`` of functions.
+
+A check is a function that yields what it finds; its name, with spaces, is what people read. What it raises as Error or
+OSError is a failure of its own. To add one: write the function and name it in its module's ``CHECKS``, or put a new
+module's name into ``SUBJECTS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import NamedTuple
+
+from ...errors import Error
+from ...settings import Settings
+
+OK, WARNING, FAILED = "ok", "warning", "failed"
+LEVELS = (OK, WARNING, FAILED)  # from good to bad
+# In the order in which one thing builds on the other.
+SUBJECTS = (
+    "configuration", "system", "programs", "storage", "limits", "network", "firewall", "images", "runner", "upkeep",
+)  # fmt: skip
+
+
+class Context(NamedTuple):
+    """What checks know: the settings, the file they were asked from (None: the usual), for how many machines."""
+
+    settings: Settings
+    config_file: str | None
+    machines: int
+
+
+class Finding(NamedTuple):
+    """What a check found; ``mend`` is a command, or says what to do where no command does it."""
+
+    level: str
+    text: str
+    mend: str = ""
+
+
+class Result(NamedTuple):
+    """A line of doctor's report."""
+
+    check: str
+    level: str
+    text: str
+    mend: str
+
+
+Check = Callable[[Context], Iterator[Finding]]
+
+
+def run_all(context: Context) -> Iterator[Result]:
+    """Yield what all checks find, as they find it."""
+    for subject in SUBJECTS:
+        for check in import_module(f".{subject}", __name__).CHECKS:
+            yield from run(check, context)
+
+
+def run(check: Check, context: Context) -> Iterator[Result]:
+    """Yield what ``check`` finds."""
+    name = check.__name__.replace("_", " ")
+    try:
+        for finding in check(context):
+            yield Result(name, *finding)
+    except Error as error:
+        yield of_error(name, error)
+    except OSError as error:
+        yield Result(name, FAILED, f"cannot be checked: {error}", "mend that first")
+
+
+def of_error(name: str, error: Error) -> Result:
+    """Return the failure that ``error`` is."""
+    return Result(name, FAILED, "; ".join(text for text in (error.what, error.facts) if text), error.advice)
+
+
+def ok(text: str) -> Finding:
+    """Return a finding that all is well."""
+    return Finding(OK, text)
+
+
+def warning(text: str, mend: str) -> Finding:
+    """Return a finding that jobs run, but not as they should."""
+    return Finding(WARNING, text, mend)
+
+
+def failed(text: str, mend: str) -> Finding:
+    """Return a finding that jobs cannot run."""
+    return Finding(FAILED, text, mend)

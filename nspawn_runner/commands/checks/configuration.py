@@ -1,0 +1,25 @@
+"""The settings file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from ... import settings
+from ...errors import HostError
+from . import Context, Finding, failed, ok
+
+
+def settings_file(context: Context) -> Iterator[Finding]:
+    """The file says nothing wrong; the other checks take the defaults where it does."""
+    file = context.config_file or settings.DEFAULT_FILE
+    try:
+        settings.load(context.config_file)
+    except HostError as error:
+        mend = error.advice.removeprefix("mend it: ") if "chown" in error.advice else f"editor {file}"
+        yield failed("; ".join(text for text in (error.what, error.facts) if text), mend)
+        return
+    yield ok(file if os.path.exists(file) else f"no {file}: the defaults hold")
+
+
+CHECKS = (settings_file,)

@@ -1,0 +1,71 @@
+"""What runs by itself to keep the host in order, and what was left over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from ...host import process
+from ...images import playbooks
+from ...machines import backends, records, sight
+from .. import list_machines
+from . import Context, Finding, ok, warning
+
+
+class Timer(NamedTuple):
+    """A timer of ours; ``is_wanted`` tells whether this host has work for it."""
+
+    unit: str
+    work: str
+    is_wanted: Callable[[Context], bool]
+
+
+def _has_playbooks(context: Context) -> bool:
+    return bool(playbooks.find_all(context.settings.state_folder)[0])
+
+
+TIMERS = (Timer("nspawn-runner-maintenance.timer", "nobody brings images up to date", _has_playbooks),)
+
+
+def timers(context: Context) -> Iterator[Finding]:
+    """Our timers are enabled where there is something for them to do."""
+    for timer in TIMERS:
+        if not timer.is_wanted(context):
+            continue
+        state = process.run(["systemctl", "is-enabled", timer.unit], check=False).stdout.decode().strip()
+        if state == "enabled":
+            yield ok(f"{timer.unit} is enabled")
+        else:
+            install = "" if state == "disabled" else f"cp packaging/{timer.unit[:-6]}.* /etc/systemd/system/; "
+            yield warning(
+                f"{timer.unit} is not enabled: {timer.work}",
+                f"{install}systemctl daemon-reload; systemctl enable --now {timer.unit}",
+            )
+
+
+def leftovers(context: Context) -> Iterator[Finding]:
+    """Nothing is left of machines that nobody uses any more."""
+    known = records.all_records()
+    found = False
+    for record in known:
+        state = sight.state_of(record)
+        if state in {"abandoned", records.UNREADABLE}:
+            found = True
+            yield warning(f"{record.machine} is {state}", list_machines.removal(record.machine, record.unit))
+    state_folder = context.settings.state_folder
+    machines = {record.machine for record in known}
+    for backend in ("overlay", "btrfs"):
+        folder = os.path.dirname(backends.named(backend).layer(state_folder, "any"))
+        there = os.listdir(folder) if os.path.isdir(folder) else []
+        for machine in sorted({name.removesuffix(".hosts") for name in there}):
+            # A record comes before its layer, so none that was made since we looked is told.
+            if machine.removeprefix("run-").isdigit() and machine not in machines and not records.read(machine):
+                found = True
+                removal = list_machines.removal(machine, records.unit_name(machine))
+                yield warning(f"{folder} has what {machine} wrote, which is no more", removal)
+    if not found:
+        yield ok("nothing is left of machines that are no more")
+
+
+CHECKS = (timers, leftovers)

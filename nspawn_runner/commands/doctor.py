@@ -1,0 +1,71 @@
+"""doctor: check everything that jobs and images need, and say how to mend what is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError, printable
+from . import checks
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Iterator
+
+    from ..settings import Settings
+    from .checks import Result
+
+HELP = "check what jobs need, and say how to mend what is wrong"
+DESCRIPTION = """Checks everything that jobs and images need of this host, mostly by trying it, and prints a line for
+each: ok, warning (jobs run, but not as they should) or failed (jobs do not run), with the command that mends it.
+
+The exit status says the worst, as monitoring wants it: 0 ok, 1 warning, 2 failed. --json prints an array of objects:
+check, level (ok, warning, failed), text, mend (a command, or what to do; empty when ok).
+
+    nspawn-runner doctor
+    nspawn-runner doctor --job    # and a tiny job through all stages, on every backend that is here"""
+
+_STATUS = {level: number for number, level in enumerate(checks.LEVELS)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --json, --job, --image and --machines."""
+    parser.add_argument("--json", action="store_true", help="print a JSON array")
+    parser.add_argument("--job", action="store_true", help="run a tiny job on every backend, too")
+    parser.add_argument("--image", metavar="NAME", default="", help="image of that job (default: the settings')")
+    usual = "default: concurrent in config.toml, or 10"
+    parser.add_argument("--machines", type=int, default=0, metavar="N", help=f"check for N machines at once ({usual})")
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Print what the checks find and return the number of the worst."""
+    from .checks import runner
+
+    if args.machines < 0:
+        raise UsageError("--machines takes a number from 1 on")
+    context = checks.Context(settings, args.config, args.machines or runner.machines_at_once())
+    worst = checks.OK
+    found = []
+    for result in _results(context, job=args.job, image=args.image):
+        worst = max(worst, result.level, key=checks.LEVELS.index)
+        found.append(result)
+        if not args.json:
+            print("\n".join(lines(result)), flush=True)
+    if args.json:
+        print(json.dumps([result._asdict() for result in found], indent=1))
+    return _STATUS[worst]
+
+
+def _results(context: checks.Context, *, job: bool, image: str) -> Iterator[Result]:
+    yield from checks.run_all(context)
+    if job:
+        from . import trial_job
+
+        yield from trial_job.results(context, image)
+
+
+def lines(result: Result) -> Iterable[str]:
+    """Yield the lines of ``result`` for people: what was found, and unless it is ok how to mend it."""
+    yield f"{result.level:8} {result.check}: {printable(result.text)}"
+    if result.mend:
+        yield f"         mend: {printable(result.mend)}"
