@@ -1,0 +1,420 @@
+"""What ``doctor`` says of healthy hosts, and of hosts broken on purpose: what is wrong, and what mends it."""
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+from by_hand import TOOL, Job, Unchanged, write
+from cgroups import version_2_controllers
+from disposable_host import STATE_FOLDER, DisposableHost
+
+RUNNER = """#!/bin/sh
+echo "Version:      17.9.1"
+"""
+SERVICE = "[Service]\nExecStart=/usr/bin/sleep infinity\nUser="
+CONFIG = "/etc/gitlab-runner/config.toml"
+
+
+class Found(NamedTuple):
+    """What a check said."""
+
+    level: str
+    text: str
+    mend: str
+
+
+class Report:
+    """A report of doctor: exit status and findings by check."""
+
+    def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
+        assert b"Traceback" not in done.stderr, done.stderr.decode()
+        self.status = done.returncode
+        self.findings = [(each["check"], Found(each["level"], each["text"], each["mend"]))
+                         for each in json.loads(done.stdout)]  # fmt: skip
+
+    def bad(self, check: str | None = None) -> list[Found]:
+        return [found for name, found in self.findings if found.level != "ok" and check in {None, name}]
+
+    def bad_checks(self) -> set[str]:
+        return {name for name, found in self.findings if found.level != "ok"}
+
+    def one(self, check: str) -> Found:
+        (found,) = self.bad(check)
+        return found
+
+
+def doctor(host: DisposableHost, *arguments: str, settings: str | None = None) -> Report:
+    options = [] if settings is None else ["--config", write(host, settings)]
+    return Report(host.run([TOOL, *options, "doctor", "--json", *arguments], check=False))
+
+
+def shell(host: DisposableHost, script: str) -> str:
+    return host.run(["bash", "-euc", script]).stdout.decode()
+
+
+@contextlib.contextmanager
+def broken(host: DisposableHost, script: str, undo: str) -> Iterator[None]:
+    try:
+        shell(host, script)
+        yield
+    finally:
+        shell(host, undo)
+
+
+@pytest.fixture
+def runner(overlay_host: DisposableHost) -> Iterator[DisposableHost]:
+    """A host with something that looks like gitlab-runner."""
+    yield from with_runner(overlay_host)
+
+
+@pytest.fixture(params=["overlay_host", "btrfs_host", "trixie_host"])
+def healthy(request: pytest.FixtureRequest) -> Iterator[DisposableHost]:
+    yield from with_runner(request.getfixturevalue(request.param))
+
+
+def with_runner(host: DisposableHost) -> Iterator[DisposableHost]:
+    install_service(host, "root")
+    host.path("/usr/bin/gitlab-runner").write_text(RUNNER)
+    host.run(["chmod", "755", "/usr/bin/gitlab-runner"])
+    configure(host)
+    # The tree may have been made long ago.
+    host.run(["touch", f"{STATE_FOLDER}/bookworm/var/lib/dpkg/status"])
+    yield host
+    shell(
+        host,
+        "systemctl stop gitlab-runner; rm -r /run/systemd/system/gitlab-runner.service /usr/bin/gitlab-runner "
+        "/etc/gitlab-runner; systemctl daemon-reload",
+    )
+
+
+def install_service(host: DisposableHost, user: str) -> None:
+    host.path("/run/systemd/system/gitlab-runner.service").write_text(f"{SERVICE}{user}\n")
+    host.run(["systemctl", "daemon-reload"])
+    host.run(["systemctl", "restart", "gitlab-runner"])
+
+
+def configure(host: DisposableHost, *changes: tuple[str, str]) -> None:
+    options = ["--name", "shed", "--url", "https://gitlab.example.com", "--token", "glrt-t0k3n", "--concurrent", "4"]
+    text = host.run([TOOL, "toml", "bookworm", *options]).stdout.decode()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    host.run(["mkdir", "--parents", "/etc/gitlab-runner"])
+    host.path(CONFIG).write_text(text)
+    host.run(["chmod", "600", CONFIG])
+
+
+def test_a_healthy_host_is_ok_and_stays_as_it_is(healthy: DisposableHost) -> None:
+    # The trixie host has version 2 of the cgroups only, which may come without controllers.
+    no_limits = healthy.suite == "trixie" and "memory" not in version_2_controllers()
+    with Unchanged(healthy):
+        report = doctor(healthy, "--job")
+    assert report.bad_checks() == ({"unit limits"} if no_limits else set()), report.bad()
+    assert report.status == int(no_limits)
+    jobs = {name for name, _ in report.findings if name.startswith("job")}
+    assert jobs == {"job on overlay", "job on tmpfs"} | ({"job on btrfs"} if healthy.state == "btrfs" else set())
+    assert len(report.findings) > 25
+    assert "t0k3n" not in str(report.findings)
+
+
+def test_lines_for_people(runner: DisposableHost) -> None:
+    done = runner.run([TOOL, "doctor"])
+    lines = done.stdout.decode().splitlines()
+    assert lines
+    assert [line for line in lines if not line.startswith("ok       ")] == []
+    with broken(runner, f"rm {CONFIG}", ":"):
+        done = runner.run([TOOL, "doctor"], check=False)
+    assert done.returncode == 1
+    assert f"warning  runner configuration: there is no {CONFIG}\n         mend: " in done.stdout.decode()
+
+
+NFT_DROP = "nft 'add table inet fw; add chain inet fw f { type filter hook forward priority 0; policy drop; }'"
+
+
+def test_blocked_forwarding_and_its_mending(overlay_host: DisposableHost) -> None:
+    with broken(overlay_host, NFT_DROP, "nft delete table inet fw"):
+        report = doctor(overlay_host)
+        found = report.one("firewall")
+        assert report.status == 2
+        assert found.level == "failed"
+        assert "the chain f of the table inet fw" in found.text
+        shell(overlay_host, found.mend)
+        assert not doctor(overlay_host).bad("firewall")
+
+
+FORWARD = "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }"
+FIREWALLS = [
+    (f"nft '{FORWARD}; add chain ip filter DOCKER-USER'", "ip filter", "Docker", "iptables -I DOCKER-USER -i nspr0 -j"),
+    (f"nft '{FORWARD}; add chain ip filter ufw-user-forward'", "ip filter", "ufw", "ufw route allow in on nspr0"),
+    (f"nft '{FORWARD}'", "ip filter", "the FORWARD chain", "iptables -I FORWARD -i nspr0 -j ACCEPT; iptables -I"),
+    (
+        "nft 'add table inet firewalld; add chain inet firewalld c { type filter hook forward priority 10; }; "
+        "add rule inet firewalld c reject'",
+        "inet firewalld",
+        "firewalld",
+        "firewall-cmd --permanent --zone=trusted --add-interface=nspr0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("script", "table", "who", "mend"), FIREWALLS, ids=["docker", "ufw", "iptables", "firewalld"])
+def test_known_firewalls(overlay_host: DisposableHost, script: str, table: str, who: str, mend: str) -> None:
+    with broken(overlay_host, script, f"nft delete table {table}"):
+        found = doctor(overlay_host).one("firewall")
+    assert who in found.text
+    assert mend in found.mend
+
+
+def test_a_firewall_that_lets_machines_through_is_fine(overlay_host: DisposableHost) -> None:
+    script = f"{NFT_DROP}; nft add rule inet fw f iifname nspr0 accept"
+    with broken(overlay_host, script, "nft delete table inet fw"):
+        assert not doctor(overlay_host).bad("firewall")
+
+
+def test_locked_forwarding_and_its_mending(overlay_host: DisposableHost) -> None:
+    lock = "sysctl -qw net.ipv4.ip_forward=0; mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys"
+    undo = "umount /proc/sys; sysctl --quiet --write net.ipv4.ip_forward=1"
+    with broken(overlay_host, lock, undo):
+        found = doctor(overlay_host).one("forwarding")
+        assert found.level == "failed"
+        shell(overlay_host, found.mend)
+        assert not doctor(overlay_host).bad("forwarding")
+
+
+def test_rules_that_were_removed(overlay_host: DisposableHost) -> None:
+    with Job(overlay_host) as job:
+        job.prepare()
+    with broken(overlay_host, "nft delete table inet nspawn_runner", ":"):
+        found = doctor(overlay_host).one("address translation")
+        assert found.level == "warning"
+        assert found.mend == "nspawn-runner doctor --job"
+        assert not doctor(overlay_host).bad("address translation")
+
+
+@pytest.mark.parametrize(("options", "said"), [("size=50M", "GiB free"), ("size=8G,nr_inodes=2000", "inodes are free")])
+def test_full_disk(overlay_host: DisposableHost, options: str, said: str) -> None:
+    mount = f"mkdir /root/small; mount -t tmpfs -o {options},mode=755 tmpfs /root/small"
+    with broken(overlay_host, mount, "umount /root/small; rmdir /root/small"):
+        found = doctor(overlay_host, settings='state_folder = "/root/small"').one("room")
+    assert found.level == "failed"
+    assert said in found.text
+    assert "chroot-remove" in found.mend
+
+
+def test_completely_full_disk(overlay_host: DisposableHost) -> None:
+    fill = "mkdir /root/small; mount -t tmpfs -o size=1M,nr_inodes=3 tmpfs /root/small; touch /root/small/{a,b}"
+    with broken(overlay_host, fill, "umount /root/small; rmdir /root/small"):
+        report = doctor(overlay_host, settings='state_folder = "/root/small"')
+    assert {"room", "backend"} <= report.bad_checks()
+
+
+def test_state_folder_that_cannot_be_used(overlay_host: DisposableHost) -> None:
+    mount = "mkdir -m 777 /root/s; mount -t tmpfs -o ro,noexec,mode=777 tmpfs /root/s"
+    with broken(overlay_host, mount, "umount /root/s; rmdir /root/s"):
+        found = doctor(overlay_host, settings='state_folder = "/root/s"').bad("state folder")
+        assert [each.level for each in found] == ["failed", "failed"]
+        assert found[0].mend == "chown root /root/s; chmod go-w /root/s"
+        shell(overlay_host, found[1].mend.partition(";")[0])
+        shell(overlay_host, found[0].mend)
+        assert not doctor(overlay_host, settings='state_folder = "/root/s"').bad("state folder")
+
+
+@pytest.mark.parametrize(
+    ("program", "check", "mend"),
+    [
+        ("/usr/sbin/nft", "programs", "apt install nftables"),
+        ("/usr/bin/systemd-nspawn", "programs", "apt install systemd-container"),
+        ("/usr/bin/mmdebstrap /usr/sbin/debootstrap", "builder", "apt install mmdebstrap"),
+        ("/usr/share/keyrings/debian-archive-keyring.gpg", "keyring", "apt install debian-archive-keyring"),
+    ],
+)
+def test_missing_program(overlay_host: DisposableHost, program: str, check: str, mend: str) -> None:
+    move = f"for file in {program}; do mv $file $file.away; done"
+    with broken(overlay_host, move, f"for file in {program}; do mv $file.away $file; done"):
+        report = doctor(overlay_host)
+    assert report.one(check).mend == mend
+    assert report.status == (2 if check == "programs" else 1)
+
+
+def test_ansible_is_missed_where_there_are_playbooks(overlay_host: DisposableHost) -> None:
+    playbook, program = "/etc/nspawn-runner/web.yaml", "/usr/bin/ansible-playbook"
+    away = f"mkdir -p /etc/nspawn-runner; echo '- hosts: all' > {playbook}; mv {program} {program}.away"
+    back = f"rm {playbook}; mv {program}.away {program}"
+    with broken(overlay_host, away, back):
+        report = doctor(overlay_host)
+    assert report.one("ansible").mend == "apt install ansible-core"
+    assert "systemctl enable --now nspawn-runner-maintenance.timer" in report.one("timers").mend
+
+
+IMAGES = [
+    ("ln -s .generations/bad/20260101T000000Z bad", "failed", "is broken", "nspawn-runner chroot-remove bad; nspawn"),
+    ("mkdir bad", "failed", "bad has no systemd", "chroot-login bad -- apt-get install --yes systemd-sysv"),
+    ("mkdir -p bad/usr/lib/systemd; touch bad/usr/lib/systemd/systemd", "failed", "bad has no /bin/bash", "--yes bash"),
+    (
+        "mkdir -p bad/usr/lib/systemd bad/bin; touch bad/usr/lib/systemd/systemd bad/bin/bash; touch -d 2026-01-01 bad",
+        "warning",
+        "was not brought up to date for",
+        "nspawn-runner chroot-login bad -- sh -c 'apt-get update",
+    ),
+    ("mkdir -p .generations/bad/.20260101T000000Z.new", "warning", "half-made", "nspawn-runner chroot-remove bad"),
+]
+
+
+@pytest.mark.parametrize(("script", "level", "text", "mend"), IMAGES, ids=["link", "empty", "shell", "old", "half"])
+def test_broken_image(overlay_host: DisposableHost, script: str, level: str, text: str, mend: str) -> None:
+    undo = f"rm -rf {STATE_FOLDER}/bad {STATE_FOLDER}/.generations/bad"
+    with broken(overlay_host, f"cd {STATE_FOLDER}; {script}", undo):
+        found = [each for each in doctor(overlay_host).bad("images") if "bad" in each.text]
+    assert [each.level for each in found] == [level]
+    assert text in found[0].text
+    assert mend in found[0].mend
+
+
+def test_no_images_and_images_that_the_settings_want(overlay_host: DisposableHost) -> None:
+    empty = 'state_folder = "/root/empty"\ndefault_image = "web"\nimages = {"python:*" = "snake"}'
+    with broken(overlay_host, "mkdir /root/empty", "rm -r /root/empty"):
+        report = doctor(overlay_host, settings=empty)
+    assert report.one("images").mend == "nspawn-runner chroot-create bookworm"
+    mends = {each.mend for each in report.bad("images of settings")}
+    assert mends == {"nspawn-runner chroot-create web", "nspawn-runner chroot-create snake"}
+
+
+def test_broken_settings(overlay_host: DisposableHost) -> None:
+    report = doctor(overlay_host, settings="shel = 1\nbackend = 2")
+    found = report.one("settings file")
+    assert report.status == 2
+    assert "shel: no such setting" in found.text
+    assert "backend: must be a text" in found.text
+    assert found.mend.startswith("editor /")
+    assert len(report.findings) > 15
+    assert len(overlay_host.run([TOOL, "--config", "/nowhere", "doctor"], check=False).stdout.splitlines()) > 15
+
+
+def test_settings_that_others_may_write(overlay_host: DisposableHost) -> None:
+    file = "/etc/nspawn-runner/nspawn-runner.toml"
+    with broken(overlay_host, f"mkdir -p /etc/nspawn-runner; touch {file}; chmod 666 {file}", f"rm {file}"):
+        shell(overlay_host, doctor(overlay_host).one("settings file").mend)
+        assert not doctor(overlay_host).bad("settings file")
+
+
+def test_backend_that_the_file_system_cannot_do(overlay_host: DisposableHost) -> None:
+    assert 'backend = "auto"' in doctor(overlay_host, settings='backend = "btrfs"').one("backend").mend
+
+
+@pytest.mark.parametrize("host_name", ["overlay_host", "btrfs_host"])
+def test_kernel_without_idmapped_mounts(request: pytest.FixtureRequest, host_name: str) -> None:
+    host: DisposableHost = request.getfixturevalue(host_name)
+    old_kernel = ["strace", "--follow-forks", "--output=/dev/null", "--trace=mount_setattr",
+                  "--inject=mount_setattr:error=EINVAL"]  # fmt: skip
+    found = Report(host.run([*old_kernel, TOOL, "doctor", "--json"], check=False)).one("backend")
+    assert "mount_setattr(idmap): Invalid argument" in found.text
+    assert "user_namespace = false" in found.mend
+    assert not doctor(host, settings="user_namespace = false").bad("backend")
+
+
+def test_too_many_machines_for_the_kernel(overlay_host: DisposableHost) -> None:
+    report = doctor(overlay_host, "--machines", "100000")
+    assert "fs.inotify.max_user_instances" in report.one("inotify").mend
+    assert "kernel.pty.max" in report.one("terminals").mend
+
+
+def test_name_servers_that_machines_cannot_reach(overlay_host: DisposableHost) -> None:
+    with broken(
+        overlay_host,
+        "cp /etc/resolv.conf /root/kept; echo nameserver 127.0.0.1 > /etc/resolv.conf",
+        "cat /root/kept > /etc/resolv.conf",
+    ):
+        assert "systemd-resolved" in doctor(overlay_host).one("name servers").mend
+
+
+def test_no_systemd(overlay_host: DisposableHost) -> None:
+    hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /run/systemd; exec "$0" doctor --json', str(TOOL)]
+    report = Report(overlay_host.run(hidden, check=False))
+    assert "apt install systemd-sysv" in report.one("init").mend
+
+
+def test_rights(overlay_host: DisposableHost) -> None:
+    less = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", str(TOOL), "doctor", "--json"]
+    assert "CAP_SYS_ADMIN" in Report(overlay_host.run(less, check=False)).one("rights").text
+
+
+def test_clock_that_is_behind(overlay_host: DisposableHost) -> None:
+    folder = f"{STATE_FOLDER}/.generations/ahead"
+    stamp = f"{folder}/20990101T000000Z.json"
+    with broken(overlay_host, f"mkdir -p {folder}; touch -d 2099-01-01 {stamp}", f"rm -r {folder}"):
+        assert doctor(overlay_host).one("clock").mend == "timedatectl set-ntp true"
+
+
+def test_leftovers(overlay_host: DisposableHost) -> None:
+    run = "/run/nspawn-runner"
+    leave = f"mkdir -p {run} {STATE_FOLDER}/.overlays/run-77/upper; echo x > {run}/run-78.json"
+    with broken(overlay_host, leave, ":"):
+        found = doctor(overlay_host).bad("leftovers")
+        assert {each.mend for each in found} == {f"nspawn-runner cleanup --id {number}" for number in (77, 78)}
+        for each in found:
+            shell(overlay_host, each.mend.replace("nspawn-runner", str(TOOL), 1))
+        assert not doctor(overlay_host).bad("leftovers")
+
+
+def test_no_gitlab_runner(overlay_host: DisposableHost) -> None:
+    assert doctor(overlay_host).one("gitlab runner").level == "warning"
+    assert not doctor(overlay_host, settings='gitlab_runner = ""').bad("gitlab runner")
+    assert doctor(overlay_host, settings='gitlab_runner = "/nowhere"').one("gitlab runner").level == "failed"
+
+
+@pytest.mark.parametrize(("version", "level"), [("13.12.0", "failed"), ("16.0.0", "warning"), ("18.1.0", "ok")])
+def test_versions_of_gitlab_runner(runner: DisposableHost, version: str, level: str) -> None:
+    runner.path("/usr/bin/gitlab-runner").write_text(RUNNER.replace("17.9.1", version))
+    assert [found.level for name, found in doctor(runner).findings if name == "gitlab runner"] == [level]
+
+
+def test_service_of_gitlab_runner(runner: DisposableHost) -> None:
+    install_service(runner, "nobody")
+    assert "User=root" in doctor(runner).one("service").mend
+    install_service(runner, "root")
+    runner.run(["systemctl", "stop", "gitlab-runner"])
+    assert doctor(runner).one("service").mend == "systemctl enable --now gitlab-runner"
+
+
+CONFIGURATIONS = [
+    (("graceful_kill_timeout = 200", "graceful_kill_timeout = 600"), "are 630 s: at most 300 s"),
+    (("graceful_kill_timeout = 200", "graceful_kill_timeout = 5"), "less than stop_grace_seconds"),
+    (("prepare_exec_timeout = 300", "prepare_exec_timeout = 20"), "prepare_exec_timeout is 20 s: at least 120 s"),
+    (("cleanup_exec_timeout = 300", "cleanup_exec_timeout = 1"), "cleanup_exec_timeout is 1 s"),
+    ((f'run_exec = "{TOOL}"', 'run_exec = "/bin/run"'), "run_exec is not nspawn-runner"),
+    ((f'run_exec = "{TOOL}"', 'run_exec = "/nowhere/nspawn-runner"'), "no program /nowhere/nspawn-runner"),
+    (('run_args = [ "run",]', 'run_args = [ "cleanup",]'), "run_args does not say run"),
+    (('"bookworm"', '"nowhere"'), "there is no image nowhere"),
+]
+
+
+@pytest.mark.parametrize(("change", "text"), CONFIGURATIONS, ids=[text for _, text in CONFIGURATIONS])
+def test_configuration_of_gitlab_runner(runner: DisposableHost, change: tuple[str, str], text: str) -> None:
+    configure(runner, change)
+    report = doctor(runner)
+    assert report.status == 2
+    assert text in report.bad("runner configuration")[0].text
+    assert f"editor {CONFIG}" in report.bad("runner configuration")[0].mend
+
+
+def test_configuration_that_is_of_no_use(runner: DisposableHost) -> None:
+    configure(runner, ('executor = "custom"', 'executor = "shell"'))
+    assert "calls nspawn-runner" in doctor(runner).one("runner configuration").text
+    runner.path(CONFIG).write_text("token = 'glrt-t0k3n\n[")
+    found = doctor(runner).one("runner configuration")
+    assert "is not valid TOML" in found.text
+    assert "t0k3n" not in found.text
+    configure(runner)
+    runner.run(["chmod", "644", CONFIG])
+    assert doctor(runner).one("runner configuration").mend == f"chmod 600 {CONFIG}"
+
+
+def test_job_that_fails_is_told(overlay_host: DisposableHost) -> None:
+    with broken(overlay_host, f"mkdir {STATE_FOLDER}/empty", f"rmdir {STATE_FOLDER}/empty"), Unchanged(overlay_host):
+        report = doctor(overlay_host, "--job", "--image", "empty")
+    assert {"job on overlay", "job on tmpfs"} <= report.bad_checks()
+    assert "did not start from image empty" in report.one("job on overlay").text
+    assert doctor(overlay_host, "--job", "--image", "nowhere").one("job").mend == "nspawn-runner chroot-create nowhere"
