@@ -145,6 +145,15 @@ def test_blocked_forwarding_and_its_mending(overlay_host: DisposableHost) -> Non
         assert not doctor(overlay_host).bad("firewall")
 
 
+def test_answers_that_are_dropped(overlay_host: DisposableHost) -> None:
+    script = f"{NFT_DROP}; nft add rule inet fw f iifname nspr0 accept"
+    with broken(overlay_host, script, "nft delete table inet fw"):
+        found = doctor(overlay_host).one("firewall")
+        assert (found.level, "drops the answers" in found.text) == ("warning", True)
+        shell(overlay_host, found.mend)
+        assert not doctor(overlay_host).bad("firewall")
+
+
 FORWARD = "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }"
 FIREWALLS = [
     (f"nft '{FORWARD}; add chain ip filter DOCKER-USER'", "ip filter", "Docker", "iptables -I DOCKER-USER -i nspr0 -j"),
@@ -169,8 +178,8 @@ def test_known_firewalls(overlay_host: DisposableHost, script: str, table: str, 
 
 
 def test_a_firewall_that_lets_machines_through_is_fine(overlay_host: DisposableHost) -> None:
-    script = f"{NFT_DROP}; nft add rule inet fw f iifname nspr0 accept"
-    with broken(overlay_host, script, "nft delete table inet fw"):
+    accept = "nft add rule inet fw f ct state established accept; nft add rule inet fw f iifname nspr0 accept"
+    with broken(overlay_host, f"{NFT_DROP}; {accept}", "nft delete table inet fw"):
         assert not doctor(overlay_host).bad("firewall")
 
 
@@ -273,6 +282,25 @@ def test_broken_image(overlay_host: DisposableHost, script: str, level: str, tex
     assert mend in found[0].mend
 
 
+@pytest.mark.parametrize("image", ["bookworm", "bad"])
+def test_half_made_tree_and_its_mending(btrfs_host: DisposableHost, image: str) -> None:
+    folder = f"{STATE_FOLDER}/.generations/{image}"
+    with broken(btrfs_host, f"mkdir -p {folder}/.20260101T000000Z.new/usr", f"rm -rf {folder}"):
+        mend = next(each.mend for each in doctor(btrfs_host).bad("images") if "half-made" in each.text)
+        shell(btrfs_host, mend.replace("nspawn-runner", str(TOOL), 1))
+        assert not [each for each in doctor(btrfs_host).bad("images") if "half-made" in each.text]
+
+
+def test_playbook_that_is_not_understood(overlay_host: DisposableHost) -> None:
+    file = "/etc/nspawn-runner/web.yaml"
+    wrong = "- hosts: all\n  vars: {nspawn_runner_chroot_siute: trixie}\n  tasks: []"
+    with broken(overlay_host, f"mkdir -p /etc/nspawn-runner; echo '{wrong}' > {file}; chmod 644 {file}", f"rm {file}"):
+        found = doctor(overlay_host).one("image playbooks")
+    assert found.level == "failed"
+    assert f"{file}:2: nspawn_runner_chroot_siute" in found.text
+    assert found.mend == "nspawn-runner chroot-maintenance --dry-run"
+
+
 def test_no_images_and_images_that_the_settings_want(overlay_host: DisposableHost) -> None:
     empty = 'state_folder = "/root/empty"\ndefault_image = "web"\nimages = {"python:*" = "snake"}'
     with broken(overlay_host, "mkdir /root/empty", "rm -r /root/empty"):
@@ -357,6 +385,15 @@ def test_leftovers(overlay_host: DisposableHost) -> None:
         for each in found:
             shell(overlay_host, each.mend.replace("nspawn-runner", str(TOOL), 1))
         assert not doctor(overlay_host).bad("leftovers")
+
+
+def test_beside_a_running_job(overlay_host: DisposableHost) -> None:
+    with Job(overlay_host) as job:
+        job.prepare()
+        before = job.output("cat /proc/net/route /proc/net/arp; echo kept > /root/file")
+        assert not doctor(overlay_host, "--job").bad("leftovers")
+        assert job.output("cat /proc/net/route /proc/net/arp") == before
+        assert job.output("cat /root/file") == "kept\n"
 
 
 def test_no_gitlab_runner(overlay_host: DisposableHost) -> None:

@@ -1,7 +1,8 @@
-"""Whether the host's firewall lets the machines' packets out: one is sent, and looked for where it leaves.
+"""Whether the host's firewall lets the machines' packets out, and the answers in: it is tried.
 
-It goes to 192.0.2.1, which is nobody (RFC 5737), by way of a network namespace that is joined to the bridge as a
-machine is. What other programs put into the FORWARD chain of iptables, legacy or not, counts as well.
+A packet goes to 192.0.2.1, which is nobody (RFC 5737), from a network namespace that is joined to the bridge as a
+machine is, and is looked for where it leaves the host. Then the router is asked for an echo, if it gives the host one.
+What other programs put into the FORWARD chain of iptables, legacy or not, counts as well.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from ...errors import HostError
@@ -23,10 +24,29 @@ from .network import forwards
 
 _NOWHERE = "192.0.2.1"
 _LINK = "vb-doctor"
+_PYTHON = [sys.executable, "-I", "-S", "-c"]
+_PACKETS, _ANSWERS = "what machines send", "the answers to what machines send"
 _TABLE = "nspawn_runner_doctor"
 # 4094 is the place that no machine has; a fixed neighbour keeps the trial from asking for it on the bridge.
 _SLOT = 4094
 _IPTABLES_DROPS = re.compile(r"chain FORWARD \{\s*type filter hook forward [^;]*; policy drop")
+# An echo request by hand, since ping(8) may not be installed: type 8, checksum, RFC 792. The status is 0 for an answer.
+_ECHO = """
+import os, socket, sys, time
+number = os.getpid() & 0xffff
+total = 0x0800 + number + 1
+total = ~((total & 0xffff) + (total >> 16)) & 0xffff
+link = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+link.sendto(b"".join(part.to_bytes(2, "big") for part in (0x0800, total, number, 1)), (sys.argv[1], 0))
+end = time.monotonic() + 1
+while (left := end - time.monotonic()) > 0:
+    link.settimeout(left)
+    answer = link.recv(2048)
+    start = (answer[0] & 15) * 4
+    if answer[start] == 0 and answer[start + 4:start + 6] == number.to_bytes(2, "big"):
+        sys.exit(0)
+sys.exit(1)
+"""
 _SEND = f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('{_NOWHERE}', 9))"
 
 
@@ -35,33 +55,51 @@ def firewall(context: Context) -> Iterator[Finding]:
     wanted = context.settings.network
     if not forwards() and not os.access(network.FORWARD, os.W_OK):
         return  # told already
-    if not process.run(["ip", "-4", "route", "show", "default"]).stdout.strip():
+    route = process.run(["ip", "-4", "route", "show", "default"]).stdout.decode().split()
+    if not route:
         yield warning("the host has no default route: jobs reach nothing outside", "ip route add default via …")
         return
     files.make_private_folder(RUN_FOLDER)
     with locks.locked(f"{RUN_FOLDER}/doctor.lock", what="doctor's trial of the firewall"):
         network.set_up(wanted)()
-        passed = _gets_through(wanted)
-    if passed:
+        dropped = _dropped(wanted, router=route[2] if route[1:2] == ["via"] else "")
+    if not dropped:
         yield ok("lets packets of machines through")
+        return
+    who, mend = _culprit(wanted.bridge)
+    if dropped == _ANSWERS:  # or only the echo is unwanted
+        yield warning(f"{who} drops {dropped}: jobs may reach nothing outside", mend)
     else:
-        who, mend = _culprit(wanted.bridge)
-        yield failed(f"{who} drops what machines send: jobs reach nothing outside", mend)
+        yield failed(f"{who} drops {dropped}: jobs reach nothing outside", mend)
 
 
-def _gets_through(wanted: Network) -> bool:
+def _dropped(wanted: Network, *, router: str) -> str:
+    """Return what of the machines' packets does not get through, nothing where all seems to."""
     address = network.address(wanted, _SLOT)
     with ExitStack() as stack:
         pid = stack.enter_context(_joined(wanted, address))
         stack.callback(process.run, ["nft", "delete", "table", "inet", _TABLE], check=False)
         process.run(["nft", "--file", "-"], stdin=_counter(address).encode())
-        for _ in range(10):
-            process.run(["nsenter", f"--target={pid}", "--net", sys.executable, "-I", "-S", "-c", _SEND], check=False)
-            listed = process.run(["nft", "list", "table", "inet", _TABLE]).stdout.decode()
-            if int(re.findall(r"packets (\d+)", listed)[0]):
-                return True
-            time.sleep(0.05)
+        machine = ["nsenter", f"--target={pid}", "--net"]
+        if not any(_leaves(machine) for _ in range(10)):
+            return _PACKETS
+        if router and _answers(router) and not any(_answers(router, machine) for _ in range(2)):
+            return _ANSWERS
+    return ""
+
+
+def _leaves(machine: Sequence[str]) -> bool:
+    """Send a packet from where ``machine`` enters, and tell whether any has left the host."""
+    process.run([*machine, *_PYTHON, _SEND], check=False)
+    listed = process.run(["nft", "list", "table", "inet", _TABLE]).stdout.decode()
+    if int(re.findall(r"packets (\d+)", listed)[0]):
+        return True
+    time.sleep(0.05)
     return False
+
+
+def _answers(router: str, machine: Sequence[str] = ()) -> bool:
+    return process.run([*machine, *_PYTHON, _ECHO, router], check=False).returncode == 0
 
 
 def _counter(address: str) -> str:
@@ -100,6 +138,7 @@ def _joined(wanted: Network, address: str) -> Iterator[int]:
         holder.kill()
         holder.wait()
         process.run(["ip", "link", "delete", _LINK], check=False)
+        process.run(["ip", "neighbour", "flush", "to", address, "dev", wanted.bridge], check=False)
 
 
 def _wait_for_namespace(pid: int) -> None:
@@ -134,6 +173,12 @@ def _culprit(bridge: str) -> tuple[str, str]:
 
 
 def _legacy_rules() -> str:
+    # To ask iptables-legacy would load its tables where nobody uses them.
+    try:
+        if b"filter" not in files.read_head("/proc/net/ip_tables_names", 4096).split():
+            return ""
+    except OSError:
+        return ""
     try:
         return process.run(["iptables-legacy", "--list-rules"], check=False).stdout.decode(errors="replace")
     except HostError:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 
 from ...errors import HostError, printable
 from ...host import beneath, locks
 from ...images import playbooks, store
+from .. import specs
 from . import Context, Finding, failed, ok, warning
 
 _FRESH_DAYS = 35
@@ -34,8 +37,9 @@ def _image(name: str, context: Context) -> Iterator[Finding]:
         yield failed(error.what, f"nspawn-runner chroot-remove {name}; {_create(name, context)}")
         return
     if store.drafts(state_folder, name) and not locks.is_held(store.lock_file(state_folder, name)):
-        mend = f"nspawn-runner chroot-rollback {name} {image.generation}" if image and image.generation else ""
-        yield warning(f"{name}: a half-made tree of it is left", mend or f"nspawn-runner chroot-remove {name}")
+        # Whatever begins a change clears up first.
+        mend = f"chroot-login {name} --discard -- true" if image else f"chroot-remove {name}"
+        yield warning(f"{name}: a half-made tree of it is left", f"nspawn-runner {mend}")
     if image is None:
         return
     lacks = _lacks(image, context)
@@ -94,4 +98,19 @@ def images_of_settings(context: Context) -> Iterator[Finding]:
         yield ok("all are there")
 
 
-CHECKS = (images, images_of_settings)
+def image_playbooks(context: Context) -> Iterator[Finding]:
+    """What the playbooks say of their images is understood; nothing is played."""
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            there = specs.read(context.settings.state_folder)
+    except HostError as error:
+        first = told.getvalue().splitlines()[:1] or [error.what]
+        count = f"{error.what}: " if told.getvalue() else ""
+        yield failed(f"{count}{first[0].removeprefix('nspawn-runner: ')}", "nspawn-runner chroot-maintenance --dry-run")
+        return
+    if there:
+        yield ok(f"understood: {', '.join(each.image for each in there)}")
+
+
+CHECKS = (images, images_of_settings, image_playbooks)
