@@ -6,14 +6,14 @@ import json
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError, printable
-from . import checks
+from . import health
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
     from ..settings import Settings
-    from .checks import Result
+    from .health import Result
 
 HELP = "check what jobs need, and say how to mend what is wrong"
 DESCRIPTION = """Checks everything that jobs and images need of this host, mostly by trying it, and prints a line for
@@ -25,7 +25,7 @@ check, level (ok, warning, failed), text, mend (a command, or what to do; empty 
     nspawn-runner doctor
     nspawn-runner doctor --job    # and a tiny job through all stages, on every backend that is here"""
 
-_STATUS = {level: number for number, level in enumerate(checks.LEVELS)}
+_STATUS = {level: number for number, level in enumerate(health.LEVELS)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,15 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Print what the checks find and return the number of the worst."""
-    from .checks import runner
+    from .health import runner
 
     if args.machines < 0:
         raise UsageError("--machines takes a number from 1 on")
-    context = checks.Context(settings, args.config, args.machines or runner.machines_at_once())
-    worst = checks.OK
+    context = health.Context(settings, args.config, args.machines or runner.machines_at_once())
+    worst = health.OK
     found = []
     for result in _results(context, job=args.job, image=args.image):
-        worst = max(worst, result.level, key=checks.LEVELS.index)
+        worst = max(worst, result.level, key=health.LEVELS.index)
         found.append(result)
         if not args.json:
             print("\n".join(lines(result)), flush=True)
@@ -56,8 +56,8 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     return _STATUS[worst]
 
 
-def _results(context: checks.Context, *, job: bool, image: str) -> Iterator[Result]:
-    yield from checks.run_all(context)
+def _results(context: health.Context, *, job: bool, image: str) -> Iterator[Result]:
+    yield from health.run_all(context)
     if job:
         from . import trial_job
 

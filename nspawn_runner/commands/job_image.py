@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError, JobError, printable
 from ..images import names, store
@@ -37,6 +38,12 @@ def find(asked: str, settings: Settings) -> store.Image:
             advice="have the admin make it: nspawn-runner chroot-create NAME",
         )
     return image
+
+
+def own_values(image: store.Image) -> Mapping[str, Any]:
+    """Return what ``image`` says itself of its machines, unchecked; nothing where that is no table."""
+    values = store.facts(image).get("run")
+    return values if isinstance(values, dict) else {}
 
 
 def settings_of(image: store.Image, settings: Settings) -> Settings:

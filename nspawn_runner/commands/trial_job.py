@@ -13,7 +13,8 @@ from ..errors import HostError, printable
 from ..host import files, process, trees
 from ..images import store
 from ..settings import DEFAULT_FILE, RUN_FOLDER
-from .checks import FAILED, OK, WARNING, Check, Context, Finding, Result, run
+from . import job_image
+from .health import FAILED, OK, WARNING, Check, Context, Finding, Result, run
 
 _MAIN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "__main__.py")
 _STAGE_SECONDS = 300
@@ -31,7 +32,8 @@ def results(context: Context, image_name: str) -> Iterator[Result]:
         yield Result("job", FAILED, f"there is no image {image_name} to run it on".replace("  ", " "),
                      f"nspawn-runner chroot-create {image_name or 'bookworm'}")  # fmt: skip
         return
-    for backend in ("overlay", "btrfs", "tmpfs"):
+    own = job_image.own_values(image)
+    for backend in [str(own["backend"])] if "backend" in own else ["overlay", "btrfs", "tmpfs"]:
         if backend != "btrfs" or trees.is_subvolume(image.root):
             yield from run(_job_on(backend, image), context)
 

@@ -193,6 +193,12 @@ def test_locked_forwarding_and_its_mending(overlay_host: DisposableHost) -> None
         assert not doctor(overlay_host).bad("forwarding")
 
 
+def test_no_network_where_none_is_wanted(overlay_host: DisposableHost) -> None:
+    with broken(overlay_host, NFT_DROP, "nft delete table inet fw"):
+        report = doctor(overlay_host, settings='network = {mode = "none"}')
+    assert not {"firewall", "bridge"} & report.bad_checks()
+
+
 def test_rules_that_were_removed(overlay_host: DisposableHost) -> None:
     with Job(overlay_host) as job:
         job.prepare()

@@ -65,7 +65,7 @@ def run(check: Check, context: Context) -> Iterator[Result]:
             yield Result(name, *finding)
     except Error as error:
         yield of_error(name, error)
-    except OSError as error:
+    except (OSError, ValueError, LookupError) as error:  # also: a tool's output is not what we know
         yield Result(name, FAILED, f"cannot be checked: {error}", "mend that first")
 
 

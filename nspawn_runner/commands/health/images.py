@@ -11,7 +11,7 @@ from contextlib import redirect_stderr
 from ...errors import HostError, printable
 from ...host import beneath, locks
 from ...images import playbooks, store
-from .. import specs
+from .. import job_image, specs
 from . import Context, Finding, failed, ok, warning
 
 _FRESH_DAYS = 35
@@ -42,7 +42,7 @@ def _image(name: str, context: Context) -> Iterator[Finding]:
         yield warning(f"{name}: a half-made tree of it is left", f"nspawn-runner {mend}")
     if image is None:
         return
-    lacks = _lacks(image, context)
+    lacks = _lacks(image, job_image.settings_of(image, context.settings).shell)
     if lacks:
         package, what = lacks
         yield failed(f"{name} has no {what}", f"nspawn-runner chroot-login {name} -- apt-get install --yes {package}")
@@ -54,11 +54,10 @@ def _image(name: str, context: Context) -> Iterator[Finding]:
         yield ok(name)
 
 
-def _lacks(image: store.Image, context: Context) -> tuple[str, str] | None:
+def _lacks(image: store.Image, shell: str) -> tuple[str, str] | None:
     """Return the package and the name of the first thing that a machine of ``image`` would miss."""
     if not any(beneath.exists(image.root, path) for path in _INIT):
         return "systemd-sysv dbus", "systemd"
-    shell = context.settings.shell
     if not beneath.exists(image.root, shell.lstrip("/")):
         return os.path.basename(shell), f"{shell}, which scripts are run by"
     return None

@@ -20,7 +20,7 @@ from ...machines import network
 from ...machines.network import INTERFACE
 from ...settings import RUN_FOLDER, Network
 from . import Context, Finding, failed, ok, warning
-from .network import forwards
+from .network import forwards, is_wanted
 
 _NOWHERE = "192.0.2.1"
 _LINK = "vb-doctor"
@@ -52,8 +52,8 @@ _SEND = f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto
 
 def firewall(context: Context) -> Iterator[Finding]:
     """A machine's packet gets through the host, to where the default route leads."""
-    wanted = context.settings.network
-    if not forwards() and not os.access(network.FORWARD, os.W_OK):
+    wanted = context.settings.network._replace(mode=network.PRIVATE)
+    if not is_wanted(context) or (not forwards() and not os.access(network.FORWARD, os.W_OK)):
         return  # told already
     route = process.run(["ip", "-4", "route", "show", "default"]).stdout.decode().split()
     if not route:

@@ -6,14 +6,27 @@ import os
 from collections.abc import Iterator
 
 from ...host import files, process
+from ...images import store
 from ...machines import network
+from .. import job_image
 from . import Context, Finding, failed, ok, warning
 
 _OWN_NETWORK = ["unshare", "--net", "--"]
 
 
+def is_wanted(context: Context) -> bool:
+    """Tell whether any machine is to have a network of its own, by the settings or by what its image says."""
+    folder = context.settings.state_folder
+    found = (store.find(folder, name) for name in store.names(folder))
+    own = [job_image.own_values(image).get("network") for image in found if image]
+    return network.PRIVATE in [context.settings.network.mode, *own]
+
+
 def bridge(context: Context) -> Iterator[Finding]:
     """The bridge of the machines is there with its address, or can be made."""
+    if not is_wanted(context):
+        yield ok("machines have no network of their own")
+        return
     name, gateway = context.settings.network.bridge, network.gateway(context.settings.network)
     if os.path.exists(f"/sys/class/net/{name}"):
         if not os.path.isdir(f"/sys/class/net/{name}/bridge"):
@@ -37,6 +50,8 @@ def bridge(context: Context) -> Iterator[Finding]:
 
 def forwarding(context: Context) -> Iterator[Finding]:
     """The host forwards packets, or can be told to."""
+    if not is_wanted(context):
+        return
     name = context.settings.network.bridge
     mend = "sysctl --write net.ipv4.ip_forward=1"
     if not forwards():
@@ -62,6 +77,8 @@ def forwards() -> bool:
 
 def address_translation(context: Context) -> Iterator[Finding]:
     """nft takes our tables, and they are in force where the bridge is up."""
+    if not is_wanted(context):
+        return
     tables = network.rules(context.settings.network).encode()
     done = process.run([*_OWN_NETWORK, "nft", "--file", "-"], stdin=tables, check=False)
     if done.returncode:
@@ -80,7 +97,8 @@ def address_translation(context: Context) -> Iterator[Finding]:
 
 def name_servers(context: Context) -> Iterator[Finding]:
     """Machines are given name servers that they can reach."""
-    del context
+    if not is_wanted(context):
+        return
     if network.lacks_name_servers():
         yield warning(
             "/etc/resolv.conf names only the host itself, which machines cannot ask: names are not found in jobs",
