@@ -22,15 +22,15 @@ def set_up(network: Network, name_servers: Sequence[str]) -> Callable[[], None]:
     They are looked for while the machine boots. Whoever flushed them, or changed the settings, they are there again
     with the next machine. Raises HostError from what is returned.
     """
-    rules = _rules(network, name_servers)
-    version = f"version_{_digest(rules)}"
+    wanted = rules(network, name_servers)
+    version = f"version_{_digest(wanted)}"
     there = process.spawn(
         ["nft", "list", "chain", "inet", TABLE, version], stdout=process.DEVNULL, stderr=process.DEVNULL
     )
 
     def complete() -> None:
         if there.wait() != 0:
-            process.run(["nft", "--file", "-"], stdin=_replacing(rules, version).encode())
+            process.run(["nft", "--file", "-"], stdin=_replacing(wanted, version).encode())
 
     return complete
 
@@ -49,8 +49,11 @@ def _digest(rules: str) -> str:
     return f"{crc32(rules.encode()):08x}"
 
 
-def _rules(network: Network, name_servers: Sequence[str]) -> str:
-    """The tables: masquerade what leaves, keep machines from each other and from the host's listeners."""
+def rules(network: Network, name_servers: Sequence[str]) -> str:
+    """Return our tables in the words of nft(8).
+
+    They masquerade what leaves, and keep machines from each other, from the host's listeners and from closed networks.
+    """
     bridge, subnet = network.bridge, network.subnet
     # systemd-nspawn's name for the host's end of the link to a machine run-ID; told by name, since a machine's port
     # must be cut off from its first moment, and a match on the bridge needs a module that some kernels lack.
@@ -94,13 +97,18 @@ def _opened(network: Network) -> Iterator[str]:
         yield f'iifname "{network.bridge}" {protocol} dport {number} accept'
 
 
+def closed_networks(network: Network) -> list[str]:
+    """Return the networks that machines may not reach, in CIDR notation, each once."""
+    return list(dict.fromkeys(each for word in network.closed for each in _WORDS.get(word, (word,))))
+
+
 def _closed(network: Network, name_servers: Sequence[str]) -> Iterator[str]:
     """Yield the rules for networks that machines may not reach, name servers in them left out."""
-    closed = [each for word in network.closed for each in _WORDS.get(word, (word,))]
+    closed = closed_networks(network)
     if not closed:
         return
     for server in name_servers:
         if ":" not in server:
             yield f'iifname "{network.bridge}" ip daddr {server} meta l4proto {{ tcp, udp }} th dport 53 accept'
-    for each in dict.fromkeys(closed):
+    for each in closed:
         yield f'iifname "{network.bridge}" ip daddr {each} drop'

@@ -199,6 +199,13 @@ def test_no_network_where_none_is_wanted(overlay_host: DisposableHost) -> None:
     assert not {"firewall", "bridge"} & report.bad_checks()
 
 
+def test_what_the_settings_close_is_no_fault(overlay_host: DisposableHost) -> None:
+    for closed in ("private", "0.0.0.0/0"):
+        assert not doctor(overlay_host, settings=f'network = {{closed = ["{closed}"]}}').bad("firewall")
+    with Job(overlay_host) as job:
+        job.prepare()  # with the usual rules again
+
+
 def test_rules_that_were_removed(overlay_host: DisposableHost) -> None:
     with Job(overlay_host) as job:
         job.prepare()

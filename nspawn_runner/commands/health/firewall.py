@@ -13,9 +13,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address, ip_network
 
 from ...errors import HostError
 from ...host import files, locks, process
+from ...machines import firewall as ours
 from ...machines import network
 from ...machines.network import INTERFACE
 from ...settings import RUN_FOLDER, Network
@@ -55,6 +57,9 @@ def firewall(context: Context) -> Iterator[Finding]:
     wanted = context.settings.network._replace(mode=network.PRIVATE)
     if not is_wanted(context) or (not forwards() and not os.access(network.FORWARD, os.W_OK)):
         return  # told already
+    if _is_closed(_NOWHERE, wanted):
+        yield ok("the settings close what is outside")
+        return
     route = process.run(["ip", "-4", "route", "show", "default"]).stdout.decode().split()
     if not route:
         yield warning("the host has no default route: jobs reach nothing outside", "ip route add default via …")
@@ -83,9 +88,15 @@ def _dropped(wanted: Network, *, router: str) -> str:
         machine = ["nsenter", f"--target={pid}", "--net"]
         if not any(_leaves(machine) for _ in range(10)):
             return _PACKETS
-        if router and _answers(router) and not any(_answers(router, machine) for _ in range(2)):
+        asked = router and not _is_closed(router, wanted) and _answers(router)
+        if asked and not any(_answers(router, machine) for _ in range(2)):
             return _ANSWERS
     return ""
+
+
+def _is_closed(address: str, wanted: Network) -> bool:
+    """Tell whether the settings keep machines from ``address``."""
+    return any(ip_address(address) in ip_network(each, strict=False) for each in ours.closed_networks(wanted))
 
 
 def _leaves(machine: Sequence[str]) -> bool:
@@ -200,7 +211,7 @@ def _dropping_chain(ruleset: str) -> tuple[str, str]:
             table = f"{words[1]} {words[2]}"
         elif words[:1] == ["chain"] and len(words) > 1:
             chain = words[1]
-        elif "hook forward" in line and table.split()[-1] != "nspawn_runner" and not table.startswith("bridge"):
+        elif "hook forward" in line and table.split()[-1] != ours.TABLE and not table.startswith("bridge"):
             hooks.append(("policy drop" not in line, table, chain))
     return min(hooks)[1:] if hooks else ("", "")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ...host import files, process
 from ...images import store
-from ...machines import network
+from ...machines import firewall, network
 from .. import job_image
 from . import Context, Finding, failed, ok, warning
 
@@ -79,7 +79,8 @@ def address_translation(context: Context) -> Iterator[Finding]:
     """nft takes our tables, and they are in force where the bridge is up."""
     if not is_wanted(context):
         return
-    tables = network.rules(context.settings.network).encode()
+    wanted = context.settings.network
+    tables = firewall.rules(wanted, network.name_servers(wanted)).encode()
     done = process.run([*_OWN_NETWORK, "nft", "--file", "-"], stdin=tables, check=False)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
@@ -88,8 +89,8 @@ def address_translation(context: Context) -> Iterator[Finding]:
             "modprobe --all nf_tables nft_masq nft_ct nft_chain_nat nf_tables_bridge",
         )
         return
-    there = not process.run(["nft", "list", "table", "inet", "nspawn_runner"], check=False).returncode
-    if network.is_up(context.settings.network.bridge) and not there:
+    there = not process.run(["nft", "list", "table", "inet", firewall.TABLE], check=False).returncode
+    if network.is_up(wanted.bridge) and not there:
         yield warning("our tables were removed; the next machine brings them back", "nspawn-runner doctor --job")
     else:
         yield ok("our tables are in force" if there else "our tables are made with the first machine")
@@ -99,10 +100,10 @@ def name_servers(context: Context) -> Iterator[Finding]:
     """Machines are given name servers that they can reach."""
     if not is_wanted(context):
         return
-    if network.lacks_name_servers():
+    if network.lacks_name_servers(context.settings.network):
         yield warning(
             "/etc/resolv.conf names only the host itself, which machines cannot ask: names are not found in jobs",
-            "apt install systemd-resolved, or name a server there that machines reach",
+            "[network] dns in the settings, or apt install systemd-resolved",
         )
     else:
         yield ok("machines are given name servers that are not the host itself")
