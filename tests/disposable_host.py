@@ -239,8 +239,10 @@ class DisposableHost:
                 nspawn = subprocess.Popen(
                     [*_die_with_us(), "unshare", "--mount", "--propagation=private", "sh", "-c", START, "start",
                      scratch, tree, source, "--quiet", "--register=no", "--keep-unit", f"--machine={self.name}",
-                     "--capability=all", "--console=pipe", "--private-network", "--notify-ready=yes",
-                     "--resolv-conf=off", "--settings=no", "--link-journal=no",
+                     # the clock is the machine's own
+                     "--capability=all", "--drop-capability=CAP_SYS_TIME",
+                     "--console=pipe", "--private-network", "--notify-ready=yes", "--resolv-conf=off",
+                     "--settings=no", "--link-journal=no",
                      f"--bind={scratch}/state:{STATE_FOLDER}", f"--bind={self.checkout}", "sh", "-c", INIT, "init",
                      *(f"systemd.mask={unit}" for unit in MASKED.split())],
                     env={**ENVIRONMENT, "CGROUPS": _words(cgroups), "NOTIFY_SOCKET": f"@nspawn-runner/{self.name}",

@@ -20,6 +20,9 @@ share blocks, this takes no time and no room.
 
     nspawn-runner chroot-clone bookworm web"""
 
+# What the playbook of the image that is copied has to do with; the new one may have its own.
+_OF_PLAYBOOK = {"playbook", "digest", "base_digest", "aliases", "parent", "maintained"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add NAME, NEW and --generation."""
@@ -30,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Make the copy and say in one line what was made."""
-    state, name, new = settings.state_folder, args.name, new_image_name(args.new)
+    state, new = settings.state_folder, new_image_name(args.new)
+    name = store.own_name(state, args.name)
     upkeep.refuse_existing(state, new)
     upkeep.find_generation(state, name, args.generation)
     # The lock on NAME keeps the generation there while it is copied.
@@ -40,7 +44,8 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         generations.remove_unpublished(state, new)
         with generations.draft(state, new) as draft:
             trees.copy(os.path.realpath(source.root), draft.root)
-            known = {**store.facts(source), "cloned_from": name, "base": source.generation}
+            known = {key: value for key, value in store.facts(source).items() if key not in _OF_PLAYBOOK}
+            known.update(cloned_from=name, base=source.generation)
             image = generations.complete(state, draft, known)
             generations.publish(state, image)
     print(f"image {new}, generation {image.generation}, {human_size(store.facts(image).get('size_bytes'))}")

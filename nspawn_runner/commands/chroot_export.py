@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..images import exports, generations, upkeep
+from ..images import exports, generations, store, upkeep
 from .words import human_size
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Write the archive and say in one line what was written."""
-    state, name = settings.state_folder, args.name
+    state, name = settings.state_folder, store.own_name(settings.state_folder, args.name)
     compression = exports.compression(args.file)
     if args.file == "-" and sys.stdout.isatty():
         raise UsageError("an archive on a terminal helps nobody", advice="name a file, or use a pipe")

@@ -72,8 +72,10 @@ def listing(state_folder: str, *, older: bool, measure: bool) -> Iterator[Row]:
     """Yield a row per image and per half-made one; with ``older`` one per generation; ``measure`` walks plain trees."""
     for name in store.known_names(state_folder):
         meant = store.alias_of(state_folder, name)
-        if meant and store.find(state_folder, meant):
-            yield Row(name, None, None, None, None, True, f"alias of {meant}")
+        if meant:
+            is_there = os.path.lexists(os.path.join(state_folder, meant))
+            state = f"alias of {meant}" if is_there else f"alias of {meant}, which is not there"
+            yield Row(name, None, None, None, None, is_there, state)
             continue
         try:
             current = store.find(state_folder, name)

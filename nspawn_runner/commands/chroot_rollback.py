@@ -45,7 +45,8 @@ def _wanted(state_folder: str, current: store.Image, stamp: str) -> store.Image:
     if stamp:
         return upkeep.find_generation(state_folder, current.name, stamp)
     there = store.generations(state_folder, current.name)
+    base = store.facts(current).get("base")
     before = [each for each in there if each.generation < current.generation]
     if not before:
         raise upkeep.no_generation(current.name, "", there)
-    return before[0]
+    return next((each for each in before if each.generation == base), before[0])

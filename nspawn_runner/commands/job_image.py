@@ -48,4 +48,11 @@ def own_values(image: store.Image) -> Mapping[str, Any]:
 
 def settings_of(image: store.Image, settings: Settings) -> Settings:
     """Return the settings for machines of ``image``: what it says of them itself over the host's; raises HostError."""
-    return with_run_values(settings, store.facts(image).get("run"), image.name)
+    known = store.facts(image)
+    if image.generation and not known:
+        raise HostError(
+            f"what is known of the image {image.name} cannot be read",
+            facts=f"the file {image.root}.json",
+            advice=f"take another generation: nspawn-runner chroot-rollback {image.name}",
+        )
+    return with_run_values(settings, known.get("run"), image.name)

@@ -30,22 +30,42 @@ def read(state_folder: str, names: Sequence[str] = ()) -> list[Spec]:
     for name, playbook in found.items():
         try:
             specs[name] = spec.read(playbook, problems[name], run_problems)
+        except playbooks.NoPlaybookError as error:
+            if name in names:
+                problems[name].append(error.what)
+            else:
+                print(f"nspawn-runner: {error.what}; it is left out", file=sys.stderr)
+                del problems[name]
         except HostError as error:
             problems[name] += error.lines()[:1]
-    wanted = _with_missing_parents(names or [*found], specs, store.names(state_folder))
-    _add_problems_of_names(specs, {*found, *store.names(state_folder)}, problems)
+    specs = _with_own_names_of_parents(specs, state_folder)
+    wanted = _with_missing_parents(names or [*problems], specs, store.names(state_folder), problems)
+    _add_problems_of_names(specs, {*problems, *store.names(state_folder)}, problems)
     _tell([line for name in sorted(wanted) for line in problems[name]])
     order = playbooks.in_order({name: specs[name].extends for name in wanted})
     return [specs[name] for name in order]
 
 
-def _with_missing_parents(names: Sequence[str], specs: Mapping[str, Spec], there: Collection[str]) -> set[str]:
+def _with_own_names_of_parents(specs: Mapping[str, Spec], state_folder: str) -> dict[str, Spec]:
+    """Return ``specs`` with parents called by their images' own names, where an alias was said."""
+    real = [*specs, *(name for name in store.names(state_folder) if not store.alias_of(state_folder, name))]
+    owners = {alias: name for name, each in specs.items() for alias in each.aliases if alias not in real}
+
+    def own(name: str) -> str:
+        return owners.get(name) or store.own_name(state_folder, name)
+
+    return {name: each._replace(extends=own(each.extends)) if each.extends else each for name, each in specs.items()}
+
+
+def _with_missing_parents(
+    names: Sequence[str], specs: Mapping[str, Spec], there: Collection[str], found: Collection[str]
+) -> set[str]:
     wanted = {*names}
     rest = [*names]
     while rest:
         name = rest.pop()
         parent = specs[name].extends if name in specs else ""
-        if parent in specs and parent not in there and parent not in wanted:
+        if parent in found and parent not in there and parent not in wanted:
             wanted.add(parent)
             rest.append(parent)
     return wanted

@@ -52,7 +52,12 @@ def booted(spec: Spec, draft: Draft, settings: Settings) -> Iterator[str]:
         yield record.machine
         process.run(["systemctl", f"--machine={record.machine}", "--no-block", "poweroff"], check=False)
         deadline = time.monotonic() + _POWEROFF_SECONDS
-        while systemd.is_active(record.unit) and time.monotonic() < deadline:
+        while systemd.is_active(record.unit):
+            if time.monotonic() > deadline:
+                raise HostError(
+                    f"the machine that the playbook changed was not shut down after {_POWEROFF_SECONDS} s",
+                    advice="see which service of the image does not stop: journalctl --unit=" + record.unit,
+                )
             time.sleep(0.05)
 
 
@@ -62,12 +67,13 @@ def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
     The machine has the network and the limits of those that jobs will get, the script is root's.
     """
     settings = with_run_values(settings, spec.run, spec.image)
+    before = os.stat(log).st_size
     content = f"set -eu\n{spec.smoke_test}\n".encode()
     with _machine(spec, draft, settings) as record, _output_to(log), _at_most(_TRIAL_SECONDS):
         result = script.run(record, content, "smoke_test", shell=_SHELL, grace_seconds=5)
     if result.outcome is not Outcome.FINISHED or result.status:
         how = f"exit status {result.status}" if result.outcome is Outcome.FINISHED else str(result.outcome.value)
-        raise HostError(f"the smoke test failed: {how}", facts=f"its output: {log}", advice=_last_line(log))
+        raise HostError(f"the smoke test failed: {how}", facts=f"its output: {log}", advice=_last_line(log, before))
 
 
 @contextmanager
@@ -123,8 +129,9 @@ def _at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _last_line(log: str) -> str:
+def _last_line(log: str, before: int) -> str:
+    """Return what was said last in the file ``log`` behind its first ``before`` bytes."""
     with open(log, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+        file.seek(max(before, os.fstat(file.fileno()).st_size - 4096))
         lines = file.read().decode(errors="replace").strip().splitlines()
-    return f"it ended with: {lines[-1]}" if lines else ""
+    return f"it ended with: {lines[-1][:200]}" if lines else ""

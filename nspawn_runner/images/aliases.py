@@ -11,9 +11,9 @@ from .spec import Spec
 
 
 def check(state_folder: str, spec: Spec) -> None:
-    """Raise HostError where an alias that ``spec`` wants is something else's name already."""
+    """Raise HostError where an alias that ``spec`` wants is something else than an alias already."""
     for alias in spec.aliases:
-        if os.path.lexists(os.path.join(state_folder, alias)) and store.alias_of(state_folder, alias) != spec.image:
+        if os.path.lexists(os.path.join(state_folder, alias)) and not store.alias_of(state_folder, alias):
             raise HostError(
                 f"{alias} cannot be an alias of {spec.image}: there is something else of that name",
                 advice=f"take it out of {spec.playbook}, or remove what is there: nspawn-runner chroot-remove {alias}",
@@ -21,10 +21,13 @@ def check(state_folder: str, spec: Spec) -> None:
 
 
 def publish(state_folder: str, spec: Spec) -> None:
-    """Make the aliases that ``spec`` wants, and remove those that it or an earlier one of the image made."""
+    """Make the aliases that ``spec`` wants, and remove those that an earlier one of the image made."""
     for alias in spec.aliases:
         if store.alias_of(state_folder, alias) != spec.image:
-            os.symlink(spec.image, os.path.join(state_folder, alias))
+            link = os.path.join(store.generations_folder(state_folder, spec.image), ".link")
+            files.remove_file(link)
+            os.symlink(spec.image, link)
+            os.rename(link, os.path.join(state_folder, alias))
     for alias in {*_made(state_folder, spec.image)} - {*spec.aliases}:
         remove(state_folder, alias, spec.image)
 

@@ -54,7 +54,7 @@ def _reasons(spec: Spec, known: dict[str, Any], state_folder: str) -> Iterator[s
         yield "its playbook wants it made anew each time"
     if known.get("base_digest", spec.base_digest) != spec.base_digest:
         yield "its playbook says something else of what it begins as"
-    if "base_digest" not in known and known.get("suite") not in {None, spec.recipe.suite} and not spec.extends:
+    if "base_digest" not in known and spec.names_suite and known.get("suite") not in {None, "", spec.recipe.suite}:
         yield f"its suite was {known['suite']}"
     if spec.extends and known.get("parent", "") != _parent(spec, state_folder).generation:
         yield f"its parent {spec.extends} has another generation"

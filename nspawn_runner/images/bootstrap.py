@@ -35,7 +35,7 @@ def build(recipe: Recipe, root: str, *, log: str, progress: Progress, builder: s
     ended = _run(argv, log, heard)
     progress.end()
     if ended.status:
-        progress.quote(ended.last)
+        progress.conclude(ended.last)
         raise failure(builder, recipe, ended.status, ended.last, log)
     return builder
 
@@ -55,7 +55,7 @@ def run_command(command: Sequence[str], root: str, *, log: str, progress: Progre
     ended = _run(argv, log, heard)
     progress.end()
     if ended.status:
-        progress.quote(ended.last)
+        progress.conclude(ended.last)
         raise HostError(f"{program} failed with exit status {ended.status}", facts=f"its whole output: {log}")
 
 

@@ -89,17 +89,19 @@ def publish(state_folder: str, image: store.Image) -> None:
 
 
 def drop_old(state_folder: str, name: str, used_roots: Collection[str]) -> list[str]:
-    """Remove old generations unless current or in ``used_roots``; return the stamps removed.
+    """Remove old generations unless in ``used_roots``, current or the one before that; return the stamps removed.
 
     The newest stay: as many as the current one's facts say under ``keep``, else three.
     """
     if os.path.join(state_folder, name) in used_roots:
         return []  # a machine started from a plain folder that has become a generation since: its name is not known
     current = store.find(state_folder, name)
-    kept = store.facts(current).get("keep", KEPT) if current else KEPT
+    known = store.facts(current) if current else {}
+    # A job may be starting just now from the one that was current before.
+    spared = {known.get("base"), current.generation if current else ""}
     dropped = []
-    for old in store.generations(state_folder, name)[kept:]:
-        if old.root not in used_roots and not (current and old.generation == current.generation):
+    for old in store.generations(state_folder, name)[known.get("keep", KEPT) :]:
+        if old.root not in used_roots and old.generation not in spared:
             _remove_generation(old.root)
             dropped.append(old.generation)
     return dropped
@@ -154,10 +156,10 @@ def _completed(made: Draft) -> str:
 
 
 def _remove_generation(root: str) -> None:
-    """Remove a generation so that it never looks complete while it goes: first its facts, then its name."""
-    files.remove_file(f"{root}.json")
+    """Remove a generation so that it never looks complete while it goes, and what is left is known as such."""
     hidden = os.path.join(os.path.dirname(root), f".{os.path.basename(root)}.old")
     os.rename(root, hidden)
+    files.remove_file(f"{root}.json")
     trees.remove(hidden)
 
 

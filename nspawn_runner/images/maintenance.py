@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-from ..errors import Error
+from ..errors import Error, HostError
 from ..host import trees
 from . import aliases, bases, generations, provision, store, upkeep, watched
 from .generations import Draft
@@ -78,13 +78,20 @@ def _told(spec: Spec, means: Means, do: Callable[[_Work, store.Image | None], Re
         with generations.changing(state, name):
             work = work._replace(log=watched.new_log(f"chroot-maintenance-{name}"))
             aliases.check(state, spec)
-            image = upkeep.find_ours(state, name) if os.path.lexists(os.path.join(state, name)) else None
+            image = _image(state, name)
             result = do(work, image)
     except (Error, OSError) as error:
         lines = error.lines() if isinstance(error, Error) else [str(error)]
         result = Result(name, FAILED, reason=tuple(lines))
-    work.progress.end()
+    finally:
+        work.progress.end()
     return result._replace(seconds=work.progress.seconds(), log=work.log)
+
+
+def _image(state_folder: str, name: str) -> store.Image | None:
+    """Return the image ``name`` if there is one; what was but another's alias gives way to the image of that name."""
+    is_there = os.path.lexists(os.path.join(state_folder, name)) and not store.alias_of(state_folder, name)
+    return upkeep.find_ours(state_folder, name) if is_there else None
 
 
 def _maintain(work: _Work, image: store.Image | None) -> Result:
@@ -93,7 +100,7 @@ def _maintain(work: _Work, image: store.Image | None) -> Result:
         generations.remove_unpublished(state, spec.image)
     anew = bases.why_anew(spec, image, state) if image else ""
     with generations.draft(state, spec.image) as draft:
-        facts = _new_tree(work, draft) if image is None or anew else _copied_tree(work, image, draft)
+        facts = _new_tree(work, image, draft) if image is None or anew else _copied_tree(work, image, draft)
         played = _play(work, draft)
         if image and not anew and not played.changed and facts.get("digest") == spec.digest:
             made, result = image, UNCHANGED
@@ -125,9 +132,10 @@ def _copied_tree(work: _Work, image: store.Image, draft: Draft) -> dict[str, Any
     return {**store.facts(image), "base": image.generation}
 
 
-def _new_tree(work: _Work, draft: Draft) -> dict[str, Any]:
+def _new_tree(work: _Work, image: store.Image | None, draft: Draft) -> dict[str, Any]:
     _check_syntax(work)  # before minutes go into a tree that the playbook cannot be played in
-    return bases.make(work.spec, draft.root, work.means.state_folder, log=work.log, progress=work.progress)
+    facts = bases.make(work.spec, draft.root, work.means.state_folder, log=work.log, progress=work.progress)
+    return {**facts, "base": image.generation} if image else facts
 
 
 def _check_syntax(work: _Work) -> None:
@@ -138,7 +146,10 @@ def _check_syntax(work: _Work) -> None:
 def _play(work: _Work, draft: Draft, *, check: bool = False) -> provision.Played:
     place = work.means.booted(work.spec, draft) if work.spec.boot else nullcontext(draft.root)
     with place as target, work.player(target) as player:
-        return player.play(check=check)
+        played = player.play(check=check)
+    if not played.concerned:
+        raise HostError(f"no play of {work.spec.playbook} was for the host {work.spec.image}", advice="use hosts: all")
+    return played
 
 
 def _publish(work: _Work, draft: Draft, facts: dict[str, Any]) -> store.Image:

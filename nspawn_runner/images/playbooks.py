@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FOLDER = "/etc/nspawn-runner"
 PREFIX = "nspawn_runner_"
+# They say where tasks run, and would be believed before the inventory.
+WHERE = {"ansible_connection", "ansible_host", "nspawn_target", "ansible_nspawn_target"}
 OWNER = 0  # whose playbooks are run as root: root's
 _ENDINGS = (".yaml", ".yml")
 
@@ -48,32 +50,52 @@ def find_all(state_folder: str) -> tuple[dict[str, Playbook], list[str]]:
     return dict(sorted(found.items())), notes
 
 
-def variables(playbook: Playbook) -> dict[str, Value]:
-    """Return what the first play's ``vars`` give to variables of ours, by their names without the prefix.
+class NoPlaybookError(HostError):
+    """The file is not made of plays; other files may lie beside playbooks."""
 
-    Nothing else of the file is looked at. Raises HostError for a file that is no playbook, or that others than root
-    may write: it says what is run as root.
+
+def variables(playbook: Playbook) -> dict[str, Value]:
+    """Return what the first play's ``vars`` give to variables of ours, or to those that say where tasks run.
+
+    Nothing else of the file is looked at. Raises HostError for a file that cannot be read, or that others than root
+    may write: it says what is run as root; NoPlaybookError for one that is not made of plays.
     """
-    import yaml
+    try:
+        import yaml
+    except ImportError:
+        raise HostError("Python cannot read YAML", advice="install it: apt install python3-yaml") from None
 
     try:
         with open(playbook.path, "rb") as file:
             _check_owner(os.fstat(file.fileno()), playbook.path)
-            top = yaml.compose(file, Loader=yaml.SafeLoader)
+            plays = _plays(yaml.compose(file, Loader=yaml.SafeLoader))
+        return _own_variables(playbook.path, plays[0]) if plays else {}
     except OSError as error:
         raise HostError(f"cannot read the playbook {playbook.path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise HostError(_yaml_problem(playbook.path, error)) from None
-    if not isinstance(top, yaml.SequenceNode) or not all(isinstance(play, yaml.MappingNode) for play in top.value):
-        raise HostError(f"{playbook.path}:1: a playbook is a list of plays")
-    return _own_variables(playbook.path, top.value[0]) if top.value else {}
+    except TypeError:
+        raise NoPlaybookError(f"{playbook.path}:1: a playbook is a list of plays") from None
+
+
+def _plays(top: yaml.Node | None) -> list[yaml.MappingNode]:
+    """Return the plays in ``top``; raises TypeError where it holds something else."""
+    import yaml
+
+    if not isinstance(top, yaml.SequenceNode):
+        raise TypeError
+    for play in top.value:
+        keys = {key.value for key, _ in play.value} if isinstance(play, yaml.MappingNode) else set()
+        if not any(key in {"hosts", "import_playbook"} or str(key).endswith(".import_playbook") for key in keys):
+            raise TypeError
+    return list(top.value)
 
 
 def _own_variables(path: str, play: yaml.MappingNode) -> dict[str, Value]:
     import yaml
 
     node = next((value for key, value in play.value if key.value == "vars"), None)
-    if node is None or node.value == "":
+    if node is None or node.tag == "tag:yaml.org,2002:null":
         return {}
     loader = yaml.SafeLoader("")
     maps = node.value if isinstance(node, yaml.SequenceNode) else [node]
@@ -84,8 +106,8 @@ def _own_variables(path: str, play: yaml.MappingNode) -> dict[str, Value]:
         loader.flatten_mapping(each)  # what "<<" brings in
         for key, value in each.value:
             name = str(key.value)
-            if name.startswith(PREFIX):
-                found[name.removeprefix(PREFIX)] = Value(_constructed(loader, value), key.start_mark.line + 1)
+            if name.startswith(PREFIX) or name in WHERE:
+                found[name] = Value(_constructed(loader, value), key.start_mark.line + 1)
     return found
 
 
@@ -110,8 +132,8 @@ def _files(folder: str) -> list[str]:
 
 
 def _check_owner(status: os.stat_result, path: str) -> None:
-    folder = os.stat(os.path.dirname(path))
-    for each, what in ((status, path), (folder, os.path.dirname(path))):
+    folders = dict.fromkeys([os.path.dirname(path), os.path.dirname(os.path.realpath(path))])
+    for each, what in ((status, path), *((os.stat(folder), folder) for folder in folders)):
         if each.st_uid != OWNER or stat.S_IMODE(each.st_mode) & 0o022:
             raise HostError(
                 f"{what} can be written by others than root, and says what is run as root",

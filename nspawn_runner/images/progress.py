@@ -53,6 +53,12 @@ class Progress:
         for line in lines:
             print(f"  | {printable(line, 200)}", file=self._stream, flush=True)
 
+    def conclude(self, lines: Sequence[str]) -> None:
+        """Tell the last lines of a program that failed, unless all it said was told already."""
+        self.end()
+        if not self._verbose:
+            self.quote(lines)
+
     def line(self, phase: str, done: int = 0, total: int = 0) -> str:
         """Return the line that tells of ``phase``; how many packages only where that is known."""
         count = f", packages {done}/{total}" if total else ""

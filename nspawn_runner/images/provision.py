@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -69,24 +70,24 @@ class Player:
         """Raise HostError when Ansible cannot read the playbook, its roles or what it includes."""
         ended = self._run("checking the playbook's syntax", "--syntax-check")
         if ended.status:
-            self._progress.end()
-            self._progress.quote(ended.last)
+            self._progress.conclude(ended.last)
             raise HostError(f"Ansible cannot read {self._spec.playbook}", facts=f"its whole output: {self._log}")
 
     def play(self, *, check: bool = False) -> Played:
         """Play it and return what changed; with ``check`` nothing does. Raises HostError that names the failed task."""
         ended = self._run("playing the playbook", *(["--check"] if check else []))
         report = self._report()
-        counts = report.get("hosts", {}).get(self._spec.image)
         if ended.status:
-            self._progress.end()
-            self._progress.quote(ended.last)
-            task = report.get("failed")
+            self._progress.conclude(ended.last)
+            task, said = report.get("failed"), report.get("message")
             raise HostError(
                 f"the playbook failed in task '{task}'" if task else f"ansible-playbook failed: status {ended.status}",
-                facts=f"Ansible's whole output: {self._log}",
+                facts=f"{said}; Ansible's whole output: {self._log}" if said else f"its whole output: {self._log}",
             )
-        return Played(counts["changed"] if counts else 0, counts is not None)
+        hosts = report.get("hosts", {})
+        counts = hosts.get(self._spec.image, {})
+        # A play without a task counts for no host.
+        return Played(counts.get("changed", 0), bool(counts) or not (hosts or report.get("unmatched")))
 
     def _run(self, phase: str, *options: str) -> watched.Ended:
         playbook = self._spec.playbook
@@ -99,7 +100,10 @@ class Player:
             task = begun[1] if begun else task
             self._progress.show(phase, detail=task)
 
-        argv = ["setpriv", "--pdeathsig", "KILL", "--", _program(), *options]
+        program = _program()
+        if not shutil.which(program, path=process.environment()["PATH"]):
+            raise process.missing([program])
+        argv = ["setpriv", "--pdeathsig", "KILL", "--", program, *options]
         argv += [f"--inventory={self._folder}/inventory.json", "--", playbook]
         # There lie roles, files and perhaps an ansible.cfg.
         where = os.path.dirname(playbook)
@@ -122,7 +126,7 @@ class Player:
     def _report(self) -> dict[str, Any]:
         try:
             report: dict[str, Any] = json.loads(files.read_head(f"{self._folder}/report.json", 1 << 20))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return {}
         return report
 

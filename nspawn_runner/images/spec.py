@@ -22,7 +22,8 @@ class Spec(NamedTuple):
     """What the image ``image`` shall be made from, how it is kept, and what its machines get.
 
     One of ``command``, ``tarball`` and ``extends`` may stand in place of the recipe. ``max_age_seconds`` 0 means none;
-    ``run`` has the settings of machines under their names.
+    ``run`` has the settings of machines under their names. ``names_suite`` tells a suite that was said from the image's
+    name, which stands for it.
     """
 
     image: str
@@ -39,6 +40,7 @@ class Spec(NamedTuple):
     max_age_seconds: int = 0
     aliases: tuple[str, ...] = ()
     run: Mapping[str, Any] = {}
+    names_suite: bool = False
 
     @property
     def base_digest(self) -> str:
@@ -57,7 +59,10 @@ def read(playbook: Playbook, problems: list[str], run_problems: Callable[[Mappin
     ``run_problems`` tells what is wrong with settings of machines, each text beginning with the setting's name and a
     colon. Raises HostError for a file that is no playbook.
     """
-    given = playbooks.variables(playbook)
+    there = playbooks.variables(playbook)
+    given = {name.removeprefix(PREFIX): each for name, each in there.items() if name.startswith(PREFIX)}
+    for name in there.keys() & playbooks.WHERE:
+        problems.append(f"{playbook.path}:{there[name].line}: {name}: where tasks run is the inventory's to say")
 
     def wrong(name: str, text: str) -> None:
         problems.append(f"{playbook.path}:{given[name].line}: {PREFIX}{name}: {text}")
@@ -109,6 +114,7 @@ def _spec(playbook: Playbook, good: Mapping[str, Any], run: Mapping[str, Any]) -
         max_age_seconds=seconds(good.get("maint_max_age", "0h")) or 0,
         aliases=tuple(good.get("aliases", ())),
         run=run,
+        names_suite=bool(chroot("suite")),
     )
 
 

@@ -20,6 +20,7 @@ from ..names import is_image_name
 
 GENERATIONS = ".generations"
 STAMP = "%Y%m%dT%H%M%SZ"
+_FACTS = {"aliases": list, "keep": int, "size_bytes": int, "created": int, "built": int, "suite": str, "base": str}
 
 
 class Image(NamedTuple):
@@ -46,7 +47,7 @@ def find(state_folder: str, name: str) -> Image | None:
     """
     if not is_image_name(name):
         return None
-    name = alias_of(state_folder, name) or name
+    name = own_name(state_folder, name)
     path = os.path.join(state_folder, name)
     try:
         if not stat.S_ISLNK(os.lstat(path).st_mode):
@@ -70,6 +71,11 @@ def alias_of(state_folder: str, name: str) -> str:
     except OSError:
         return ""
     return target if is_image_name(target) else ""
+
+
+def own_name(state_folder: str, name: str) -> str:
+    """Return the name of the image that ``name`` means: the one it is an alias of, else itself."""
+    return alias_of(state_folder, name) or name
 
 
 def generations_folder(state_folder: str, name: str) -> str:
@@ -124,10 +130,15 @@ def _entries(folder: str) -> list[str]:
 
 
 def facts(image: Image) -> dict[str, Any]:
-    """Return what was written down of the image's generation when it was made; empty for a plain folder."""
+    """Return what was written down of the image's generation when it was made; empty for a plain folder.
+
+    What cannot be read is left out, and so is a value of another type than it must have.
+    """
     try:
         with open(f"{image.root}.json", "rb") as file:
             known = json.load(file)
     except (FileNotFoundError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    if not isinstance(known, dict):
+        return {}
+    return {key: value for key, value in known.items() if type(value) is _FACTS.get(key, type(value))}

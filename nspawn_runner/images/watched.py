@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
+from ..errors import HostError
 from ..host import files, process
 
 LOG_FOLDER = "/var/log/nspawn-runner"
@@ -44,7 +45,7 @@ def run(
     """
     last: list[str] = []
     with open(log, "ab", buffering=0) as opened:
-        opened.write(f"+ {process.quoted(argv)}\n".encode())
+        _write(opened, f"+ {process.quoted(argv)}")
         child = process.spawn(
             argv, stdout=process.PIPE, stderr=process.STDOUT, own_session=True, env=env, cwd=cwd
         )
@@ -52,13 +53,20 @@ def run(
             assert child.stdout is not None  # noqa: S101  (tells mypy about PIPE)
             for line in _lines(child.stdout.fileno(), child):
                 if line is not None:
-                    opened.write(f"{line}\n".encode())
+                    _write(opened, line)
                 if line:
                     last = [*last[1 - _LAST_LINES :], line]
                 heard(line or "")
             return Ended(child.wait(), last)
         finally:
             end(child)
+
+
+def _write(log: BinaryIO, line: str) -> None:
+    try:
+        log.write(f"{line}\n".encode())
+    except OSError as error:
+        raise HostError(f"cannot write the log {log.name}", facts=str(error.strerror)) from error
 
 
 def _lines(fd: int, child: process.Popen[bytes]) -> Iterator[str | None]:

@@ -122,7 +122,7 @@ def test_a_generation_that_was_never_published_is_no_image(state: Path) -> None:
 
 
 def test_a_link_made_by_hand_is_not_changed(state: Path) -> None:
-    (state / "alias").symlink_to("web")
+    (state / "alias").symlink_to(state / "web")
     with pytest.raises(HostError, match="made by hand"), upkeep.copy_to_change(str(state), "alias"):
         pass
     with generations.changing(str(state), "alias"):
@@ -160,3 +160,39 @@ def test_a_full_disk_is_told_from_other_failures(tmp_path: Path) -> None:
     assert "MiB free" in raised.value.facts
     with pytest.raises(HostError, match="else"), trees.full_disk_told(str(tmp_path)):
         raise HostError("something else")
+
+
+def test_the_generation_before_is_never_dropped(state: Path) -> None:
+    """Even when it is old, as after going back twice: the next change starts from there."""
+    stamps = [change(state, str(number)).generation for number in range(1, 4)]
+    first = store.Image("web", stamps[0], str(state / ".generations/web" / stamps[0]))
+    with generations.changing(str(state), "web"):
+        generations.publish(str(state), first)
+    change(state, "4")
+    assert stamps[0] in [image.generation for image in store.generations(str(state), "web")]
+
+
+def test_facts_of_a_wrong_type_are_left_out(state: Path) -> None:
+    made = change(state, "1")
+    Path(f"{made.root}.json").write_text('{"keep": "3", "aliases": null, "run": 5, "suite": ["x"], "created": 7}')
+    assert store.facts(made) == {"run": 5, "created": 7}
+
+
+def test_a_removal_that_was_killed_is_taken_up(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = change(state, "1")
+    for number in ("2", "3"):
+        change(state, number)
+
+    def killed(_: str) -> None:
+        raise Cancelled(9)
+
+    for function in ("files.remove_file", "trees.remove"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"nspawn_runner.images.generations.{function}", killed)
+            with pytest.raises(Cancelled):
+                generations._remove_generation(made.root)
+        assert made.generation not in [image.generation for image in store.generations(str(state), "web")]
+        with generations.changing(str(state), "web"):
+            generations.remove_leftovers(str(state), "web")
+        assert [name for name in left(state) if made.generation in name] == []
+        made = store.generations(str(state), "web")[-1]

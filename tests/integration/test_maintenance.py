@@ -190,7 +190,7 @@ def test_a_failure_leaves_the_image_and_gives_others_their_turn(one_host: Dispos
     assert done.returncode == 1
     table, told = done.stdout.decode(), done.stderr.decode()
     assert [line.split()[1] for line in table.splitlines()[1:]] == ["failed", "failed", "updated"]
-    assert "image kept-a: the playbook failed in task 'Trip'" in told
+    assert "image kept-a: the playbook failed in task 'Trip'\n  non-zero return code; Ansible's whole output: /" in told
     assert "image kept-b: the smoke test failed: exit status 3" in told
     assert "it ended with: not this version" in told
     assert generations(host, "kept-a") + generations(host, "kept-b") == before
@@ -221,6 +221,34 @@ def test_an_alias_is_not_changed_for_the_image(one_host: DisposableHost) -> None
     assert row["state"] == "alias of kept-a"
     assert b"removed kept-alias, an alias of kept-a" in tool(host, "chroot-remove", "kept-alias").stdout
     assert content(host, "kept-a/etc/version") == "1"
+
+
+def test_an_alias_moves_and_gives_way(one_host: DisposableHost) -> None:
+    host = one_host
+    write(host, "kept-z", {**BASE, "aliases": ["kept-m"]}, copy("/etc/version", "z"))
+    maintain(host)
+    write(host, "kept-a", {**BASE, "aliases": ["kept-m"]}, copy("/etc/version", "a"))
+    write(host, "kept-z", BASE, copy("/etc/version", "z"))
+    maintain(host)
+    assert content(host, "kept-m/etc/version") == "a"
+    write(host, "kept-a", BASE, copy("/etc/version", "a"))
+    write(host, "kept-m", BASE, copy("/etc/version", "m"))
+    assert maintain(host)["kept-m"]["result"] == "created"
+    assert [content(host, f"kept-{name}/etc/version") for name in "amz"] == ["a", "m", "z"]
+
+
+def test_what_is_no_playbook_is_left_out_and_what_is_for_nobody_fails(one_host: DisposableHost) -> None:
+    host = one_host
+    path = write(host, "kept-a", BASE, copy("/etc/version", "1"))
+    text = host.path(path).read_text()
+    host.path(f"{PLAYBOOKS}/requirements.yml").write_text("- name: some.collection\n")
+    host.path(f"{PLAYBOOKS}/secrets.yaml").write_text("key: value\n")
+    host.path(path).write_text(text.replace("hosts: all", "hosts: webservers"))
+    told = refused(host)
+    assert "requirements.yml:1: a playbook is a list of plays; it is left out" in told
+    assert f"image kept-a: no play of {path} was for the host kept-a\n  use hosts: all" in told
+    host.path(path).write_text(text.partition("  tasks:")[0])
+    assert [*maintain(host)] == ["kept-a"]
 
 
 def test_mistakes_are_told_all_at_once_and_nothing_is_touched(one_host: DisposableHost) -> None:

@@ -130,6 +130,11 @@ def test_tells_what_is_wrong_and_where(tmp_path: Path, line: str, told: str) -> 
     assert told in problem
 
 
+def test_where_tasks_run_is_not_the_playbooks_to_say(tmp_path: Path) -> None:
+    [problem] = problems_of(tmp_path, "ansible_connection: local")
+    assert problem == "3: ansible_connection: where tasks run is the inventory's to say"
+
+
 def test_tells_all_mistakes_at_once(tmp_path: Path) -> None:
     found = problems_of(tmp_path, "nspawn_runner_chroot_suite: 1", "nspawn_runner_x: 2", "nspawn_runner_maint_boot: 3")
     assert [problem.partition(":")[0] for problem in found] == ["3", "4", "5"]
@@ -152,6 +157,9 @@ def test_what_it_begins_as_is_said_once(tmp_path: Path) -> None:
         ("- hosts: all\n  vars: [\n", ":3: not valid YAML"),
         ("- hosts: all\n  vars: text\n", ":2: vars must be a mapping"),
         ("- text\n", ":1: a playbook is a list of plays"),
+        ("- name: a.collection\n", ":1: a playbook is a list of plays"),
+        ("- hosts: all\n  vars: {<<: 5}\n", "not valid YAML"),
+        ("[" * 5000, "not valid YAML"),
         ("- hosts: \x07\n", "not valid YAML"),
     ],
 )

@@ -13,14 +13,14 @@ DOCUMENTATION = """
     type: aggregate
     short_description: counts for nspawn-runner
     description:
-        - Writes a JSON object with the counts of each host and the first task that failed to a file.
+        - Writes a JSON object with the counts of each host and the task that failed to a file.
     requirements:
         - the file's path in the environment, as NSPAWN_RUNNER_REPORT
 """
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
-    """Writes {"hosts": {HOST: {"changed": N, …}}, "failed": TASK} to the file NSPAWN_RUNNER_REPORT."""
+    """Writes {"hosts": {HOST: {"changed": N, …}}, "unmatched": PLAYS, "failed": TASK, "message": TEXT} to a file."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -29,12 +29,21 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._failed = ""
+        self._failed = self._message = ""
+        self._unmatched = 0
+
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        """Count a play that was for nobody."""
+        self._unmatched += 1
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
-        """Remember the first task that fails the play."""
-        if not ignore_errors and not self._failed:
+        """Remember the last task that failed: those before it may have been rescued."""
+        if not ignore_errors:
             self._failed = str(result._task.get_name())
+            # Of a task with no_log nothing but that is here.
+            known = result._result
+            said = [str(known.get("msg", "")), *str(known.get("stderr", "")).strip().splitlines()[-1:]]
+            self._message = ": ".join(part for part in said if part)[:300]
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
         """Remember the task that could not reach the tree."""
@@ -44,4 +53,5 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         """Write the report."""
         hosts = {host: stats.summarize(host) for host in stats.processed}
         with open(os.environ["NSPAWN_RUNNER_REPORT"], "w") as file:
-            json.dump({"hosts": hosts, "failed": self._failed}, file)
+            report = {"unmatched": self._unmatched, "failed": self._failed, "message": self._message}
+            json.dump({"hosts": hosts, **report}, file)
