@@ -407,3 +407,23 @@ def assert_nothing_left(host: DisposableHost) -> None:
     folders = f"/run/nspawn-runner/maintenance {STATE_FOLDER}/.overlays {STATE_FOLDER}/.snapshots"
     assert lines_of(host, f"find {folders} -mindepth 1; ls /run/nspawn-runner/*.json") == []
     assert lines_of(host, "machinectl list --no-legend; ls /run/nspawn-runner/connections") == []
+
+
+def test_the_timer_keeps_images(one_host: DisposableHost) -> None:
+    host = one_host
+    packaging = Path(TOOL).parent / "packaging"
+    units = f"{packaging}/nspawn-runner-maintenance.*"
+    host.run(["sh", "-c", f"cp {units} /etc/systemd/system/; systemctl daemon-reload"])
+    host.run(["ln", "-sf", str(TOOL), "/usr/local/bin/nspawn-runner"])
+    try:
+        host.run(["systemd-analyze", "verify", "nspawn-runner-maintenance.timer"])
+        host.run(["systemctl", "enable", "--now", "nspawn-runner-maintenance.timer"])
+        timers = host.run(["systemctl", "list-timers", "--no-legend"]).stdout.decode()
+        assert "nspawn-runner-maintenance.service" in timers
+        write(host, "kept-a", {**BASE, "maint_smoke_test": "true"}, copy("/etc/version", "1"))
+        host.run(["systemctl", "start", "nspawn-runner-maintenance.service"])
+        assert content(host, "kept-a/etc/version") == "1"
+        assert re.search(r"kept-a +created +1 ", host.journal("nspawn-runner-maintenance.service"))
+    finally:
+        host.run(["systemctl", "disable", "--now", "nspawn-runner-maintenance.timer"])
+        host.run(["sh", "-c", "rm /etc/systemd/system/nspawn-runner-maintenance.* /usr/local/bin/nspawn-runner"])
