@@ -69,6 +69,7 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "backend": _one_of("auto", "overlay", "btrfs", "tmpfs"),
     "tmpfs_size": _size,
     "default_image": lambda value: _image_name(value) if value else "",
+    "profile": lambda value: "" if is_image_name(value) else "must be the name of a profile",
     "shell": _absolute_path,
     "user": _user,
     "builds_dir": _absolute_path,

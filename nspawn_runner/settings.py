@@ -11,6 +11,7 @@ from .errors import HostError, SettingsError
 
 if TYPE_CHECKING:
     from .policy import Rule
+    from .profiles import Profile
 
 DEFAULT_FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 RUN_FOLDER = "/run/nspawn-runner"
@@ -58,6 +59,8 @@ class Settings(NamedTuple):
     images: Mapping[str, str] = {}
     allowed_images: tuple[str, ...] = ("*",)
     policy: tuple[Rule, ...] = ()
+    profile: str = "default"
+    profiles: Mapping[str, Profile] = {}
     limits: Limits = Limits()
     network: Network = Network()
 
@@ -65,6 +68,7 @@ class Settings(NamedTuple):
 _TYPES = {bool: "true or false", int: "a whole number", str: "a text in quotes"}
 # What an image may say of its machines: its own word for it, and the setting that it stands for.
 _IMAGES_OWN = {
+    "profile": "profile",
     "shell": "shell",
     "user": "user",
     "backend": "backend",
@@ -156,6 +160,11 @@ def _fill(defaults: Any, data: Mapping[str, Any], prefix: str, problems: list[tu
 
             values[key] = policy.parse(value, problems)
             continue
+        elif name == "profiles":
+            from . import profiles
+
+            values[key] = profiles.parse(value, problems)
+            continue
         elif isinstance(default, tuple):
             problem = "" if isinstance(value, dict) else "must be a table"
             if not problem:
@@ -180,10 +189,10 @@ def _problem(name: str, value: Any, default: Any) -> str:
     return check(value) if check else ""
 
 
-def run_problems(values: Any) -> list[str]:
+def run_problems(values: Any, own: Mapping[str, Profile]) -> list[str]:
     """Say what is wrong with ``values``, what an image says of its machines: a text for each wrong key, or none.
 
-    The keys are those of ``with_run_values``.
+    The keys are those of ``with_run_values``, ``own`` the profiles of the settings.
     """
     if not isinstance(values, dict):
         return ["must be a table"]
@@ -193,28 +202,45 @@ def run_problems(values: Any) -> list[str]:
             problems.append(f"{key}: no such setting (there are {', '.join(_IMAGES_OWN)})")
         elif problem := _problem(_IMAGES_OWN[key], value, _find(Settings(), _IMAGES_OWN[key])):
             problems.append(f"{key}: {problem}")
+        elif key == "profile":
+            from . import profiles
+
+            if text := profiles.unknown([value], own):
+                problems.append(f"{key}: {text}")
     return problems
 
 
 def with_run_values(settings: Settings, values: Any, image: str) -> Settings:
     """Return ``settings`` with ``values``, what ``image`` says of its machines, over them; raises HostError.
 
-    They are any of shell, user, backend, network (the mode), memory_max, cpu_weight, tasks_max; None is none of them.
+    They are any of profile, shell, user, backend, network (the mode), memory_max, cpu_weight, tasks_max; None is none
+    of them. What the profile implies stands over the settings' own, and under the rest of what the image says.
     """
-    if values is None:
-        return settings
-    problems = run_problems(values)
+    problems = [] if values is None else run_problems(values, settings.profiles)
     if problems:
         raise HostError(
             f"what the image {image} says of its machines is wrong",
             facts="; ".join(problems),
             advice="mend its playbook and run chroot-maintenance",
         )
+    values = values or {}
+    settings = _with_profile(settings, values.get("profile", settings.profile))
     for key, value in values.items():
         table, _, name = _IMAGES_OWN[key].rpartition(".")
         changed = {table: getattr(settings, table)._replace(**{name: value})} if table else {name: value}
         settings = settings._replace(**changed)
     return settings
+
+
+def _with_profile(settings: Settings, name: str) -> Settings:
+    from . import profiles
+
+    profile = profiles.find(name, settings.profiles)
+    if profile.user_namespace is not None:
+        settings = settings._replace(user_namespace=profile.user_namespace)
+    if profile.network:
+        settings = settings._replace(network=settings.network._replace(mode=profile.network))
+    return settings._replace(profile=name)
 
 
 def _find(settings: Settings, name: str) -> Any:
@@ -234,6 +260,13 @@ def _conflicts(settings: Settings, wrong: set[str]) -> Iterator[tuple[str, str]]
     builds, cache = settings.builds_dir.rstrip("/"), settings.cache_dir.rstrip("/")
     if f"{builds}/".startswith(f"{cache}/") and not wrong & {"builds_dir", "cache_dir"}:
         yield "builds_dir", "must not be in cache_dir: jobs share that"
+    if (settings.profile != "default" or settings.policy) and "profile" not in wrong:
+        from . import profiles
+
+        given = {f"policy.{number}.profiles": rule.profiles for number, rule in enumerate(settings.policy, 1)}
+        for key, names in {"profile": (settings.profile,), **given}.items():
+            if text := profiles.unknown(names, settings.profiles):
+                yield key, text
     if wrong & {"allowed_images", "policy"} or (not settings.policy and settings.allowed_images == ("*",)):
         return
     from . import policy

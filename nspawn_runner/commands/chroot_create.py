@@ -63,7 +63,7 @@ def _create_by_playbook(playbook: playbooks.Playbook, args: argparse.Namespace, 
     if any(given) or args.variant != "minbase" or args.components != ["main"]:
         raise UsageError(f"{playbook.path} says what {playbook.image} is made from", advice="write that there instead")
     upkeep.refuse_existing(settings.state_folder, playbook.image)
-    wanted = specs.read(settings.state_folder, [playbook.image])
+    wanted = specs.read(settings, [playbook.image])
     results = chroot_maintenance.maintain(wanted, settings, dry=False, verbose=args.verbose)
     print("\n".join(chroot_maintenance.lines(results, dry=False)))
     return 1 if any(result.result == FAILED for result in results) else 0

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Maintain the images and print a table of what became of them; return 1 where one failed."""
-    wanted = specs.read(settings.state_folder, args.names)
+    wanted = specs.read(settings, args.names)
     if not wanted:
         print(f"no image has a playbook in {playbooks.FOLDER} or {settings.state_folder}", file=sys.stderr)
     results = maintain(wanted, settings, dry=args.dry_run, verbose=args.verbose)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..gitlab import job as jobs
 from ..host import files
 from ..machines import network, start
+from ..profiles import DEFAULT
 from ..settings import DEFAULT_FILE
 from . import job_image, permission
 
@@ -61,7 +62,8 @@ def _warn(text: str) -> None:
 def report(record: Record, took_seconds: float) -> str:
     """Return the line for the job's log that says what was booted."""
     generation = f", generation {record.generation}" if record.generation else ""
-    return f"image {record.image}{generation}, machine {record.machine}, ready in {took_seconds:.2f} s"
+    profile = "" if record.profile == DEFAULT else f", profile {record.profile}"
+    return f"image {record.image}{generation}{profile}, machine {record.machine}, ready in {took_seconds:.2f} s"
 
 
 def boot(job: Job, image: store.Image, settings: Settings, binds: Sequence[str] = ()) -> Record:

@@ -12,13 +12,15 @@ from ..settings import run_problems
 
 if TYPE_CHECKING:
     from ..images.spec import Spec
+    from ..settings import Settings
 
 
-def read(state_folder: str, names: Sequence[str] = ()) -> list[Spec]:
+def read(settings: Settings, names: Sequence[str] = ()) -> list[Spec]:
     """Return what the playbooks of the images ``names`` say, or all, each after its parent; notes go to stderr.
 
     Parents that are missing are added. Raises HostError when anything is wrong in one of them, having told all of it.
     """
+    state_folder = settings.state_folder
     found, notes = playbooks.find_all(state_folder)
     for note in notes:
         print(f"nspawn-runner: {note}", file=sys.stderr)
@@ -29,7 +31,7 @@ def read(state_folder: str, names: Sequence[str] = ()) -> list[Spec]:
     specs: dict[str, Spec] = {}
     for name, playbook in found.items():
         try:
-            specs[name] = spec.read(playbook, problems[name], run_problems)
+            specs[name] = spec.read(playbook, problems[name], lambda run: run_problems(run, settings.profiles))
         except playbooks.NoPlaybookError as error:
             if name in names:
                 problems[name].append(error.what)

@@ -174,7 +174,7 @@ _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "chroot_command": _command, "chroot_tarball": _text, "chroot_extends": _image,
     "maint_recreate": _flag, "maint_boot": _flag, "maint_smoke_test": _text, "maint_keep": _keep,
     "maint_max_age": _age, "aliases": _images,
-    "run_shell": _text, "run_user": _text, "run_network": _text, "run_memory_max": _text,
+    "run_profile": _text, "run_shell": _text, "run_user": _text, "run_network": _text, "run_memory_max": _text,
     "run_cpu_weight": _number, "run_tasks_max": _number,
 }  # fmt: skip
 VARIABLES = tuple(f"{PREFIX}{name}" for name in _CHECKS)

@@ -49,6 +49,7 @@ class Record(NamedTuple):
     network: str
     user_namespace: bool
     created: float
+    profile: str = "default"
     state: str = "starting"
 
     @property

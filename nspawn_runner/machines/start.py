@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from .. import profiles
 from ..errors import HostError
 from ..host import files, nspawn, process, systemd
 from ..settings import Settings
-from . import backends, network, records, stop, users
+from . import backends, network, records, rights, stop, users
 from .records import Record
 
 OLDEST_SYSTEMD = 252
@@ -85,6 +86,8 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
         network=settings.network.mode,
         user_namespace=settings.user_namespace,
         created=time.time(),
+        # A tree that is changed itself is in the making: nothing of it is a job's.
+        profile=profiles.DEFAULT if wish.in_place else settings.profile,
     )
 
 
@@ -94,6 +97,7 @@ def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
     files.make_private_folder(record.folder)
     network.write_files(record, settings.network)
     backends.named(record.backend).attach(record, settings)
+    rights.make_volumes(_profile(record, settings), record)
     _start_unit(record, wish, settings, complete_network)
     if record.user != users.ROOT:
         users.give_folders(record, (settings.builds_dir, settings.cache_dir))
@@ -149,7 +153,8 @@ def _check_version() -> None:
 
 
 def _main_command(record: Record, wish: Wish, settings: Settings) -> list[str]:
-    binds = [*network.nspawn_options(record, settings.network), *wish.binds]
+    granted = rights.nspawn_options(_profile(record, settings), record)
+    binds = [*network.nspawn_options(record, settings.network), *granted, *wish.binds]
     tree = backends.named(record.backend).command(record)
     return systemd.escaped([*tree, *nspawn.boot_options(record.machine, binds)])
 
@@ -189,10 +194,15 @@ def _properties(record: Record, wish: Wish, settings: Settings) -> list[str]:
         # systemd-nspawn 257 makes /dev/net/tun itself and refuses to start without the right to; by number, since the
         # node need not exist on the host.
         "DeviceAllow=/dev/char/10:200 rwm",
+        *rights.unit_properties(_profile(record, settings), record),
         f"CPUWeight={limits.cpu_weight}",
         f"MemoryMax={limits.memory_max}",
         f"TasksMax={limits.tasks_max}",
     ]
+
+
+def _profile(record: Record, settings: Settings) -> profiles.Profile:
+    return profiles.find(record.profile, settings.profiles)
 
 
 def exec_stop_post(record: Record) -> list[str]:

@@ -15,6 +15,7 @@ from nspawn_runner.images.store import Image
 from nspawn_runner.settings import Settings, parse, run_problems, with_run_values
 
 ALL: dict[str, Any] = {
+    "profile": "nesting",
     "shell": "/bin/sh",
     "user": "ci",
     "network": "none",
@@ -48,6 +49,7 @@ def test_an_image_may_say_nothing(nothing: object) -> None:
 
 
 WRONG = [
+    ("profile", "a b"), ("profile", "nonesuch"), ("profile", ["nesting"]),
     ("shell", "bash"), ("shell", "/bin/sh -x"), ("user", "-x"), ("user", "a b"), ("user", "1000"), ("user", "x" * 32),
     ("user", "ci\n"), ("user", None), ("network", "bridge"), ("network", ["none"]), ("network", {"mode": "none"}),
     ("memory_max", "lots"), ("memory_max", 4), ("cpu_weight", 0), ("cpu_weight", True), ("cpu_weight", "50"),
@@ -58,7 +60,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("key", "value"), WRONG)
 def test_what_is_wrong_is_named(key: str, value: object) -> None:
-    [problem] = run_problems({**ALL, key: value})
+    [problem] = run_problems({**ALL, key: value}, {})
     assert problem.startswith(f"{key}: ")
     with pytest.raises(HostError) as caught:
         with_run_values(Settings(), {**ALL, key: value}, "web")
@@ -67,13 +69,13 @@ def test_what_is_wrong_is_named(key: str, value: object) -> None:
 
 
 def test_all_that_is_wrong_is_named() -> None:
-    assert len(run_problems(dict(WRONG))) == len(dict(WRONG))
-    assert run_problems(ALL) == []
+    assert len(run_problems(dict(WRONG), {})) == len(dict(WRONG))
+    assert run_problems(ALL, {}) == []
 
 
 @pytest.mark.parametrize("value", ["none", [], 3, ["shell"], False])
 def test_no_table_is_wrong(value: object) -> None:
-    assert run_problems(value) == ["must be a table"]
+    assert run_problems(value, {}) == ["must be a table"]
 
 
 @pytest.fixture
@@ -110,12 +112,13 @@ def test_playbooks_are_read_with_the_same_checks(
 ) -> None:
     monkeypatch.setattr(playbooks, "OWNER", os.getuid())
     monkeypatch.setattr(playbooks, "FOLDER", str(tmp_path / "none"))
-    said = {"run_user": "a b", "run_memory_max": "2G", "run_network": "bridge", "run_tasks_max": 3}
+    said = {"run_user": "a b", "run_memory_max": "2G", "run_network": "bridge", "run_tasks_max": 3, "run_profile": "x"}
     lines = [f"    nspawn_runner_{name}: {value}\n" for name, value in said.items()]
     (tmp_path / "web.yaml").write_text("- hosts: all\n  vars:\n" + "".join(lines))
     (tmp_path / "web.yaml").chmod(0o644)
-    with pytest.raises(HostError, match="3 things are wrong"):
-        specs.read(str(tmp_path))
+    with pytest.raises(HostError, match="4 things are wrong"):
+        specs.read(Settings(state_folder=str(tmp_path)))
     told = capsys.readouterr().err
     for line, name in ((3, "run_user"), (5, "run_network"), (6, "run_tasks_max")):
         assert f"/web.yaml:{line}: nspawn_runner_{name}: must be " in told
+    assert "/web.yaml:7: nspawn_runner_run_profile: there is no profile x (there are default, nesting, trusted)" in told

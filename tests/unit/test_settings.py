@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from nspawn_runner import mistakes, policy
 from nspawn_runner.errors import HostError
+from nspawn_runner.profiles import Profile
 from nspawn_runner.settings import Limits, Network, Settings, load, parse
 
 FILE = "/etc/nspawn-runner/nspawn-runner.toml"
@@ -230,12 +231,14 @@ WORDS = [
     *Limits._fields,
     *Network._fields,
     *policy.Rule._fields,
-    *("cpus", "memory_max_bytes", "x", "python:*"),
+    *Profile._fields,
+    *("cpus", "memory_max_bytes", "x", "python:*", "base", "/tmp"),
 ]
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x7f"))
 VALUES = [
     *("auto", "btrfs", "4G", "50%", "infinity", "/srv", "/", "bookworm", "*", "release-*", "[", "", "10.0.0.0/20"),
     *("group/*", "**", "a/**/b", "/cache", "nspr0"),
+    *("mine", "nesting", "CAP_SYSLOG", "@keyring", "-/dev/fuse", "/srv:/mnt:rw", ":::", "-", "~"),
 ]
 
 
@@ -259,7 +262,9 @@ def arrays(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 
 ANY_VALUE = st.recursive(SCALARS, arrays, max_leaves=4)
-HEADERS = st.sampled_from(["[limits]", "[network]", "[images]", "[[policy]]", "[policy.ceilings]", "[x]", "[a.b]"])
+HEADERS = st.sampled_from(["[profiles.mine]", "[profiles.x]"]) | st.sampled_from(
+    ["[limits]", "[network]", "[images]", "[[policy]]", "[policy.ceilings]", "[x]", "[a.b]"]
+)
 STATEMENTS = st.tuples(KEYS, ANY_VALUE).map(" = ".join) | HEADERS | st.just("# text")
 FILES = st.lists(STATEMENTS, max_size=8).map("\n".join)
 

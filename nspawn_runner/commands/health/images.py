@@ -102,7 +102,7 @@ def image_playbooks(context: Context) -> Iterator[Finding]:
     told = io.StringIO()
     try:
         with redirect_stderr(told):
-            there = specs.read(context.settings.state_folder)
+            there = specs.read(context.settings)
     except HostError as error:
         first = told.getvalue().splitlines()[:1] or [error.what]
         count = f"{error.what}: " if told.getvalue() else ""

@@ -1,0 +1,82 @@
+"""What a profile means for a machine: options of systemd-nspawn, properties of its unit, folders beside its tree."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+
+from .. import profiles
+from ..errors import HostError
+from ..profiles import Profile
+from .records import Record
+
+_ANYBODYS = {"/tmp", "/var/tmp", "/dev/shm"}  # noqa: S108
+
+
+def nspawn_options(profile: Profile, record: Record) -> list[str]:
+    """Return the options of systemd-nspawn for a machine of ``profile``; raises HostError for a path not there."""
+    idmap = "idmap" if record.user_namespace else ""
+    options = [f"--system-call-filter={word}" for word in profile.system_calls]
+    if profile.capabilities:
+        options.append(f"--capability={','.join(profile.capabilities)}")
+    if profile.drop_capabilities:
+        options.append(f"--drop-capability={','.join(profile.drop_capabilities)}")
+    if profile.no_new_privileges:
+        options.append("--no-new-privileges=yes")
+    if not profile.suppress_sync:
+        options.append("--suppress-sync=no")
+    options += [f"--bind={path}" for path in _devices(profile, record)]
+    options += [f"--bind={source}:{target}" for source, target in _volumes(profile, record)]
+    for path, size in profile.tmpfs.items():
+        options.append(f"--tmpfs={path}:size={size},mode={'1777' if path in _ANYBODYS else '0755'}")
+    for each in map(profiles.bind, profile.binds):
+        if not os.path.exists(each.source):
+            raise _missing(each.source, record)
+        mode = "bind" if each.writable else "bind-ro"
+        options.append(f"--{mode}={each.source}:{each.target}:{idmap if each.idmapped else ''}".rstrip(":"))
+    return options
+
+
+def unit_properties(profile: Profile, record: Record) -> list[str]:
+    """Return the properties of the unit for a machine of ``profile``."""
+    # m: systemd-nspawn 257 makes some nodes itself, and refuses to start when it may use but not make them.
+    return [f"DeviceAllow={path} rwm" for path in _devices(profile, record)]
+
+
+def make_volumes(profile: Profile, record: Record) -> None:
+    """Make the folders of the volumes, in the layer: they go with it."""
+    for source, _ in _volumes(profile, record):
+        os.makedirs(os.path.dirname(source), mode=0o700, exist_ok=True)
+        os.mkdir(source, mode=0o755)
+        os.chown(source, record.uid_base, record.uid_base)
+
+
+def _volumes(profile: Profile, record: Record) -> Iterator[tuple[str, str]]:
+    """Yield the folder on the host and the path in the machine of each volume; on btrfs the tree itself will do."""
+    if record.backend in {"overlay", "tmpfs"}:
+        for number, target in enumerate(profile.volumes):
+            yield f"{record.layer}/volumes/{number}", target
+
+
+def _devices(profile: Profile, record: Record) -> Iterator[str]:
+    for path, needed in map(profiles.device, profile.devices):
+        if _is_device(path):
+            yield path
+        elif needed:
+            raise _missing(path, record)
+
+
+def _is_device(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
+def _missing(path: str, record: Record) -> HostError:
+    return HostError(
+        f"the profile {record.profile} needs {path}, which the host does not have",
+        advice="change the profile in the settings",
+    )
