@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from abilities import require
 
-from nspawn_runner import cli, policy, settings
+from nspawn_runner import cli, policy, profiles, settings
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()
@@ -29,7 +29,7 @@ def readme_settings() -> dict[str, object]:
 def all_settings() -> dict[str, object]:
     found: dict[str, object] = {}
     for key, value in settings.Settings()._asdict().items():
-        if key in {"images", "policy"}:
+        if key in {"images", "policy", "profiles"}:
             continue
         inner = value._asdict() if hasattr(value, "_asdict") else None
         found |= {key: value} if inner is None else {f"{key}.{name}": default for name, default in inner.items()}
@@ -88,6 +88,18 @@ def test_examples_in_the_sample_are_accepted() -> None:
     assert len(loaded.policy) == examples.count("[[policy]]") == 2
     assert loaded.images
     assert loaded.allowed_images == ("bookworm", "trixie*")
+    assert loaded.profiles["packages"].system_calls == ("@keyring",)
+
+
+def test_profiles_are_documented() -> None:
+    content = (CHECKOUT / "docs/profiles.md").read_text()
+    own = content.partition("\n## Your own\n")[2]
+    assert set(re.findall(r"^\| `(\w+)` \|", own, re.MULTILINE)) == set(profiles.Profile._fields)
+    assert set(re.findall(r"^\| `(\w+)` \|", content.replace(own, ""), re.MULTILINE)) == set(profiles.BUILT_IN)
+    sample = re.sub(r"^    ", "", own.partition("A profile is")[0], flags=re.MULTILINE)
+    assert settings.parse(sample.encode(), "profiles.md").profiles["packages"].devices == ("/dev/kvm",)
+    page = SETTINGS_PAGE.read_text().partition(".SH PROFILES")[2]
+    assert [name for name in profiles.Profile._fields if name not in page] == []
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
