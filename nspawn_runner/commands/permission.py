@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import JobError, printable
@@ -33,6 +34,32 @@ def check_image(job: Job, image: str, asked: str, settings: Settings, file: str)
         f"{file} does not let this job use the image {image}{meant}",
         facts=f"{_reason(job, image, settings, known)}; it may use: {', '.join(usable) or 'none'}",
         advice="use one of those, or have the admin change allowed_images or [[policy]]",
+    )
+
+
+def check_profile(job: Job, image: str, settings: Settings, file: str) -> None:
+    """Raise JobError unless the settings in ``file`` let ``job`` have the profile that machines of ``image`` have.
+
+    ``settings`` are those for the image. Rules that do not speak of profiles, or of folders, leave that to the image.
+    """
+    from .. import policy, profiles
+
+    given = policy.allowance(settings.allowed_images, settings.policy, facts(job))
+    chosen = settings.profile
+    if any(rule.profiles for rule in settings.policy) and chosen not in given.profiles:
+        raise _forbidden(job, image, f"the profile {chosen}", given.profiles, file)
+    if any(rule.binds for rule in settings.policy):
+        for bind in map(profiles.bind, profiles.find(chosen, settings.profiles).binds):
+            if not any(f"{bind.source}/".startswith(f"{folder.rstrip('/')}/") for folder in given.binds):
+                raise _forbidden(job, image, f"the host's {bind.source}", given.binds, file)
+
+
+def _forbidden(job: Job, image: str, what: str, given: Sequence[str], file: str) -> JobError:
+    reason = "" if job.trusted else f"{_NEEDS_FACTS}; "
+    return JobError(
+        f"{file} does not let this job have {what}, which machines of the image {image} have",
+        facts=f"{reason}its rules give it: {', '.join(given) or 'none'}",
+        advice="use another image, or have the admin change [[policy]]",
     )
 
 

@@ -46,6 +46,9 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     image = job_image.find(asked, settings)
     if args.id is None:  # by hand it is root who asks
         permission.check_image(job, image.name, asked, settings, args.config or DEFAULT_FILE)
+        if settings.policy:
+            chosen = job_image.settings_of(image, settings)
+            permission.check_profile(job, image.name, chosen, args.config or DEFAULT_FILE)
     record = boot(job, image, settings)
     print(report(record, time.monotonic() - began))
     if job.services:

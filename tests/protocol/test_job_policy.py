@@ -133,3 +133,21 @@ def test_rules_that_others_may_write_hold_for_nobody(runner: RunnerStandIn, host
     assert result.stages == ["config", "cleanup"] * 3
     assert result.call("config").stdout == b""
     assert b"so can their folder /etc/nspawn-runner, where they can be replaced" in result.call("config").stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [('profiles = ["tools"]', "the profile tools"), ('profiles = ["tools"]\nbinds = ["/srv/else"]', "the host's /srv")],
+)
+def test_a_rule_gives_a_profile_and_folders(runner: RunnerStandIn, host: DisposableHost, given: str, told: str) -> None:
+    tools = '[profiles.tools]\nbinds = ["/srv:/srv:noidmap"]'
+    rules = f'profile = "tools"\n{tools}\n[[policy]]\nname = "x"\nprotected = true\n{given}\n'
+    write(host, SETTINGS, rules)
+    outsider = Job(scripts={"build_script": "ls /srv"}, image=IMAGE, protected="binds" in given)
+    refused = runner.job(outsider, FAST)
+    assert (refused.status, refused.stages) == ("script_failure", ["config", "prepare", "cleanup"]), refused.trace
+    assert f"does not let this job have {told}, which machines of the image {IMAGE} have" in refused.trace.decode()
+    write(host, SETTINGS, rules.replace("/srv/else", "/srv"))
+    allowed = runner.job(replace(outsider, protected=True), FAST)
+    assert allowed.status == "success", allowed.trace.decode()
+    assert f"image {IMAGE}, profile tools, " in allowed.trace.decode()
