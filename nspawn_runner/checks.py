@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from .amounts import AUTO, CAN_BE_AUTO, INFINITY, LEAST, MOST, SIZES, UNLIMITED, is_number, shown_bytes, size_bytes
 from .names import is_image_name, is_image_pattern, is_plain_path
 
 
@@ -16,10 +17,6 @@ def _absolute_path(value: str) -> str:
     return "" if is_plain_path(value) else "must be an absolute path of letters, digits and . _ + @ -"
 
 
-def _at_least(least: int) -> Callable[[int], str]:
-    return lambda value: "" if value >= least else f"must be at least {least}"
-
-
 def _between(least: int, most: int) -> Callable[[int], str]:
     return lambda value: "" if least <= value <= most else f"must be between {least} and {most}"
 
@@ -29,10 +26,6 @@ def _size(value: str) -> str:
     digits = number.isascii() and number.isdigit() and len(number) <= 15
     ok = digits and int(number) > 0 and (unit != "%" or int(number) <= 100)
     return "" if ok else 'must be a size such as "512M", "4G" or "50%"'
-
-
-def _memory(value: str) -> str:
-    return "" if value == "infinity" else _size(value)
 
 
 def _image_name(value: str) -> str:
@@ -76,10 +69,6 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "cache_dir": _absolute_path,
     "gitlab_runner": _program,
     "stop_grace_seconds": _between(0, 180),
-    "limits.cpu_weight": _between(1, 10000),
-    "limits.memory_max": _memory,
-    "limits.tasks_max": _at_least(64),
-    "limits.runtime_max_seconds": _at_least(60),
     "network.mode": _one_of("private", "none", "host"),
     "network.bridge": _interface,
     "network.subnet": _subnet,
@@ -147,3 +136,52 @@ def images_problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         problem = _image_name(image) if isinstance(image, str) else "must be a text in quotes"
         if problem:
             yield f"images.{asked}", problem
+
+
+def limit_problem(key: str, value: Any) -> str:
+    """Say what is wrong with ``value`` for the key ``key`` of [limits], in words that follow its name."""
+    if key == "cpus":
+        return _cpus_problem(value)
+    if key in SIZES or key == "allowed_cpus":
+        if type(value) is not str:
+            return "must be a text in quotes"
+        return _cpu_list_problem(value) if key == "allowed_cpus" else _limit_size_problem(key, value)
+    return "must be a whole number" if type(value) is not int else _count_problem(key, value)
+
+
+def _count_problem(key: str, value: int) -> str:
+    least, most = LEAST.get(key, 0), MOST.get(key, UNLIMITED)
+    if least <= value <= min(most, 10**9 - 1) or (value == 0 and key == "open_files"):
+        return ""
+    return f"must be at least {least:g}" if most == UNLIMITED else f"must be between {least:g} and {most:g}"
+
+
+def _limit_size_problem(key: str, value: str) -> str:
+    words = (INFINITY, *([AUTO] if key in CAN_BE_AUTO else []))
+    if value in words:
+        return ""
+    examples = '"512M" or "4G"' if key == "disk_max" else '"512M", "4G" or "50%"'
+    wrong = f"must be a size such as {examples}, or {' or '.join(words)}"
+    if value.endswith("%"):
+        ok = key != "disk_max" and is_number(value[:-1], 3) and 0 < int(value[:-1]) <= 100
+        return "" if ok else wrong
+    size = size_bytes(value)
+    if size is None:
+        return wrong
+    return "" if size >= LEAST[key] else f"must be at least {shown_bytes(LEAST[key])}"
+
+
+def _cpus_problem(value: Any) -> str:
+    if type(value) in {int, float}:
+        ok = LEAST["cpus"] <= value < 10000
+    else:
+        ok = type(value) is str and value in {AUTO, INFINITY}
+    return "" if ok else f"must be a number of CPUs from {LEAST['cpus']} on, or {INFINITY} or {AUTO}"
+
+
+def _cpu_list_problem(value: str) -> str:
+    for part in value.split(",") if value else []:
+        first, dash, last = part.partition("-")
+        if not is_number(first, 4) or (dash and not (is_number(last, 4) and int(first) <= int(last))):
+            return 'must be a list of CPUs such as "0-3,6"'
+    return ""

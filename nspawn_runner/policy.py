@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from .amounts import size_bytes
 from .names import is_image_name, is_image_pattern, is_plain_path
 
 EVERYTHING = "*"
-_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 class Ceilings(NamedTuple):
@@ -23,6 +23,7 @@ class Ceilings(NamedTuple):
     cpus: int | None = None
     tasks_max: int | None = None
     runtime_max_seconds: int | None = None
+    disk_max_bytes: int | None = None
 
 
 class Rule(NamedTuple):
@@ -128,17 +129,9 @@ def conflicts(rules: Sequence[Rule], *, images: Sequence[str], limits: Ceilings)
             yield f"{key}.images", 'has no effect while allowed_images = ["*"] lets everybody use every image'
         if not (rule.images or rule.profiles or rule.binds or any(rule.ceilings)):
             yield key, "gives nothing: it needs images, profiles, binds or ceilings"
-        for name, ceiling, limit in zip(_CEILINGS, rule.ceilings, limits, strict=True):
+        for name, ceiling, limit in zip(CEILINGS, rule.ceilings, limits, strict=True):
             if ceiling is not None and limit is not None and ceiling <= limit:
                 yield f"{key}.ceilings.{name}", "gives nothing: [limits] gives everybody as much"
-
-
-def size_bytes(text: Any) -> int | None:
-    """Return the number of bytes that a size such as ``512M`` or ``16G`` means; None for anything else."""
-    if not isinstance(text, str):
-        return None
-    number, unit = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 1)
-    return int(number) * unit if 0 < len(number) <= 15 and number.isascii() and number.isdigit() else None
 
 
 def _rule(key: str, number: str, table: Mapping[str, Any], problems: list[tuple[str, str]]) -> Rule:
@@ -163,16 +156,16 @@ def _ceilings(key: str, table: Any, problems: list[tuple[str, str]]) -> Ceilings
         return Ceilings()
     values: dict[str, int] = {}
     for name, value in table.items():
-        amount = size_bytes(value) if name == "memory_max" else value
-        if name not in _CEILINGS:
+        amount = size_bytes(value) if name in _SIZES else value
+        if name not in CEILINGS:
             from .mistakes import no_such
 
-            problems.append((f"{key}.{name}", no_such(name, _CEILINGS)))
+            problems.append((f"{key}.{name}", no_such(name, CEILINGS)))
         elif type(amount) is not int or amount < 1:
-            kind = 'size such as "512M" or "16G"' if name == "memory_max" else "whole number above 0"
+            kind = 'size such as "512M" or "16G"' if name in _SIZES else "whole number above 0"
             problems.append((f"{key}.{name}", f"must be a {kind}"))
         else:
-            values[_CEILINGS[name]] = amount
+            values[CEILINGS[name]] = amount
     return Ceilings(**values)
 
 
@@ -197,12 +190,14 @@ def _is_rule_name(text: str) -> bool:
     return 0 < len(text) <= 40 and text.isascii() and all(char.isalnum() or char in "._- " for char in text)
 
 
-_CEILINGS = {
+CEILINGS = {
     "memory_max": "memory_max_bytes",
     "cpus": "cpus",
     "tasks_max": "tasks_max",
     "runtime_max_seconds": "runtime_max_seconds",
+    "disk_max": "disk_max_bytes",
 }
+_SIZES = ("memory_max", "disk_max")
 _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "name": lambda value: (
         "" if type(value) is str and _is_rule_name(value) else "must be a text of at most 40 letters, digits and . _ -"

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .amounts import Limits, size_bytes
 from .errors import HostError, SettingsError
 
 if TYPE_CHECKING:
@@ -15,15 +16,6 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 RUN_FOLDER = "/run/nspawn-runner"
-
-
-class Limits(NamedTuple):
-    """What the unit of a machine may use; values as systemd.resource-control(5) takes them."""
-
-    cpu_weight: int = 50
-    memory_max: str = "50%"
-    tasks_max: int = 16384
-    runtime_max_seconds: int = 86400
 
 
 class Network(NamedTuple):
@@ -73,9 +65,7 @@ _IMAGES_OWN = {
     "user": "user",
     "backend": "backend",
     "network": "network.mode",
-    "memory_max": "limits.memory_max",
-    "cpu_weight": "limits.cpu_weight",
-    "tasks_max": "limits.tasks_max",
+    **{key: f"limits.{key}" for key in Limits._fields if key != "concurrent"},
 }
 
 
@@ -181,10 +171,12 @@ def _fill(defaults: Any, data: Mapping[str, Any], prefix: str, problems: list[tu
 
 def _problem(name: str, value: Any, default: Any) -> str:
     """Say what is wrong with ``value`` for the setting ``name``, in words that follow its name; empty if nothing."""
-    if type(value) is not type(default):
-        return f"must be {_TYPES[type(default)]}"
     from . import checks
 
+    if name.startswith("limits."):
+        return checks.limit_problem(name.removeprefix("limits."), value)
+    if type(value) is not type(default):
+        return f"must be {_TYPES[type(default)]}"
     check = checks.CHECKS.get(name)
     return check(value) if check else ""
 
@@ -213,8 +205,8 @@ def run_problems(values: Any, own: Mapping[str, Profile]) -> list[str]:
 def with_run_values(settings: Settings, values: Any, image: str) -> Settings:
     """Return ``settings`` with ``values``, what ``image`` says of its machines, over them; raises HostError.
 
-    They are any of profile, shell, user, backend, network (the mode), memory_max, cpu_weight, tasks_max; None is none
-    of them. What the profile implies stands over the settings' own, and under the rest of what the image says.
+    They are any of profile, shell, user, backend, network (the mode) and the limits but concurrent; None is none of
+    them. What the profile implies stands over the settings' own, and under the rest of what the image says.
     """
     problems = [] if values is None else run_problems(values, settings.profiles)
     if problems:
@@ -271,7 +263,11 @@ def _conflicts(settings: Settings, wrong: set[str]) -> Iterator[tuple[str, str]]
         return
     from . import policy
 
+    own = settings.limits
     limits = policy.Ceilings(
-        memory_max_bytes=policy.size_bytes(settings.limits.memory_max), tasks_max=settings.limits.tasks_max
+        memory_max_bytes=size_bytes(own.memory_max),
+        cpus=None if isinstance(own.cpus, str) else int(own.cpus),
+        tasks_max=own.tasks_max,
+        disk_max_bytes=size_bytes(own.disk_max),
     )
     yield from policy.conflicts(settings.policy, images=settings.allowed_images, limits=limits)

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from ..amounts import JOB_VARIABLES
 from ..errors import UsageError, printable
 from ..gitlab import checkout, ci_file, ci_predefined, headings, scripts
 from ..gitlab.job import LOCAL, Job
@@ -75,7 +76,8 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
         log.say(headings.warning(note, colour=log.colour))
     if ci_job.ignored:
         log.say(headings.warning(f"ignored here: {', '.join(ci_job.ignored)}", colour=log.colour))
-    job = Job(job_id, server=LOCAL)
+    variables = dict(ci_job.variables)
+    job = Job(job_id, server=LOCAL, wishes={name: variables[name] for name in JOB_VARIABLES if variables.get(name)})
     try:
         log.section(headings.PREPARE)
         began = time.monotonic()

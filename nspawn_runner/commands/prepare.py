@@ -12,7 +12,7 @@ from ..host import files
 from ..machines import network, start
 from ..profiles import DEFAULT
 from ..settings import DEFAULT_FILE
-from . import job_image, permission
+from . import job_image, job_limits, permission
 
 if TYPE_CHECKING:
     import argparse
@@ -71,7 +71,7 @@ def report(record: Record, took_seconds: float) -> str:
 
 def boot(job: Job, image: store.Image, settings: Settings, binds: Sequence[str] = ()) -> Record:
     """Boot the machine of ``job`` from ``image``; ``binds`` are options of systemd-nspawn."""
-    settings = job_image.settings_of(image, settings)
+    settings = job_limits.of_job(job, job_image.settings_of(image, settings))
     options = [*_cache_options(job, settings), *_helper_options(image.root, settings), *binds]
     wish = start.Wish(
         job=job.id,
@@ -81,7 +81,6 @@ def boot(job: Job, image: store.Image, settings: Settings, binds: Sequence[str] 
         generation=image.generation,
         root=image.root,
         binds=options,
-        runtime_seconds=job.timeout_seconds,
     )
     return start.start(wish, settings)
 

@@ -76,11 +76,8 @@ def run_file(record: Record, path: str, stage: str, shell: str, settings: Settin
 def tell(result: script.Result, record: Record) -> None:
     """Say on stderr what a person must know of how the script ended; raises JobError or HostError for a bad end."""
     machine = record.machine
-    if result.oom_kills:
-        print(
-            f"nspawn-runner: out of memory: {result.oom_kills} of the job's processes were killed at the limit",
-            file=sys.stderr,
-        )
+    for text in result.limits_reached:
+        print(f"nspawn-runner: {text}", file=sys.stderr)
     match result.outcome:
         case Outcome.FINISHED:
             return
@@ -95,6 +92,8 @@ def tell(result: script.Result, record: Record) -> None:
                 f"the image {record.image} has no {result.detail}",
                 advice="install it there, or set another shell in the settings",
             )
+        case Outcome.LIMIT_REACHED:
+            raise JobError(f"the machine {machine} died under the script: {result.detail}")
         case Outcome.MACHINE_LOST:
             raise HostError(
                 f"the machine {machine} died under the script: {result.detail}",

@@ -16,6 +16,7 @@ from ..images import shell
 from ..machines import records, script, start, stop
 from ..machines.script import Outcome
 from ..settings import with_run_values
+from . import job_limits
 
 if TYPE_CHECKING:
     from ..images.generations import Draft
@@ -87,7 +88,7 @@ def _machine(spec: Spec, draft: Draft, settings: Settings, *, in_place: bool = F
         root=draft.root,
         in_place=in_place,
     )
-    record = start.start(wish, settings._replace(shell=_SHELL, user=""))
+    record = start.start(wish, job_limits.settled(settings)._replace(shell=_SHELL, user=""))
     try:
         yield record
     finally:

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ..amounts import JOB_VARIABLES
 from ..errors import HostError, JobError, printable
 from ..names import is_job_id
 
@@ -26,6 +27,7 @@ class Job(NamedTuple):
     ``project`` is the project's numeric id, ``protected`` whether its ref is; ``timeout_seconds`` is None if unknown;
     ``services`` tells whether it asks for any. ``trusted`` tells whether no project can have made this up;
     ``project_path`` (group/project) and the runner's id are empty and None where that cannot be said of them.
+    ``wishes`` are its variables of amounts.JOB_VARIABLES, as it wrote them.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Job(NamedTuple):
     project_path: str = ""
     runner: int | None = None
     trusted: bool = False
+    wishes: Mapping[str, str] = {}
 
 
 def from_environment(environ: Mapping[str, str], *, job_id: str | None = None) -> Job:
@@ -90,6 +93,7 @@ def from_payload(data: Any, file: str) -> Job:
         project_path=_project_path(info.get("project_full_path"), git.get("repo_url"), variables),
         runner=int(runner) if is_job_id(runner) else None,
         trusted=True,
+        wishes=_wishes(data.get("variables")),
     )
 
 
@@ -128,6 +132,7 @@ def _from_variables(environ: Mapping[str, str]) -> Job:
         image=environ.get("CUSTOM_ENV_CI_JOB_IMAGE", ""),
         timeout_seconds=int(timeout) if is_job_id(timeout) and int(timeout) > 0 else None,
         services=environ.get("CUSTOM_ENV_CI_JOB_SERVICES", "") not in {"", "[]", "null"},
+        wishes={name: text for name in JOB_VARIABLES if (text := environ.get(f"CUSTOM_ENV_{name}", ""))},
     )
 
 
@@ -149,6 +154,16 @@ def _undisputed(variables: Any) -> dict[str, str]:
             if isinstance(key, str) and isinstance(value, str):
                 values.setdefault(key, set()).add(value)
     return {key: found.pop() for key, found in values.items() if len(found) == 1}
+
+
+def _wishes(variables: Any) -> dict[str, str]:
+    """Return the limits that the job wishes; of several values of a variable the last one counts, as in its scripts."""
+    wishes: dict[str, str] = {}
+    for variable in variables if isinstance(variables, list) else []:
+        if isinstance(variable, dict) and isinstance(key := variable.get("key"), str) and key in JOB_VARIABLES:
+            value = variable.get("value")
+            wishes[key] = value if isinstance(value, str) else ""
+    return {key: value for key, value in wishes.items() if value}
 
 
 def _project_path(told: Any, repo_url: Any, variables: Mapping[str, str]) -> str:

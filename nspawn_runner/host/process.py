@@ -159,6 +159,7 @@ _PACKAGES = {
     "systemd-nspawn": "systemd-container",
     "machinectl": "systemd-container",
     "btrfs": "btrfs-progs",
+    "mke2fs": "e2fsprogs",
     "nft": "nftables",
     "ip": "iproute2",
     "ansible-playbook": "ansible-core",

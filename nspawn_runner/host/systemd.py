@@ -63,6 +63,11 @@ def stop(unit: str) -> None:
         raise process.CommandError(["systemctl", "stop", unit], done.returncode, done.stderr)
 
 
+def stop_soon(unit: str) -> None:
+    """Let systemd stop the host's ``unit``, also one that is about to start again, without waiting for it."""
+    process.run(["systemctl", "stop", "--quiet", "--no-block", "--", unit], check=False)
+
+
 def journal_tail(unit: str, *, since: float, lines: int = 200) -> list[str]:
     """Return the last ``lines`` lines that processes of the host's ``unit`` wrote after ``since`` (epoch seconds)."""
     options = [f"--since=@{since:.0f}", f"--lines={lines}", "--output=cat", "--no-pager"]

@@ -104,7 +104,7 @@ def full_disk_told(path: str) -> Iterator[None]:
         device, _, mounted_on = disk.strip().rpartition("\n")[2].partition(" ")
         raise HostError(
             f"the disk that holds {path} is full",
-            facts=f"{device} mounted on {mounted_on.strip()}: {_free_bytes(path) >> 20} MiB free",
+            facts=f"{device} mounted on {mounted_on.strip()}: {room_bytes(path) >> 20} MiB free",
             advice="make room there and try again; chroot-list --generations shows what the images take",
         ) from error
 
@@ -112,12 +112,13 @@ def full_disk_told(path: str) -> Iterator[None]:
 def _for_want_of_space(error: HostError | OSError, path: str) -> bool:
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return True
-    return NO_SPACE in str(error) or _free_bytes(path) < _FULL_BELOW_BYTES
+    return NO_SPACE in str(error) or room_bytes(path) < _FULL_BELOW_BYTES
 
 
-def _free_bytes(path: str) -> int:
+def room_bytes(path: str) -> int:
+    """Return how much more can be written to the file system that holds ``path``; 0 where it takes no more files."""
     there = os.statvfs(path)
-    return there.f_bavail * there.f_frsize
+    return 0 if there.f_files and not there.f_favail else there.f_bavail * there.f_frsize
 
 
 def _is_on_btrfs(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the kernel counts for a unit: CPU time, memory in use, its peak, memory kills, on cgroup version 2 or 1."""
+"""What the kernel counts for a unit: CPU time, memory and its peak, memory kills, tasks; on cgroup version 2 or 1."""
 
 from __future__ import annotations
 
@@ -74,6 +74,29 @@ def _first(*paths: str) -> int | None:
         except (OSError, ValueError):
             continue
     return None
+
+
+def refused_tasks(unit_group: str) -> int:
+    """Return how often a new process or thread of the unit was refused for its limit of tasks.
+
+    Linux before 6.11 counts for each group by itself on version 2: what a script's own was refused is not in it.
+    """
+    return sum(_number(f"{folder}/pids.events", "max") or 0 for folder in _pids_folders(unit_group))
+
+
+def tasks(unit_group: str) -> int:
+    """Return how many processes and threads the unit has; 0 where the kernel does not tell."""
+    for folder in _pids_folders(unit_group):
+        try:
+            with open(f"{folder}/pids.current", "rb") as file:
+                return int(file.read())
+        except (OSError, ValueError):
+            continue
+    return 0
+
+
+def _pids_folders(unit_group: str) -> tuple[str, str]:
+    return f"{_version2_root()}{unit_group}", f"/sys/fs/cgroup/pids{unit_group}"
 
 
 def _version2_root() -> str:

@@ -14,9 +14,10 @@ import json
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple
 
+from ..amounts import Limits
 from ..errors import HostError
 from ..host import files, locks
 from ..names import is_machine_name
@@ -48,6 +49,7 @@ class Record(NamedTuple):
     user: str
     network: str
     user_namespace: bool
+    limits: Limits
     created: float
     profile: str = "default"
     state: str = "starting"
@@ -145,7 +147,8 @@ def read(machine: str) -> Record | None:
     except OSError as error:
         raise HostError(f"cannot read the record {_path(machine)}", facts=str(error)) from None
     if isinstance(data, dict) and data.keys() == set(Record._fields) and data["machine"] == machine:
-        return Record(**data)
+        with suppress(TypeError):
+            return Record(**{**data, "limits": Limits(*data["limits"])})
     return _remnant(machine, data)
 
 
@@ -166,6 +169,7 @@ def _remnant(machine: str, data: Any) -> Record:
         user="",
         network="",
         user_namespace=True,
+        limits=Limits(),
         created=0,
         state=UNREADABLE,
     )

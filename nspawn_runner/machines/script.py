@@ -12,9 +12,9 @@ from contextlib import suppress
 from enum import Enum
 from typing import NamedTuple
 
-from ..errors import HostError
+from ..errors import Error, HostError, JobError
 from ..host import process, systemd
-from . import cgroups, network, records, relay
+from . import limits, network, records, relay
 from .records import Record
 
 # What a shell started at a login has, without what systemd adds for services. "$1" is the shell. $SHELL is that too for
@@ -45,32 +45,34 @@ class Outcome(Enum):
     REBOOTED = "rebooted"
     POWERED_OFF = "powered off"
     MACHINE_LOST = "machine lost"
+    LIMIT_REACHED = "limit reached"
 
 
 class Result(NamedTuple):
-    """The outcome, the script's exit status (0 to 255), how many processes were killed for want of memory."""
+    """The outcome, the script's exit status (0 to 255), and a text for each limit that the job has reached."""
 
     outcome: Outcome
     status: int
-    oom_kills: int
     detail: str = ""
+    limits_reached: tuple[str, ...] = ()
 
 
 def run(record: Record, content: bytes, stage: str, *, shell: str, grace_seconds: int) -> Result:
     """Run the script ``content`` in the machine with ``shell`` and return how it ended.
 
     Raises Cancelled when a signal arrives, once all of the script's processes have ended: asked by SIGTERM, and after
-    ``grace_seconds`` by SIGKILL. Raises HostError when the machine cannot be asked, OSError when our own streams break.
+    ``grace_seconds`` by SIGKILL. Raises HostError when the machine cannot be asked, JobError when a limit has ended it
+    or keeps the script from starting, OSError when our own streams break.
     """
     deadline = time.monotonic() + _REBOOT_SECONDS
     while True:
         _wait_until_up(record, deadline)
-        group = f"/machine.slice/{record.unit}"
-        kills_before, since = cgroups.oom_kills(group), time.time()
+        before, since = limits.counts(record), time.time()
         said = _attempt(record, content, stage, shell, grace_seconds)
         if said:
-            result = _result(record, said, since, shell)
-            return result._replace(oom_kills=max(0, cgroups.oom_kills(group) - kills_before))
+            result = _result(record, said, since, shell, before.oom_kills)
+            reached = limits.reached(record, before, failed=result.status != 0)
+            return result._replace(limits_reached=reached)
         # The script never started: the machine was on its way down just then, or cannot start any.
         if time.monotonic() > deadline or (systemd.is_active(record.unit) and _answers(record.machine)):
             raise _gone(record)
@@ -141,6 +143,7 @@ def _systemd_run_argv(record: Record, unit: str, shell: str) -> list[str]:
             "KillMode=process",
             # A background process may go on writing: do not end it for that (systemd.exec(5)).
             "SendSIGHUP=no",
+            *limits.script_properties(record.limits),
         ],
     )
 
@@ -168,36 +171,33 @@ def _has_processes(machine: str, unit: str) -> bool:
     return done.returncode == 0 and done.stdout.split()[1:2] != [b"0"]
 
 
-def _result(record: Record, said: str, since: float, shell: str) -> Result:
+def _result(record: Record, said: str, since: float, shell: str, kills_before: int) -> Result:
     """Translate what the wrapper wrote; without a status, ask why there is none."""
     if said == "no-shell":
-        return Result(Outcome.NO_SHELL, 127, 0, shell)
+        return Result(Outcome.NO_SHELL, 127, shell)
     word, _, number = said.partition(" ")
     if word == "exited" and number.isascii() and number.isdigit() and len(number) <= 3 and int(number) <= 255:
-        return Result(Outcome.FINISHED, int(number), 0)
-    return _why_lost(record, since)
+        return Result(Outcome.FINISHED, int(number))
+    return _why_lost(record, since, kills_before)
 
 
-def _why_lost(record: Record, since: float) -> Result:
+def _why_lost(record: Record, since: float, kills_before: int) -> Result:
     """Tell what became of a script that started and never said its status."""
     now = records.read(record.machine)
     if now is None or now.state == "stopping":
-        return Result(Outcome.MACHINE_LOST, 1, 0, "it was cleaned up")
+        return Result(Outcome.MACHINE_LOST, 1, "it was cleaned up")
     end = _await_end(record, since)
     if end is None:
-        return Result(Outcome.KILLED, 137, 0)
+        return Result(Outcome.KILLED, 137)
     if end.exit_status == "133":
-        return Result(Outcome.REBOOTED, 143, 0)
+        return Result(Outcome.REBOOTED, 143)
     if end.result == "success":
-        return Result(Outcome.POWERED_OFF, 143, 0)
-    detail = {
-        "timeout": "its time was over",
-        "oom-kill": "it ran out of memory",
-        "signal": f"systemd-nspawn was killed by {end.exit_status}",
-    }.get(end.result, f"{end.result}, {end.exit_code} {end.exit_status}")
-    if end.oom_kills:
-        detail += f"; {end.oom_kills} processes were killed for want of memory"
-    return Result(Outcome.MACHINE_LOST, 1, 0, detail)
+        return Result(Outcome.POWERED_OFF, 143)
+    if limit := limits.end_by_limit(record, end, kills_before):
+        return Result(Outcome.LIMIT_REACHED, 1, limit)
+    killed = f"systemd-nspawn was killed by {end.exit_status}"
+    detail = killed if end.result == "signal" else f"{end.result}, {end.exit_code} {end.exit_status}"
+    return Result(Outcome.MACHINE_LOST, 1, detail)
 
 
 def _await_end(record: Record, since: float) -> records.End | None:
@@ -228,7 +228,7 @@ def _ask(machine: str, *question: str) -> str:
 
 
 def _wait_until_up(record: Record, deadline: float) -> None:
-    """Wait for a machine that is rebooting; raises HostError where it does not come back until ``deadline``."""
+    """Wait for a machine that is rebooting; raises Error where it does not come back until ``deadline``."""
     while not os.path.exists(records.ready_file(record.machine)):
         state = systemd.state(record.unit).get("ActiveState")
         if time.monotonic() > deadline or state not in {"active", "activating", "deactivating"}:
@@ -238,12 +238,16 @@ def _wait_until_up(record: Record, deadline: float) -> None:
         time.sleep(0.05)
 
 
-def _gone(record: Record) -> HostError:
+def _gone(record: Record) -> Error:
     end = records.read_end(record.machine)
     advice = f"see: journalctl --unit={record.unit}"
-    if end is None:
+    if end is None or os.path.exists(records.ready_file(record.machine)):
+        if limit := limits.why_nothing_starts(record):
+            return JobError(f"no script can be started in the machine {record.machine}", facts=limit)
         return HostError(f"no script can be started in the machine {record.machine}", advice=advice)
     if end.exit_status == "133":
         return HostError(f"the machine {record.machine} did not come back from a reboot", advice=advice)
+    if limit := limits.end_by_limit(record, end):
+        return JobError(f"the machine {record.machine} is gone: {limit}")
     how = "it was powered off from inside" if end.result == "success" else f"it ended with {end.result}"
     return HostError(f"the machine {record.machine} is gone: {how}", advice=advice)

@@ -13,17 +13,15 @@ from .. import profiles
 from ..errors import HostError
 from ..host import files, nspawn, process, systemd
 from ..settings import Settings
-from . import backends, network, records, rights, stop, users
+from . import backends, limits, network, records, rights, stop, users
 from .records import Record
 
 OLDEST_SYSTEMD = 252
 START_TIMEOUT_SECONDS = 90
-# The runner may spend this long on after_script, cache, artifacts and cleanup once the job's time is over.
-RUNTIME_MARGIN_SECONDS = 1800
 
 
 class Wish(NamedTuple):
-    """The machine that is asked for; ``binds`` are options of systemd-nspawn, ``runtime_seconds`` None the default.
+    """The machine that is asked for; ``binds`` are options of systemd-nspawn.
 
     With ``in_place`` it has no layer: it changes the tree itself.
     """
@@ -35,7 +33,6 @@ class Wish(NamedTuple):
     generation: str
     root: str
     binds: Sequence[str] = ()
-    runtime_seconds: int | None = None
     in_place: bool = False
 
 
@@ -43,7 +40,7 @@ def start(wish: Wish, settings: Settings) -> Record:
     """Start the machine for ``wish`` and return its record once it can run scripts.
 
     Whatever an earlier try left under its name is removed first. When anything fails or a signal arrives, what was
-    made is removed again; raises HostError.
+    made is removed again; raises HostError. The limits of ``settings`` must be settled (amounts.settled).
     """
     while True:
         machine = records.new_name(wish.job, wish.server)
@@ -85,6 +82,7 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
         user=settings.user or users.ROOT,
         network=settings.network.mode,
         user_namespace=settings.user_namespace,
+        limits=settings.limits,
         created=time.time(),
         # A tree that is changed itself is in the making: nothing of it is a job's.
         profile=profiles.DEFAULT if wish.in_place else settings.profile,
@@ -108,7 +106,7 @@ def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
 
 def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Callable[[], None]) -> None:
     argv = systemd.run_argv(
-        _main_command(record, wish, settings), unit=record.unit, properties=_properties(record, wish, settings)
+        _main_command(record, wish, settings), unit=record.unit, properties=_properties(record, settings)
     )
     client = process.spawn(argv, stdout=process.DEVNULL, stderr=process.DEVNULL)
     try:
@@ -153,16 +151,19 @@ def _check_version() -> None:
 
 
 def _main_command(record: Record, wish: Wish, settings: Settings) -> list[str]:
-    granted = rights.nspawn_options(_profile(record, settings), record)
-    binds = [*network.nspawn_options(record, settings.network), *granted, *wish.binds]
+    profile = _profile(record, settings)
+    binds = [
+        *network.nspawn_options(record, settings.network),
+        *limits.nspawn_options(record.limits, keep_tmp="/tmp" in profile.tmpfs),  # noqa: S108
+        *rights.nspawn_options(profile, record),
+        *wish.binds,
+    ]
     tree = backends.named(record.backend).command(record)
     return systemd.escaped([*tree, *nspawn.boot_options(record.machine, binds)])
 
 
-def _properties(record: Record, wish: Wish, settings: Settings) -> list[str]:
+def _properties(record: Record, settings: Settings) -> list[str]:
     """The unit's properties; reasons in the order of systemd.service(5), .exec(5), .kill(5), .resource-control(5)."""
-    limits = settings.limits
-    runtime = wish.runtime_seconds + RUNTIME_MARGIN_SECONDS if wish.runtime_seconds else limits.runtime_max_seconds
     return [
         f"Description=nspawn-runner machine {record.machine}, job {record.job}, image {record.image}",
         "Type=notify",
@@ -173,7 +174,6 @@ def _properties(record: Record, wish: Wish, settings: Settings) -> list[str]:
         "StartLimitBurst=20",
         "StartLimitIntervalSec=60",
         f"TimeoutStartSec={START_TIMEOUT_SECONDS}",
-        f"RuntimeMaxSec={runtime}",
         # SIGKILL needs no time; the reaper may, for a layer of many files.
         "TimeoutStopSec=120",
         f"ExecStopPost={_exec_line(exec_stop_post(record))}",
@@ -195,9 +195,7 @@ def _properties(record: Record, wish: Wish, settings: Settings) -> list[str]:
         # node need not exist on the host.
         "DeviceAllow=/dev/char/10:200 rwm",
         *rights.unit_properties(_profile(record, settings), record),
-        f"CPUWeight={limits.cpu_weight}",
-        f"MemoryMax={limits.memory_max}",
-        f"TasksMax={limits.tasks_max}",
+        *limits.unit_properties(record.limits),
     ]
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from ..errors import Error, HostError
 from ..host import files, systemd
 from . import backends, records
+from .backends import overlay
 from .records import Record
 
 # systemd-nspawn leaves these two, empty, when it is killed (measured with 252 to 262).
@@ -44,6 +45,7 @@ def remove_leftovers(machine: str, state_folder: str) -> None:
     # tmpfs has the folder of overlay, and takes it down mounted or not.
     layers = {name: backends.named(name).layer(state_folder, machine) for name in ("tmpfs", "btrfs")}
     traces = [*layers.values(), *map(records.hosts_file, layers.values()), records.folder(machine)]
+    traces += map(overlay.disk_file, layers.values())
     traces += [f"{folder}/{machine}" for folder in _NSPAWN_FOLDERS]
     there = record is not None or any(os.path.lexists(path) for path in traces)
     if there or systemd.is_loaded(records.unit_name(machine)):
@@ -90,8 +92,13 @@ def _wait_until_forgotten(machine: str) -> None:
 def reap(record: Record, *, result: str, exit_code: str, exit_status: str, oom_kills: int, peak_bytes: int) -> None:
     """Write down how the machine of ``record`` ended and give back its layer; called by its unit when it ends.
 
-    A machine that reboots (133) keeps its layer: it comes back.
+    A machine that reboots (133) keeps its layer: it comes back, unless its time is over. systemd measures that from the
+    last start, so that a reboot could lengthen it again and again.
     """
+    over = time.time() > record.created + record.limits.runtime_max_seconds
+    if exit_status == "133" and over and record.state != records.UNREADABLE:
+        result, exit_status = "timeout", ""
+        systemd.stop_soon(record.unit)
     files.remove_file(records.ready_file(record.machine))
     records.write_end(
         record.machine,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nspawn_runner.amounts import Limits
 from nspawn_runner.commands import config, job_image, specs
 from nspawn_runner.errors import HostError
 from nspawn_runner.images import playbooks
@@ -39,7 +40,7 @@ def test_the_image_stands_over_the_file_over_the_defaults() -> None:
     assert changed == file._replace(user="", limits=file.limits._replace(memory_max="2G"))
     changed = with_run_values(file, ALL, "web")
     assert (changed.shell, changed.user, changed.network.mode, changed.backend) == ("/bin/sh", "ci", "none", "tmpfs")
-    assert changed.limits._replace(runtime_max_seconds=0) == (7, "2G", 100, 0)
+    assert changed.limits == Limits(cpu_weight=7, memory_max="2G", tasks_max=100)
     assert (changed.state_folder, changed.network.bridge) == ("/srv/ci", "nspr0")
 
 

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
+from nspawn_runner.amounts import size_bytes
 from nspawn_runner.commands.permission import check_image, facts
 from nspawn_runner.errors import JobError
 from nspawn_runner.gitlab.job import Job
@@ -18,7 +19,6 @@ from nspawn_runner.policy import (
     allowance,
     gives_image,
     project_matches,
-    size_bytes,
     unmet,
 )
 from nspawn_runner.settings import Settings
@@ -115,7 +115,7 @@ RULES = st.builds(
     images=PATTERNS,
     profiles=st.lists(NAMES, max_size=2).map(tuple),
     binds=st.lists(NAMES, max_size=2).map(tuple),
-    ceilings=st.builds(Ceilings, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS),
+    ceilings=st.builds(Ceilings, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS),
 )
 PATHS = st.lists(NAMES, min_size=2, max_size=4).map("/".join)
 KNOWN = st.builds(Facts, st.none() | PATHS, st.none() | st.booleans(), st.none() | st.integers(1, 4))

@@ -14,9 +14,10 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from nspawn_runner import mistakes, policy
+from nspawn_runner.amounts import Limits
 from nspawn_runner.errors import HostError
 from nspawn_runner.profiles import Profile
-from nspawn_runner.settings import Limits, Network, Settings, load, parse
+from nspawn_runner.settings import Network, Settings, load, parse
 
 FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 
@@ -55,7 +56,7 @@ line 2: state_foldr: no such setting (did you mean state_folder?)
 line 3: memory_max: no such setting here (memory_max stands under [limits])
 line 4: allowed_images: must be a list of local images' names or shell patterns of them
 line 7: limits.default_image: no such setting here (default_image stands above the first [table])
-line 8: limits.memory_max: must be a size such as "512M", "4G" or "50%"
+line 8: limits.memory_max: must be a size such as "512M", "4G" or "50%", or infinity or auto
 line 10: limits.tasks_max: must be a whole number
 line 12: images.python:*: must be the name of an image
 line 13: images.ruby: must be a text in quotes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Protocol, cast
 
+from ...amounts import INFINITY
 from ...errors import HostError
 from ...host import trees
 from ...settings import Settings
@@ -26,6 +27,9 @@ class Backend(Protocol):
     def command(self, record: Record) -> list[str]:
         """Return the start of the unit's command: systemd-nspawn and the options that name its tree."""
 
+    def room_bytes(self, record: Record) -> int | None:
+        """Return how much more the machine can write, in bytes; None where that cannot be told."""
+
 
 def named(name: str) -> Backend:
     """Return the backend ``name`` (overlay, btrfs, tmpfs, in_place)."""
@@ -33,9 +37,16 @@ def named(name: str) -> Backend:
 
 
 def choose(settings: Settings, root: str) -> str:
-    """Return the backend for a machine on the tree ``root``: the one set, else btrfs where a snapshot can be made."""
+    """Return the backend for a machine on the tree ``root``: the one set, else btrfs where a snapshot can be made.
+
+    A machine whose disk is limited is on overlay even so.
+    """
     if settings.backend in {"overlay", "tmpfs"}:
         return settings.backend
+    if settings.limits.disk_max != INFINITY:
+        # Quota groups of btrfs limit nothing any more once a snapshot of some size was deleted (seen with Linux 6.18:
+        # they count as inconsistent until they are scanned anew), nor what is written to new subvolumes.
+        return "overlay"
     if trees.is_subvolume(root):
         return "btrfs"
     if settings.backend == "btrfs":

@@ -31,3 +31,8 @@ def command(record: Record) -> list[str]:
     """Return systemd-nspawn on the snapshot, idmapped (systemd >= 250, kernel >= 5.15)."""
     users = [f"--private-users={record.uid_base}:{UID_COUNT}", "--private-users-ownership=map"]
     return ["systemd-nspawn", f"--directory={record.layer}", *(users if record.user_namespace else [])]
+
+
+def room_bytes(record: Record) -> int | None:
+    """Return what is left of the disk."""
+    return trees.room_bytes(record.layer)

@@ -1,21 +1,31 @@
 """Overlay: the image as lower directory, a folder on the same disk as upper.
 
+Where the machine's disk is limited, that folder is a file system of its own in a sparse file: the one limit that works
+on every file system without preparing it. It is mounted on the host, so that a reboot inside keeps the state.
+
 With a user namespace the lower is an idmapped bind of the image and the upper is owned by the machine's range, which
 costs the same whatever the size of the image (kernel >= 5.19). Both mounts are made by the launcher, inside the unit.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
+from contextlib import suppress
 
+from ...amounts import INFINITY
 from ...errors import HostError
-from ...host import files
+from ...host import files, process, trees
 from ...settings import Settings
 from ..records import Record
 
 # Named, not imported: it loads ctypes, which a stage does without.
 _LAUNCHER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "launcher.py")
+
+# From linux/fs.h, the number on most architectures; see ioctl_iflags(2).
+_FS_IOC_SETFLAGS, _FS_NOCOW_FL = 0x40086602, 0x00800000
+
 
 def layer(state_folder: str, machine: str) -> str:
     """Return the folder of upper and work directory."""
@@ -28,7 +38,32 @@ def attach(record: Record, settings: Settings) -> None:
     _check_kernel(record)
     detach(record.layer)
     files.make_private_folder(record.layer)
+    if record.limits.disk_max != INFINITY:
+        _mount_file(disk_file(record.layer), int(record.limits.disk_max), record.layer)
     make_directories(record)
+
+
+def disk_file(layer: str) -> str:
+    """Return the path of the file that holds the file system of a limited ``layer``."""
+    return f"{layer}.disk"
+
+
+def _mount_file(path: str, size_bytes: int, folder: str) -> None:
+    """Mount a new file system of ``size_bytes`` on ``folder``; the file takes space only as it is filled."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with suppress(OSError):  # on btrfs: write in place, as a disk does
+            fcntl.ioctl(fd, _FS_IOC_SETFLAGS, _FS_NOCOW_FL.to_bytes(8, sys.byteorder))
+        os.ftruncate(fd, size_bytes)
+    finally:
+        os.close(fd)
+    # Nothing of it outlives the machine: neither a journal nor blocks kept for root are of use.
+    features = ["-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", "-m", "0", "-i", "8192"]
+    process.run(["mke2fs", "-q", "-t", "ext4", *features, path])
+    # The file reads as zeros where nothing was written: the tables of inodes need no filling in the background.
+    process.run(["mount", "--types=ext4", "--options=loop,nodev,discard,noinit_itable", path, folder])
+    os.rmdir(f"{folder}/lost+found")
+    os.chmod(folder, 0o700)
 
 
 def make_directories(record: Record) -> None:
@@ -41,8 +76,19 @@ def make_directories(record: Record) -> None:
 
 
 def detach(layer: str) -> None:
-    """Remove upper and work directory; their mounts went with the unit."""
+    """Remove upper and work directory and what they are on; the overlay's mounts went with the unit."""
+    if os.path.ismount(layer):
+        # The unit's reaper has mounts of its own: what is unmounted there alone stays mounted on the host.
+        process.run(["nsenter", "--target=1", "--mount", "umount", "--lazy", layer], check=False)
+    while os.path.ismount(layer):
+        process.run(["umount", "--lazy", layer])
     files.remove_tree(layer)
+    files.remove_file(disk_file(layer))
+
+
+def room_bytes(record: Record) -> int | None:
+    """Return what is left of the file system of the upper directory."""
+    return trees.room_bytes(record.layer)
 
 
 def command(record: Record) -> list[str]:

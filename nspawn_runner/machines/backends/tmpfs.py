@@ -5,8 +5,7 @@ The tmpfs is mounted on the host, not by the launcher, so that a reboot inside t
 
 from __future__ import annotations
 
-import os
-
+from ...amounts import INFINITY, memory_bytes, size_bytes
 from ...host import files, process
 from ...settings import Settings
 from ..records import Record
@@ -14,19 +13,23 @@ from . import overlay
 
 command = overlay.command
 layer = overlay.layer
+detach = overlay.detach
+room_bytes = overlay.room_bytes
 
 
 def attach(record: Record, settings: Settings) -> None:
     """Mount a tmpfs for upper and work directory."""
     detach(record.layer)
     files.make_private_folder(record.layer)
-    options = f"size={settings.tmpfs_size},mode=0700,nodev"
+    options = f"size={_size(record, settings)},mode=0700,nodev"
     process.run(["mount", "--types=tmpfs", f"--options={options}", "nspawn-runner", record.layer])
     overlay.make_directories(record)
 
 
-def detach(layer: str) -> None:
-    """Unmount and remove the layer; what was in it is memory and goes at once."""
-    while os.path.ismount(layer):
-        process.run(["umount", "--lazy", layer])
-    files.remove_tree(layer)
+def _size(record: Record, settings: Settings) -> str:
+    """Return the size for mount(8): that of the settings, or the limit of the machine's disk where that is less."""
+    size, limit = settings.tmpfs_size, record.limits.disk_max
+    if limit == INFINITY:
+        return size
+    whole = memory_bytes() * int(size[:-1]) // 100 if size.endswith("%") else size_bytes(size) or 0
+    return str(min(whole, int(limit)))

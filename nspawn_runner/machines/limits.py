@@ -1,0 +1,136 @@
+"""The limits of a machine: the properties and options that set them, and words for those that its job has reached."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .. import amounts
+from ..amounts import INFINITY, UNLIMITED, Limits, shown_bytes
+from . import cgroups
+from .records import End, Record
+
+# What systemd-nspawn gives /tmp, as a share of the host's memory (nspawn-mount.c of systemd 252 to 257).
+_TMP_SHARE = 10
+# Less than this left of a disk is full: the file systems keep a little for themselves.
+_FULL_BYTES = 4 << 20
+
+
+def unit_properties(limits: Limits) -> list[str]:
+    """Return the properties of a machine's unit, as systemd.resource-control(5) and .exec(5) take them.
+
+    On cgroup version 1 systemd knows neither MemoryHigh nor MemorySwapMax nor AllowedCPUs.
+    """
+    properties = [
+        f"RuntimeMaxSec={limits.runtime_max_seconds}",
+        f"CPUWeight={limits.cpu_weight}",
+        f"MemoryMax={limits.memory_max}",
+        f"TasksMax={limits.tasks_max}",
+    ]
+    if limits.cpus != INFINITY:
+        properties.append(f"CPUQuota={max(1, round(float(limits.cpus) * 100))}%")
+    if limits.allowed_cpus:
+        # The affinity, which a process can change, so that nproc(1) says the same on version 1.
+        properties += [f"AllowedCPUs={limits.allowed_cpus}", f"CPUAffinity={limits.allowed_cpus}"]
+    if limits.memory_high != INFINITY:
+        properties.append(f"MemoryHigh={limits.memory_high}")
+    if limits.memory_swap_max != INFINITY:
+        properties.append(f"MemorySwapMax={limits.memory_swap_max}")
+    if limits.io_weight != Limits().io_weight:
+        properties.append(f"IOWeight={limits.io_weight}")
+    return properties
+
+
+def nspawn_options(limits: Limits, *, keep_tmp: bool) -> list[str]:
+    """Return the options of systemd-nspawn that go with settled ``limits``; with ``keep_tmp`` /tmp is as others say."""
+    options = []
+    if limits.open_files:
+        options.append(f"--rlimit=NOFILE={limits.open_files}")
+    half = amounts.number(limits, "memory_max") / 2
+    if not keep_tmp and half < amounts.memory_bytes() / _TMP_SHARE:
+        # A full /tmp is an error that a script can see. Where memory ends first, the kernel finds nothing to kill but
+        # the machine's PID 1.
+        options.append(f"--tmpfs=/tmp:mode=1777,size={int(half)}")
+    return options
+
+
+def script_properties(limits: Limits) -> list[str]:
+    """Return the properties of a script's unit inside the machine that go with ``limits``."""
+    return [f"LimitNOFILE={limits.open_files}"] if limits.open_files else []
+
+
+class Counts(NamedTuple):
+    """How often the kernel has enforced a limit of a machine since its start."""
+
+    oom_kills: int
+    refused_tasks: int
+
+
+def counts(record: Record) -> Counts:
+    """Return the counts of the machine of ``record`` now."""
+    group = _group(record)
+    return Counts(cgroups.oom_kills(group), cgroups.refused_tasks(group))
+
+
+def reached(record: Record, before: Counts, *, failed: bool) -> tuple[str, ...]:
+    """Return a text for each limit that was reached since ``before`` was counted.
+
+    Whether the disk is full is looked at only where something has ``failed``.
+    """
+    now = counts(record)
+    texts = []
+    if now.oom_kills > before.oom_kills:
+        peak = cgroups.memory_peak_bytes(_group(record))
+        texts.append(_out_of_memory(record.limits, now.oom_kills - before.oom_kills, peak))
+    if now.refused_tasks > before.refused_tasks:
+        texts.append(f"task limit reached: {_tasks(record.limits)}; no process or thread could be started")
+    if failed and (text := _full_disk(record)):
+        texts.append(text)
+    return tuple(texts)
+
+
+def end_by_limit(record: Record, end: End, kills_before: int = 0) -> str:
+    """Return which limit has ended the machine; empty if none has."""
+    if end.result == "timeout":
+        seconds = record.limits.runtime_max_seconds
+        return f"its time was over: limit {amounts.shown('runtime_max_seconds', seconds)}"
+    if end.result == "oom-kill" or (end.result != "success" and end.oom_kills > kills_before):
+        return _out_of_memory(record.limits, end.oom_kills - kills_before, end.memory_peak_bytes)
+    return ""
+
+
+def why_nothing_starts(record: Record) -> str:
+    """Return which limit keeps every new process from the running machine; empty if none does."""
+    there = cgroups.tasks(_group(record))
+    # A script takes a few processes before its first line.
+    if there + 3 >= record.limits.tasks_max:
+        return f"task limit reached: {_tasks(record.limits)}, and {there} there are"
+    return ""
+
+
+def _out_of_memory(limits: Limits, kills: int, peak_bytes: int) -> str:
+    limit = amounts.number(limits, "memory_max")
+    peak = f", peak {shown_bytes(peak_bytes)}" if peak_bytes else ""
+    what = f"limit {shown_bytes(limit)}" if limit != UNLIMITED else "the host has no more"
+    return f"out of memory: {what}{peak}; processes killed: {max(kills, 1)}"
+
+
+def _tasks(limits: Limits) -> str:
+    return f"the job may have {limits.tasks_max} processes and threads"
+
+
+def _full_disk(record: Record) -> str:
+    from . import backends  # a script that ends well does without
+
+    try:
+        room = backends.named(record.backend).room_bytes(record)
+    except FileNotFoundError:
+        return ""  # the machine has ended meanwhile
+    limit = amounts.number(record.limits, "disk_max")
+    if room is None or room >= (_FULL_BYTES if limit == UNLIMITED else max(_FULL_BYTES, limit / 50)):
+        return ""
+    of = "on the host's disk" if limit == UNLIMITED else f"limit {shown_bytes(limit)}"
+    return f"disk full: {of}, {shown_bytes(max(room, 0))} left"
+
+
+def _group(record: Record) -> str:
+    return f"/machine.slice/{record.unit}"
