@@ -20,7 +20,7 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Job]:
 def test_memory_kill_is_named_and_the_script_goes_on(machine: Job) -> None:
     done = machine.script(f"{HOG}; echo status $?")
     assert (done.status, done.out) == (0, b"status 137\n")
-    assert "nspawn-runner: out of memory: 1 of the job's processes were killed" in done.message
+    assert "nspawn-runner: out of memory: limit 300 MiB, peak 300 MiB; processes killed: 1" in done.message
     assert "out of memory" not in machine.script("exit 3").message
     done = machine.script(f"set -e; {HOG}; echo not seen")
     assert (done.status, done.out, done.code) == (BUILD_FAILURE, b"", "137\n")
