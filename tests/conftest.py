@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from abilities import require_host
+from abilities import IN_CI, require_host
 from debian_tree import debian_tree
 from disposable_host import STATE_FOLDER, DisposableHost, State, Suite
+from hypothesis import settings
 
 UNIT = Path(__file__).parent / "unit"
 IMAGE = "bookworm"
@@ -98,6 +99,12 @@ def _no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
     for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system", "execv", "execve"):
         monkeypatch.setattr(os, name, refuse)
+
+
+# In CI the same cases each time; elsewhere others each time, and what failed is told so that it can be had again.
+settings.register_profile("ci", derandomize=True, database=None, print_blob=True)
+settings.register_profile("here", print_blob=True)
+settings.load_profile("ci" if IN_CI else "here")
 
 
 def pytest_configure(config: pytest.Config) -> None:

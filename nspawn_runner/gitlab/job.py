@@ -18,6 +18,8 @@ from ..names import is_job_id
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 LOCAL = "local"
+_TOO_LARGE = 1 << 40  # for a number of GitLab's; systemd takes no times much longer
+_MAX_SERVER = 100  # characters, since a folder's name begins with them
 
 
 class Job(NamedTuple):
@@ -85,10 +87,10 @@ def from_payload(data: Any, file: str) -> Job:
     return Job(
         id=checked_id(str(data.get("id", "")), "the id in the job's payload"),
         server=_server(git.get("repo_url"), variables.get("CI_SERVER_HOST", "")),
-        project=str(project) if type(project) is int and project > 0 else "",
+        project=str(project) if type(project) is int and 0 < project < _TOO_LARGE else "",
         protected=protected,
         image=image or "",
-        timeout_seconds=timeout if type(timeout) is int and timeout > 0 else None,
+        timeout_seconds=timeout if type(timeout) is int and 0 < timeout < _TOO_LARGE else None,
         services=bool(data.get("services")),
         project_path=_project_path(info.get("project_full_path"), git.get("repo_url"), variables),
         runner=int(runner) if is_job_id(runner) else None,
@@ -130,7 +132,7 @@ def _from_variables(environ: Mapping[str, str]) -> Job:
         project=project if is_job_id(project) else "",
         protected=False,
         image=environ.get("CUSTOM_ENV_CI_JOB_IMAGE", ""),
-        timeout_seconds=int(timeout) if is_job_id(timeout) and int(timeout) > 0 else None,
+        timeout_seconds=int(timeout) if is_job_id(timeout) and 0 < int(timeout) < _TOO_LARGE else None,
         services=environ.get("CUSTOM_ENV_CI_JOB_SERVICES", "") not in {"", "[]", "null"},
         wishes={name: text for name in JOB_VARIABLES if (text := environ.get(f"CUSTOM_ENV_{name}", ""))},
     )
@@ -182,4 +184,5 @@ def _server(repo_url: Any, fallback: str) -> str:
     if isinstance(repo_url, str) and "://" in repo_url:
         host = repo_url.partition("://")[2].partition("/")[0].rpartition("@")[2]
     host = host.lower()
-    return host if all(char.isascii() and (char.isalnum() or char in ".:-[]") for char in host) else ""
+    plain = len(host) <= _MAX_SERVER and all(char.isascii() and (char.isalnum() or char in ".:-[]") for char in host)
+    return host if plain else ""
