@@ -341,7 +341,8 @@ def _remove_leftovers(hosts: Path) -> None:
     """Remove what hosts of killed processes left behind: nobody holds their lock any more."""
     with locked(hosts / ".lock"):
         for path in hosts.glob("host-*.lock"):
-            with path.open("r+") as lock, contextlib.suppress(BlockingIOError):
+            # another's own host may end just now, and takes its lock away
+            with contextlib.suppress(BlockingIOError, FileNotFoundError), path.open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 say(f"removing a leftover host: {path.stem}")
                 _remove_host(path.with_suffix(""))
