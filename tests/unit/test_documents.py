@@ -122,3 +122,11 @@ def test_manual_page_has_no_warnings(page: Path) -> None:
     require(groff is not None, "groff is not installed: script/setup installs it")
     shown = subprocess.run([groff or "", "-man", "-ww", "-z", page], capture_output=True, text=True, check=True)
     assert shown.stderr == ""
+
+
+def test_tests_that_security_names_are_there() -> None:
+    """docs/security.md promises what tests check."""
+    promised = re.findall(r"`(test_\w+)`", (CHECKOUT / "docs/security.md").read_text())
+    there = (CHECKOUT / "tests/integration/test_attacks.py").read_text()
+    assert len(promised) > 10
+    assert [name for name in promised if f"def {name}(" not in there] == []
