@@ -65,7 +65,7 @@ ATTACKS = {
     "images, layers, records": "ls -d /proc/[0-9]*/root/{var/lib/nspawn-runner/bookworm,run/nspawn-runner} | grep .",
     "other subvolumes": python(_BTRFS),
     # processes of the host
-    "see a process": f"grep --text {CANARY}-process /proc/[0-9]*/cmdline | grep --invert-match --text grep",
+    "see a process": "cat /proc/[0-9]*/cmdline | grep --text '[n]spawn-canary-process'",
     "signal a process": "kill -s CONT $(pgrep -f '[n]spawn-canary-process')",
     "look into a process": "cat $(printf '/proc/%s/environ ' $(pgrep -f '[n]spawn-canary-process')) | grep --text .",
     # network
@@ -77,7 +77,8 @@ ATTACKS = {
     "another machine": connect("$OTHER_ADDRESS"),
     "another machine by ping": "ping -c 1 -W 1 $OTHER_ADDRESS",
     "interfaces of the host": "ip link show nspr0",
-    "firewall of the host": "nft list table inet nspawn_runner || test -w /proc/sys/net/ipv4/conf/nspr0/forwarding",
+    "firewall of the host": "mount -o remount,rw,bind /proc/sys; nft list table inet nspawn_runner && exit; "
+    + writable("/proc/sys/net/ipv4/conf/nspr0/forwarding"),
     # devices
     "disk": f"mknod /var/tmp/disk b $HOST_DISK; head -c 100 /var/tmp/disk | grep {CANARY}",
     "all devices": "mkdir -p /tmp/devices && mount -t devtmpfs devices /tmp/devices",
