@@ -1,8 +1,8 @@
 # ruff: noqa: S607
 """Root of a job attacks its host, its neighbours and the next job; each attack is shown to work where nothing stops it.
 
-What stops it is taken away in two steps: an open machine, without user namespace and with the host's network, and no
-machine at all, which is what jobs in a shell of the host have.
+What stops it is taken away in two steps: an open machine, that of the profile trusted, without user namespace and with
+the host's network, and no machine at all, which is what jobs in a shell of the host have.
 """
 
 import itertools
@@ -18,7 +18,7 @@ import pytest
 from by_hand import SYSTEM_FAILURE, Job, Unchanged, lines_of, payload, wait_until
 from disposable_host import STATE_FOLDER, DisposableHost, State
 
-OPEN = 'user_namespace = false\n[network]\nmode = "host"\n'
+OPEN = 'profile = "trusted"\n'
 # What the open machine gives away; it still has namespaces, a limited set of capabilities and devices, and seccomp.
 GIVEN_AWAY = {
     "the host's loopback", "the host on the bridge", "the host on its own network", "the host by IPv6",
@@ -94,9 +94,10 @@ def shown(host: DisposableHost, ask: str) -> str:
     return host.run(["bash", "-c", ask]).stdout.decode().split()[2].partition("/")[0]
 
 
-def test_nothing_gets_through(field: Field) -> None:
+@pytest.mark.parametrize("profile", ["default", "nesting"])
+def test_nothing_gets_through(field: Field, profile: str) -> None:
     host = field.host
-    with Job(host) as job:
+    with Job(host, settings=f'profile = "{profile}"\n') as job:
         job.prepare()
         before, others = lines_of(host, KEPT), field.others()
         assert field.through(job) == set()

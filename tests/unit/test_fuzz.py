@@ -222,7 +222,7 @@ def read_playbook(folder: Path, content: bytes) -> None:
     problems: list[str] = []
     file = write(folder, "web.yaml", content)
     try:
-        made = spec.read(Playbook("web", file), problems, run_problems)
+        made = spec.read(Playbook("web", file), problems, lambda run: run_problems(run, {}))
     except Error as error:
         message(error)
         return
