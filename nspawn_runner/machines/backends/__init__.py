@@ -44,8 +44,8 @@ def choose(settings: Settings, root: str) -> str:
     if settings.backend in {"overlay", "tmpfs"}:
         return settings.backend
     if settings.limits.disk_max != INFINITY:
-        # Quota groups of btrfs did not hold: after other machines' snapshots had been deleted, a job wrote far beyond its
-        # limit (seen with Linux 6.18). Nor do they hold for subvolumes that a job makes.
+        # Quota groups of btrfs did not hold: after other machines' snapshots had been deleted, a job wrote far beyond
+        # its limit (seen with Linux 6.18). Nor do they hold for subvolumes that a job makes.
         return "overlay"
     if trees.is_subvolume(root):
         return "btrfs"
