@@ -32,5 +32,7 @@ def finish(root: str) -> None:
     inside.remove(root, "etc/dpkg/dpkg.cfg.d/99mmdebstrap")
     for folder in ("var/lib/apt/lists", "var/cache/apt/archives", "var/cache/apt", "var/log/apt"):
         inside.remove_files(root, folder)
+    # Ansible's cache_valid_time goes by this date: empty lists must not look fresh.
+    inside.set_old(root, "var/lib/apt/lists")
     inside.remove(root, "var/log/bootstrap.log")
     inside.remove(root, "var/log/dpkg.log")

@@ -51,6 +51,12 @@ def remove_files(root: str, path: str) -> None:
                 os.unlink(name, dir_fd=folder)
 
 
+def set_old(root: str, path: str) -> None:
+    """Give the folder ``path`` below ``root`` the date 1970-01-01."""
+    with _folder(root, f"{path}/.") as (folder, _):
+        os.utime(folder, (0, 0))
+
+
 def read(root: str, path: str) -> Entry:
     """Return what lies at ``path`` below ``root``: a file (at most its first MiB), a link, or nothing."""
     with _folder(root, path) as (folder, name):

@@ -33,6 +33,7 @@ def test_a_linked_folder_is_refused(tree: Path, outside: Path) -> None:
         lambda: inside.link(str(tree), "etc/passwd", "x"),
         lambda: inside.remove(str(tree), "etc/passwd"),
         lambda: inside.remove_files(str(tree), "etc"),
+        lambda: inside.set_old(str(tree), "etc"),
         lambda: inside.read(str(tree), "etc/passwd"),
     ):
         with pytest.raises(HostError, match="not a plain folder"):
@@ -83,3 +84,8 @@ def test_removes_files_but_no_folders(tree: Path) -> None:
     (tree / "lists/two").symlink_to("partial")
     inside.remove_files(str(tree), "lists")
     assert os.listdir(tree / "lists") == ["partial"]
+
+
+def test_makes_a_folder_old(tree: Path) -> None:
+    inside.set_old(str(tree), "etc")
+    assert (tree / "etc").stat().st_mtime == 0
