@@ -31,7 +31,7 @@ def debian_tree(purpose: str, suite: str, packages: str) -> Path:
 
     Made at the first call, by one of the processes that want it, and published complete or not at all. Only read it.
     """
-    settings = _apt_settings()
+    settings = apt_settings()
     certificates = sorted(Path("/usr/local/share/ca-certificates").glob("**/*.crt"))
     recipe = [CLEAN, suite, *sorted(packages.split(",")), *settings, *(path.read_text() for path in certificates)]
     digest = hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:12]
@@ -84,8 +84,8 @@ def say(message: str) -> None:
     print(f"disposable host: {message}", file=sys.stderr, flush=True)
 
 
-def _apt_settings() -> list[str]:
-    """The settings that this machine's apt needs to reach the mirrors, in apt's own syntax."""
+def apt_settings() -> list[str]:
+    """Give the settings that this machine's apt needs to reach the mirrors, in apt's own syntax."""
     dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True).stdout.splitlines()
     wanted = re.compile(r'Acquire::(Check-Valid-Until|Check-Date|https?::(.*::)?(Proxy|CaInfo|Verify-Peer)) "(?!")')
     return [line.rstrip(";") for line in dump if wanted.match(line)]
