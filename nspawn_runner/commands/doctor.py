@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError, printable
+from ..settings import with_run_values
 from . import health
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
     if args.machines < 0:
         raise UsageError("--machines takes a number from 1 on")
+    settings = with_run_values(settings, None, "")  # with what the usual profile implies
     context = health.Context(settings, args.config, args.machines or runner.machines_at_once())
     worst = health.OK
     found = []
