@@ -28,6 +28,10 @@ def _size(value: str) -> str:
     return "" if ok else 'must be a size such as "512M", "4G" or "50%"'
 
 
+def _room(value: str) -> str:
+    return "" if value == "infinity" or (not _size(value) and value[-1] != "%") else 'must be a size such as "20G"'
+
+
 def _image_name(value: str) -> str:
     return "" if is_image_name(value) else "must be the name of an image"
 
@@ -69,6 +73,8 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "cache_dir": _absolute_path,
     "gitlab_runner": _program,
     "stop_grace_seconds": _between(0, 180),
+    "gc.cache_days": _between(0, 36500),
+    "gc.cache_size": _room,
     "network.mode": _one_of("private", "none", "host"),
     "network.bridge": _interface,
     "network.subnet": _subnet,

@@ -37,6 +37,8 @@ VERBS = {
     "chroot-rollback": "chroot_rollback",
     "chroot-maintenance": "chroot_maintenance",
     "list": "list_machines",
+    "login": "login",
+    "gc": "gc",
     "doctor": "doctor",
     "toml": "runner_toml",
 }

@@ -34,6 +34,13 @@ class Network(NamedTuple):
     extra_hosts: Mapping[str, str] = {}
 
 
+class Gc(NamedTuple):
+    """What gc leaves of caches: those used within ``cache_days`` (0: all), up to ``cache_size`` in all."""
+
+    cache_days: int = 30
+    cache_size: str = "infinity"
+
+
 class Settings(NamedTuple):
     """All settings, with their defaults."""
 
@@ -55,6 +62,7 @@ class Settings(NamedTuple):
     profiles: Mapping[str, Profile] = {}
     limits: Limits = Limits()
     network: Network = Network()
+    gc: Gc = Gc()
 
 
 _TYPES = {bool: "true or false", int: "a whole number", str: "a text in quotes"}

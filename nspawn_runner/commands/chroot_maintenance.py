@@ -32,6 +32,8 @@ all went well it takes the image's place. Running jobs keep what they have; what
 
 The variables of a playbook are told in docs/playbooks.md."""
 
+# Held by the one maintenance that goes on; its machines are nobody's without it.
+LOCK = f"{RUN_FOLDER}/maintenance.lock"
 _WOULD = {CREATED: "would be created", RECREATED: "would be made anew", UPDATED: "would change", UNCHANGED: UNCHANGED}
 
 
@@ -71,7 +73,7 @@ def maintain(wanted: Sequence[Spec], settings: Settings, *, dry: bool, verbose: 
     )
     files.make_private_folder(RUN_FOLDER)
     results = []
-    with locks.locked(f"{RUN_FOLDER}/maintenance.lock", what="chroot-maintenance", wait_seconds=1):
+    with locks.locked(LOCK, what="chroot-maintenance", wait_seconds=1):
         trials.remove_leftovers()
         for each in wanted:
             result = maintenance.check(each, means) if dry else maintenance.maintain(each, means)

@@ -11,8 +11,9 @@ from ..amounts import JOB_VARIABLES
 from ..errors import UsageError, printable
 from ..gitlab import checkout, ci_file, ci_predefined, headings, scripts
 from ..gitlab.job import LOCAL, Job
-from ..host import files
+from ..host import files, locks
 from ..machines import script
+from ..settings import RUN_FOLDER
 from . import cleanup, job_image, prepare, run
 
 if TYPE_CHECKING:
@@ -58,11 +59,14 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         return 0
     job_id = f"{int(time.time())}{os.getpid() % 100000:05d}"
     workspace = f"{settings.state_folder}/.build/exec-{job_id}"
-    files.make_private_folder(workspace)
-    try:
-        return _run_job(args, settings, pipeline, job_id, f"{workspace}/sources.bundle")
-    finally:
-        files.remove_tree(workspace)
+    files.make_private_folder(RUN_FOLDER)
+    # By this lock, held longer than the workspace is there, gc knows that we live.
+    with locks.locked(f"{RUN_FOLDER}/exec-{job_id}.lock", what=f"the job {job_id}"):
+        files.make_private_folder(workspace)
+        try:
+            return _run_job(args, settings, pipeline, job_id, f"{workspace}/sources.bundle")
+        finally:
+            files.remove_tree(workspace)
 
 
 def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, job_id: str, bundle: str) -> int:

@@ -32,6 +32,7 @@ state, since (epoch seconds), cpu_seconds, memory_bytes, memory_peak_bytes, disk
     nspawn-runner list
     nspawn-runner list --watch"""
 
+REMOVAL = "nspawn-runner gc"  # of a machine that nobody else will remove
 _REFRESH_SECONDS = 2
 # Counting what a job wrote takes as long as it likes to make it: millions of files. All machines share this time.
 _DISK_SECONDS = 5
@@ -134,18 +135,10 @@ def table(rows: Sequence[Row], now: float) -> list[str]:
 def advice(rows: Sequence[Row]) -> list[str]:
     """Return a line for each machine that somebody has to remove: how."""
     return [
-        f"{row.machine} is {row.state}; remove it: {removal(row.machine, row.unit)}"
+        f"{row.machine} is {row.state}; remove it: {REMOVAL}"
         for row in rows
         if row.state in {"abandoned", records.UNREADABLE}
     ]
-
-
-def removal(machine: str, unit: str) -> str:
-    """Return the command that removes a machine which nobody will: by the job's id, or what that does not find."""
-    job = machine.removeprefix("run-")
-    if job.isdigit():
-        return f"nspawn-runner cleanup --id {job}"
-    return f"systemctl stop {unit}; rm /run/nspawn-runner/{machine}.json"
 
 
 def _lines(rows: Sequence[Row]) -> list[str]:

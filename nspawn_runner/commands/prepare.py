@@ -8,11 +8,10 @@ import time
 from typing import TYPE_CHECKING
 
 from ..gitlab import job as jobs
-from ..host import files
 from ..machines import network, start
 from ..profiles import DEFAULT
 from ..settings import DEFAULT_FILE
-from . import job_image, job_limits, permission
+from . import caches, job_image, job_limits, permission
 
 if TYPE_CHECKING:
     import argparse
@@ -92,13 +91,10 @@ def _cache_options(job: Job, settings: Settings) -> list[str]:
     """
     if not job.project or not job.server:
         return []
-    server = "".join(char if char.isalnum() or char in ".-" else "_" for char in job.server)
-    scope = f"{server}-{job.project}-{'protected' if job.protected else 'unprotected'}"
+    scope = f"{caches.prefix(job.server, job.project)}{'protected' if job.protected else 'unprotected'}"
     if settings.user not in {"", "root"}:
         scope += f"-{settings.user}"
-    folder = f"{settings.state_folder}/.cache/{scope}"
-    files.make_private_folder(os.path.dirname(folder))
-    os.makedirs(folder, mode=0o755, exist_ok=True)
+    folder = caches.use(settings.state_folder, scope)
     idmap = ":idmap" if settings.user_namespace else ""
     return [f"--bind={folder}:{settings.cache_dir}{idmap}"]
 

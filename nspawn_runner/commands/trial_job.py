@@ -8,9 +8,10 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from ..errors import HostError, printable
-from ..host import files, process, trees
+from ..host import files, locks, process, trees
 from ..images import store
 from ..settings import DEFAULT_FILE, RUN_FOLDER
 from . import job_image
@@ -48,10 +49,7 @@ def _job_on(backend: str, image: store.Image) -> Check:
     def job(context: Context) -> Iterator[Finding]:
         began = time.monotonic()
         job_id = f"{int(time.time())}{os.getpid() % 100000:05d}"
-        files.make_private_folder(RUN_FOLDER)
-        folder = f"{RUN_FOLDER}/doctor-{job_id}"
-        files.make_private_folder(folder)
-        try:
+        with _folder_of(job_id) as folder:
             _write_settings(f"{folder}/settings.toml", context.config_file, backend)
             trial = _Trial(folder, job_id)
             json.loads(trial.stage("config"))
@@ -62,8 +60,6 @@ def _job_on(backend: str, image: store.Image) -> Check:
                 trial.script(_FAILING_SCRIPT, status="7")
             finally:
                 trial.stage("cleanup")
-        finally:
-            files.remove_tree(folder)
         seconds = time.monotonic() - began
         text = f"image {image.name}: ready after {ready_seconds:.1f} s, gone after {seconds:.1f} s"
         state, *units = said.strip().splitlines() or [""]
@@ -76,6 +72,19 @@ def _job_on(backend: str, image: store.Image) -> Check:
 
     job.__name__ = f"job_on_{backend}"
     return job
+
+
+@contextmanager
+def _folder_of(job_id: str) -> Iterator[str]:
+    """Yield a folder for the job; gc knows by its lock, held longer than the folder is there, that we live."""
+    folder = f"{RUN_FOLDER}/doctor-{job_id}"
+    files.make_private_folder(RUN_FOLDER)
+    with locks.locked(f"{folder}.lock", what=f"the job {job_id}"):
+        files.make_private_folder(folder)
+        try:
+            yield folder
+        finally:
+            files.remove_tree(folder)
 
 
 def _write_settings(path: str, config_file: str | None, backend: str) -> None:

@@ -12,12 +12,16 @@ from contextlib import contextmanager, suppress
 from ..errors import HostError
 
 
+class Busy(HostError):
+    """Somebody else holds the lock."""
+
+
 @contextmanager
 def locked(path: str, *, what: str, wait_seconds: float = 60.0) -> Iterator[None]:
     """Hold the lock ``path`` (a file made for it and removed after), waiting up to ``wait_seconds`` for its holder.
 
     The kernel drops the lock with the process that held it, so a kill leaves nothing to mend. ``what`` names the
-    locked thing in the HostError that is raised when the wait was in vain.
+    locked thing in the Busy that is raised when the wait was in vain.
     """
     fd = _acquire(path, what, wait_seconds)
     try:
@@ -43,7 +47,7 @@ def _acquire(path: str, what: str, wait_seconds: float) -> int:
             if time.monotonic() > deadline:
                 holder = os.pread(fd, 20, 0).decode(errors="replace")
                 os.close(fd)
-                raise HostError(
+                raise Busy(
                     f"{what} is in use by another process", facts=f"process {holder} holds {path}", advice="try again"
                 ) from None
             time.sleep(0.02)
@@ -62,6 +66,13 @@ def _is_current(fd: int, path: str) -> bool:
         raise
     ours = os.fstat(fd)
     return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def remove_unheld(path: str) -> None:
+    """Remove the lock's file that a killed process left at ``path``, unless somebody holds it."""
+    if os.path.lexists(path):
+        with suppress(Busy, FileNotFoundError), locked(path, what=path, wait_seconds=0):
+            pass
 
 
 def is_held(path: str) -> bool:

@@ -26,12 +26,12 @@ class Draft(NamedTuple):
 
 
 @contextmanager
-def changing(state_folder: str, name: str) -> Iterator[None]:
-    """Keep every other change of the image ``name`` out; raises HostError when one goes on already."""
+def changing(state_folder: str, name: str, *, wait_seconds: float = 1.0) -> Iterator[None]:
+    """Keep every other change of the image ``name`` out; raises locks.Busy when one goes on after ``wait_seconds``."""
     folder = store.generations_folder(state_folder, name)
     files.make_private_folder(state_folder)
     files.make_private_folder(os.path.dirname(folder))
-    with locks.locked(store.lock_file(state_folder, name), what=f"the image {name}", wait_seconds=1.0):
+    with locks.locked(store.lock_file(state_folder, name), what=f"the image {name}", wait_seconds=wait_seconds):
         files.make_private_folder(folder)
         try:
             yield
@@ -89,9 +89,17 @@ def publish(state_folder: str, image: store.Image) -> None:
 
 
 def drop_old(state_folder: str, name: str, used_roots: Collection[str]) -> list[str]:
-    """Remove old generations unless in ``used_roots``, current or the one before that; return the stamps removed.
+    """Remove the generations that are ``old``; return the stamps removed."""
+    dropped = old(state_folder, name, used_roots)
+    for each in dropped:
+        _remove_generation(each.root)
+    return [each.generation for each in dropped]
 
-    The newest stay: as many as the current one's facts say under ``keep``, else three.
+
+def old(state_folder: str, name: str, used_roots: Collection[str]) -> list[store.Image]:
+    """Return the generations that are not in ``used_roots``, current, the one before that, or among the newest.
+
+    The newest are as many as the current one's facts say under ``keep``, else three.
     """
     if os.path.join(state_folder, name) in used_roots:
         return []  # a machine started from a plain folder that has become a generation since: its name is not known
@@ -99,12 +107,11 @@ def drop_old(state_folder: str, name: str, used_roots: Collection[str]) -> list[
     known = store.facts(current) if current else {}
     # A job may be starting just now from the one that was current before.
     spared = {known.get("base"), current.generation if current else ""}
-    dropped = []
-    for old in store.generations(state_folder, name)[known.get("keep", KEPT) :]:
-        if old.root not in used_roots and old.generation not in spared:
-            _remove_generation(old.root)
-            dropped.append(old.generation)
-    return dropped
+    return [
+        each
+        for each in store.generations(state_folder, name)[known.get("keep", KEPT) :]
+        if each.root not in used_roots and each.generation not in spared
+    ]
 
 
 def note(image: store.Image, known: Mapping[str, Any]) -> None:
@@ -130,8 +137,8 @@ def remove_leftovers(state_folder: str, name: str) -> None:
 
 def remove_unpublished(state_folder: str, name: str) -> None:
     """Remove generations of which no image is left or was ever published; to be called where there is no image."""
-    for old in store.generations(state_folder, name):
-        _remove_generation(old.root)
+    for each in store.generations(state_folder, name):
+        _remove_generation(each.root)
 
 
 def remove(state_folder: str, name: str) -> None:

@@ -37,7 +37,7 @@ def reach(
         with locks.locked(f"{_state(root, owner, ())}.start", what=f"the container of {root}", wait_seconds=180):
             told = _read(state)
             if told is None:
-                _sweep()
+                sweep()
                 told = _start(_order(root, state, boot, user_namespace, private_network), owner)
     if boot:
         return entrance.Machine(told["machine"], told["uid"])
@@ -103,13 +103,20 @@ def _is_there(told: dict[str, Any]) -> bool:
         return False
 
 
-def _sweep() -> None:
+def sweep() -> None:
     """Remove the files of keepers that were killed."""
     for held in glob.glob(f"{_FOLDER}/*.held"):
         state = held.removesuffix(".held")
         if os.path.exists(state) and not locks.is_held(held):
             files.remove_file(state)
             files.remove_file(held)
+
+
+def remove_files() -> None:
+    """Remove the files of keepers that were killed, and the locks of starts that were."""
+    sweep()
+    for path in [*glob.glob(f"{_FOLDER}/*.held"), *glob.glob(f"{_FOLDER}/*.start")]:
+        locks.remove_unheld(path)
 
 
 def _order(root: str, state: str, *switches: bool) -> Order:

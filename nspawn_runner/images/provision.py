@@ -18,7 +18,7 @@ from . import callback_plugins, connection_plugins, keepers, watched
 from .progress import Progress
 from .spec import Spec
 
-_FOLDER = "/run/nspawn-runner/maintenance"
+FOLDER = "/run/nspawn-runner/maintenance"
 _END_SECONDS = 10
 _TASK = re.compile(r"(?:TASK|RUNNING HANDLER) \[(.*)\]")
 
@@ -36,9 +36,9 @@ def player(spec: Spec, target: str, *, user_namespace: bool, log: str, progress:
 
     In the end nothing of it runs or is left. One at a time for an image: its folder is made anew.
     """
-    folder = os.path.join(_FOLDER, spec.image)
-    files.make_private_folder(os.path.dirname(_FOLDER))
-    files.make_private_folder(_FOLDER)
+    folder = os.path.join(FOLDER, spec.image)
+    files.make_private_folder(os.path.dirname(FOLDER))
+    files.make_private_folder(FOLDER)
     files.remove_tree(folder)
     files.make_private_folder(folder)
     try:

@@ -33,7 +33,10 @@ UNREADABLE = "unreadable"
 
 
 class Record(NamedTuple):
-    """A machine's record; ``state`` is starting, running or stopping, ``created`` in epoch seconds."""
+    """A machine's record; ``state`` is starting, running or stopping, ``created`` in epoch seconds.
+
+    ``owner`` is the gitlab-runner that had it started, as host.callers says it, empty where another had.
+    """
 
     machine: str
     job: str
@@ -53,6 +56,7 @@ class Record(NamedTuple):
     created: float
     profile: str = "default"
     state: str = "starting"
+    owner: str = ""
 
     @property
     def unit(self) -> str:
@@ -138,14 +142,14 @@ def _digest(server: str) -> str:
 def read(machine: str) -> Record | None:
     """Return the record of ``machine``, or None; of one that cannot be understood, what can be, ``UNREADABLE``."""
     try:
-        with open(_path(machine), "rb") as file:
+        with open(path(machine), "rb") as file:
             data = json.loads(file.read())
     except FileNotFoundError:
         return None
     except ValueError:
         data = {}
     except OSError as error:
-        raise HostError(f"cannot read the record {_path(machine)}", facts=str(error)) from None
+        raise HostError(f"cannot read the record {path(machine)}", facts=str(error)) from None
     if isinstance(data, dict) and data.keys() == set(Record._fields) and data["machine"] == machine:
         with suppress(TypeError):
             return Record(**{**data, "limits": Limits(*data["limits"])})
@@ -177,12 +181,12 @@ def _remnant(machine: str, data: Any) -> Record:
 
 def write(record: Record) -> None:
     """Write ``record``, replacing the one of the same machine at once."""
-    files.write_atomically(_path(record.machine), json.dumps(record._asdict()).encode())
+    files.write_atomically(path(record.machine), json.dumps(record._asdict()).encode())
 
 
 def remove(machine: str) -> None:
     """Remove the record of ``machine`` if there is one: the last step of a clean-up."""
-    files.remove_file(_path(machine))
+    files.remove_file(path(machine))
 
 
 def all_records() -> list[Record]:
@@ -232,7 +236,8 @@ def _last_slot() -> int:
         return FIRST_SLOT - 1
 
 
-def _path(machine: str) -> str:
+def path(machine: str) -> str:
+    """Return the path of the record of ``machine``."""
     return f"{RUN_FOLDER}/{machine}.json"
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .. import profiles
 from ..errors import HostError
-from ..host import files, nspawn, process, systemd
+from ..host import callers, files, nspawn, process, systemd
 from ..settings import Settings
 from . import backends, limits, network, records, rights, stop, users
 from .records import Record
@@ -86,6 +86,7 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
         created=time.time(),
         # A tree that is changed itself is in the making: nothing of it is a job's.
         profile=profiles.DEFAULT if wish.in_place else settings.profile,
+        owner=callers.gitlab_runner(),
     )
 
 

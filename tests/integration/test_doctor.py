@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 from by_hand import TOOL, Job, Unchanged, write
 from cgroups import version_2_controllers
-from disposable_host import STATE_FOLDER, DisposableHost
+from disposable_host import CHECKOUT, STATE_FOLDER, DisposableHost
 
 RUNNER = """#!/bin/sh
 echo "Version:      17.9.1"
@@ -80,11 +80,15 @@ def with_runner(host: DisposableHost) -> Iterator[DisposableHost]:
     host.path("/usr/bin/gitlab-runner").write_text(RUNNER)
     host.run(["chmod", "755", "/usr/bin/gitlab-runner"])
     configure(host)
+    units = CHECKOUT / "packaging"
+    host.run(["cp", *units.glob("nspawn-runner-gc.*"), "/etc/systemd/system"])
+    host.run(["systemctl", "enable", "nspawn-runner-gc.timer"])
     # The tree may have been made long ago.
     host.run(["touch", f"{STATE_FOLDER}/bookworm/var/lib/dpkg/status"])
     yield host
     shell(
         host,
+        "systemctl disable nspawn-runner-gc.timer; rm /etc/systemd/system/nspawn-runner-gc.*; "
         "systemctl stop gitlab-runner; rm -r /run/systemd/system/gitlab-runner.service /usr/bin/gitlab-runner "
         "/etc/gitlab-runner; systemctl daemon-reload",
     )
@@ -268,7 +272,8 @@ def test_ansible_is_missed_where_there_are_playbooks(overlay_host: DisposableHos
     with broken(overlay_host, away, back):
         report = doctor(overlay_host)
     assert report.one("ansible").mend == "apt install ansible-core"
-    assert "systemctl enable --now nspawn-runner-maintenance.timer" in report.one("timers").mend
+    mends = [found.mend for found in report.bad("timers")]
+    assert any("systemctl enable --now nspawn-runner-maintenance.timer" in mend for mend in mends)
 
 
 IMAGES = [
@@ -394,9 +399,8 @@ def test_leftovers(overlay_host: DisposableHost) -> None:
     leave = f"mkdir -p {run} {STATE_FOLDER}/.overlays/run-77/upper; echo x > {run}/run-78.json"
     with broken(overlay_host, leave, ":"):
         found = doctor(overlay_host).bad("leftovers")
-        assert {each.mend for each in found} == {f"nspawn-runner cleanup --id {number}" for number in (77, 78)}
-        for each in found:
-            shell(overlay_host, each.mend.replace("nspawn-runner", str(TOOL), 1))
+        assert [each.mend for each in found] == ["nspawn-runner gc"] * 2
+        shell(overlay_host, f"{TOOL} gc")
         assert not doctor(overlay_host).bad("leftovers")
 
 

@@ -89,7 +89,7 @@ def test_states(overlay_host: DisposableHost) -> None:
             slow.wait()
         host.run(["pkill", "--full", "--exact", "sleep 60"], check=False)
         wait_until(lambda: rows(host)[job.machine]["state"] == "abandoned")
-        assert f"nspawn-runner cleanup --id {job.id}" in call(host).out.decode()
+        assert f"{job.machine} is abandoned; remove it: nspawn-runner gc" in call(host).out.decode()
     assert job.machine not in rows(host)
 
 
@@ -108,7 +108,7 @@ def test_an_unreadable_record_is_shown_with_what_to_do(overlay_host: DisposableH
         assert rows(overlay_host)["run-8899"]["state"] == "unreadable"
         said = call(overlay_host)
         assert said.status == 0
-        assert "run-8899 is unreadable; remove it: nspawn-runner cleanup --id 8899" in said.out.decode()
+        assert "run-8899 is unreadable; remove it: nspawn-runner gc" in said.out.decode()
         overlay_host.run([TOOL, "cleanup", "--id", "8899"])
         assert "run-8899" not in rows(overlay_host)
     finally:

@@ -33,7 +33,7 @@ def modules() -> list[Path]:
 
 def test_there_is_something_to_check() -> None:
     assert len(modules()) > 20
-    assert imported_rooms(PACKAGE / "commands" / "prepare.py") >= {"gitlab", "machines", "host"}
+    assert imported_rooms(PACKAGE / "commands" / "exec_job.py") >= {"gitlab", "machines", "host"}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

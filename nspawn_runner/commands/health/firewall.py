@@ -83,7 +83,7 @@ def _dropped(wanted: Network, *, router: str) -> str:
     address = network.address(wanted, _SLOT)
     with ExitStack() as stack:
         pid = stack.enter_context(_joined(wanted, address))
-        stack.callback(process.run, ["nft", "delete", "table", "inet", _TABLE], check=False)
+        stack.callback(remove_table)
         process.run(["nft", "--file", "-"], stdin=_counter(address).encode())
         machine = ["nsenter", f"--target={pid}", "--net"]
         if not any(_leaves(machine) for _ in range(10)):
@@ -92,6 +92,23 @@ def _dropped(wanted: Network, *, router: str) -> str:
         if asked and not any(_answers(router, machine) for _ in range(2)):
             return _ANSWERS
     return ""
+
+
+def has_leftovers() -> bool:
+    """Tell whether link or table of a trial are there, of one that goes on or was killed."""
+    if os.path.exists(f"/sys/class/net/{_LINK}"):
+        return True
+    return not process.run(["nft", "list", "table", "inet", _TABLE], check=False).returncode
+
+
+def remove_link() -> None:
+    """Remove the link of the trial if it is there."""
+    process.run(["ip", "link", "delete", _LINK], check=False)
+
+
+def remove_table() -> None:
+    """Remove the table of the trial if it is there."""
+    process.run(["nft", "delete", "table", "inet", _TABLE], check=False)
 
 
 def _is_closed(address: str, wanted: Network) -> bool:
@@ -133,7 +150,7 @@ def _joined(wanted: Network, address: str) -> Iterator[int]:
     holder = process.spawn(["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--net", "--", "sleep", "60"])
     try:
         _wait_for_namespace(holder.pid)
-        process.run(["ip", "link", "delete", _LINK], check=False)  # of a doctor that was killed
+        remove_link()  # of a doctor that was killed
         link = ["ip", "link", "add", _LINK, "type", "veth", "peer", "name", INTERFACE, "netns", str(holder.pid)]
         process.run(link)
         process.run(["ip", "link", "set", _LINK, "master", wanted.bridge, "up"])
@@ -148,7 +165,7 @@ def _joined(wanted: Network, address: str) -> Iterator[int]:
     finally:
         holder.kill()
         holder.wait()
-        process.run(["ip", "link", "delete", _LINK], check=False)
+        remove_link()
         process.run(["ip", "neighbour", "flush", "to", address, "dev", wanted.bridge], check=False)
 
 

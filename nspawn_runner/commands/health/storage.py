@@ -18,6 +18,7 @@ _FEW_BYTES_OF_RUN = 4 << 20
 # Of no machine: the first slot is 2.
 _UID_BASE = records.uid_base(0)
 _OWN_MOUNTS = ["unshare", "--mount", "--propagation=private", "--"]
+LOCK = f"{RUN_FOLDER}/doctor.lock"
 _SHIFT = """
 import sys
 _, place, source, target, uid_base = sys.argv
@@ -65,15 +66,15 @@ def backend(context: Context) -> Iterator[Finding]:
         return
     files.make_private_folder(RUN_FOLDER)
     # The name is always the same, so that what a killed doctor left goes with the next one.
-    trial, folder = f"{settings.state_folder}/.doctor", f"{RUN_FOLDER}/doctor"
-    with locks.locked(f"{RUN_FOLDER}/doctor.lock", what="doctor's trial of the backend"):
+    trial, folder = trial_places(settings.state_folder)
+    with locks.locked(LOCK, what="doctor's trial of the backend"):
         try:
-            _remove_trial(trial, folder)
+            remove_trial(settings.state_folder)
             files.make_private_folder(trial)
             snapshots = on_btrfs and settings.backend in {"auto", "btrfs"}
             yield _try_btrfs(trial, folder, context) if snapshots else _try_overlay(trial, folder, context)
         finally:
-            _remove_trial(trial, folder)
+            remove_trial(settings.state_folder)
 
 
 def _try_overlay(trial: str, folder: str, context: Context) -> Finding:
@@ -118,7 +119,14 @@ def _no_layers(name: str, said: bytes) -> Finding:
     )
 
 
-def _remove_trial(trial: str, folder: str) -> None:
+def trial_places(state_folder: str) -> tuple[str, str]:
+    """Return the folder of the trees that are tried, and that of their mount points."""
+    return f"{state_folder}/.doctor", f"{RUN_FOLDER}/doctor"
+
+
+def remove_trial(state_folder: str) -> None:
+    """Remove what the trial of the backend makes; to be called with the lock."""
+    trial, folder = trial_places(state_folder)
     for name in ("root", "snapshot"):
         trees.remove(f"{trial}/{name}")
     files.remove_tree(trial)

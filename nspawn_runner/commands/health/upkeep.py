@@ -25,7 +25,10 @@ def _has_playbooks(context: Context) -> bool:
     return bool(playbooks.find_all(context.settings.state_folder)[0])
 
 
-TIMERS = (Timer("nspawn-runner-maintenance.timer", "nobody brings images up to date", _has_playbooks),)
+TIMERS = (
+    Timer("nspawn-runner-gc.timer", "nobody removes what killed jobs leave", lambda _: True),
+    Timer("nspawn-runner-maintenance.timer", "nobody brings images up to date", _has_playbooks),
+)
 
 
 def timers(context: Context) -> Iterator[Finding]:
@@ -52,7 +55,7 @@ def leftovers(context: Context) -> Iterator[Finding]:
         state = sight.state_of(record)
         if state in {"abandoned", records.UNREADABLE}:
             found = True
-            yield warning(f"{record.machine} is {state}", list_machines.removal(record.machine, record.unit))
+            yield warning(f"{record.machine} is {state}", list_machines.REMOVAL)
     state_folder = context.settings.state_folder
     machines = {record.machine for record in known}
     for backend in ("overlay", "btrfs"):
@@ -62,8 +65,7 @@ def leftovers(context: Context) -> Iterator[Finding]:
             # A record comes before its layer, so none that was made since we looked is told.
             if machine.removeprefix("run-").isdigit() and machine not in machines and not records.read(machine):
                 found = True
-                removal = list_machines.removal(machine, records.unit_name(machine))
-                yield warning(f"{folder} has what {machine} wrote, which is no more", removal)
+                yield warning(f"{folder} has what {machine} wrote, which is no more", list_machines.REMOVAL)
     if not found:
         yield ok("nothing is left of machines that are no more")
 
