@@ -320,8 +320,8 @@ def test_playbook_that_is_not_understood(overlay_host: DisposableHost) -> None:
 
 
 def test_no_images_and_images_that_the_settings_want(overlay_host: DisposableHost) -> None:
-    empty = 'state_folder = "/root/empty"\ndefault_image = "web"\nimages = {"python:*" = "snake"}'
-    with broken(overlay_host, "mkdir /root/empty", "rm -r /root/empty"):
+    empty = 'state_folder = "/root/no-images"\ndefault_image = "web"\nimages = {"python:*" = "snake"}'
+    with broken(overlay_host, "mkdir /root/no-images", "rm -r /root/no-images"):
         report = doctor(overlay_host, settings=empty)
     assert report.one("images").mend == "nspawn-runner chroot-create bookworm"
     mends = {each.mend for each in report.bad("images of settings")}
