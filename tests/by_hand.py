@@ -26,9 +26,9 @@ systemctl list-units --all --plain --no-legend 'nspawn-runner-*' 'machine-*' | s
 find /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup -path '*machine.slice/*' -type d 2>/dev/null |
     sed 's/^/cgroup /'
 ps -eo uid,stat,args --no-headers |
-    awk '$2 !~ /Z/ && ($1 >= 1879048192 || /[s]pawn-runner|[s]ystemd-nspawn/) {{ $2 = ""; print }}' |
+    awk '$2 !~ /Z/ && ($1 >= 1879048192 || /[s]pawn-runner|[s]ystemd-nspawn/) && !/[b]ash -c cut/ {{ $2 = ""; print }}' |
     sed 's/^/process /'
-find /run/nspawn-runner ! -name slots.last 2>/dev/null | sed 's/^/run /'
+find /run/nspawn-runner ! -name slots.last ! -name maintenance ! -name connections 2>/dev/null | sed 's/^/run /'
 find /run/systemd/transient -name 'nspawn-runner*' | sed 's/^/transient /'
 find {STATE_FOLDER} -mindepth 1 -maxdepth 2 ! -path '{STATE_FOLDER}/bookworm/*' ! -path '*/.generations/*' \
     ! -name .overlays ! -name .snapshots ! -path '*/.cache*' | sed 's/^/state /'

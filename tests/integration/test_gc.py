@@ -86,7 +86,8 @@ def test_cleanup_and_machine_that_were_killed(host: DisposableHost) -> None:
         host.path(f"{RUN}/{job.machine}.json").write_text(json.dumps(record))
         (row,) = gc(host)
         assert (row["kind"], row["name"], row["result"]) == ("machine", job.machine, "removed")
-        assert row["size_bytes"] > 0
+        # A snapshot of which little was written yet has nothing of its own on disk.
+        assert row["size_bytes"] > 0 or host.state == "btrfs"
 
 
 def test_a_machine_that_ended_waits_for_its_cleanup(host: DisposableHost) -> None:
@@ -213,7 +214,6 @@ def test_images_that_were_half_made_or_are_not_needed(host: DisposableHost) -> N
         rows = gc(host)
         assert {row["result"] for row in rows} == {"removed"}
         assert not host.path(folder).exists()
-        shell(host, f"rmdir {RUN}/maintenance")
         assert shell(host, f"ls -A {STATE_FOLDER}/.generations") == ""
 
 
@@ -221,13 +221,13 @@ def test_old_generations_go_unless_a_machine_uses_them(host: DisposableHost) -> 
     stamps = [f"2026010{number}T000000Z" for number in range(1, 7)]
     folder = f"{STATE_FOLDER}/.generations/many"
     copy = "btrfs --quiet subvolume snapshot ../../bookworm" if host.state == "btrfs" else "cp -al ../../bookworm"
-    shell(host, f"mkdir -m 700 {folder}; cd {folder}; {copy} {stamps[0]}; echo '{{}}' > {stamps[0]}.json; "
+    shell(host, f"mkdir -m 700 {folder}; cd {folder}; {copy} {stamps[0]}; echo '{{\"keep\": 3}}' > {stamps[0]}.json; "
           f"ln -s .generations/many/{stamps[0]} ../../many")  # fmt: skip
     try:
         with Job(host) as job:
             job.prepare("many")
             for stamp in stamps[1:]:
-                shell(host, f"cd {folder}; mkdir {stamp}; echo '{{}}' > {stamp}.json")
+                shell(host, f"cd {folder}; mkdir {stamp}; echo '{{\"keep\": 3}}' > {stamp}.json")
             shell(host, f"ln -sfn .generations/many/{stamps[5]} {STATE_FOLDER}/many")
             assert {row["name"] for row in gc(host)} == {f"many {stamp}" for stamp in stamps[1:3]}
             assert job.output("echo works") == "works\n"
