@@ -26,7 +26,7 @@ systemctl list-units --all --plain --no-legend 'nspawn-runner-*' 'machine-*' | s
 find /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup -path '*machine.slice/*' -type d 2>/dev/null |
     sed 's/^/cgroup /'
 ps -eo uid,stat,args --no-headers |
-    awk '$2 !~ /Z/ && ($1 >= 1879048192 || /[s]pawn-runner|[s]ystemd-nspawn/) && !/[b]ash -c cut/ {{ $2 = ""; print }}' |
+    awk '$2 !~ /Z/ && ($1 >= 1879048192 || /[s]pawn-runner|[s]ystemd-nspawn/) && !/[b]ash -c [^a-z]*cut/ {{ $2 = ""; print }}' |
     sed 's/^/process /'
 find /run/nspawn-runner ! -name slots.last ! -name maintenance ! -name connections 2>/dev/null | sed 's/^/run /'
 find /run/systemd/transient -name 'nspawn-runner*' | sed 's/^/transient /'
