@@ -26,7 +26,8 @@ systemctl list-units --all --plain --no-legend 'nspawn-runner-*' 'machine-*' | s
 find /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup -path '*machine.slice/*' -type d 2>/dev/null |
     sed 's/^/cgroup /'
 ps -eo uid,stat,args --no-headers |
-    awk '$2 !~ /Z/ && ($1 >= 1879048192 || /[s]pawn-runner|[s]ystemd-nspawn/) && !/[b]ash -c [^a-z]*cut/ {{ $2 = ""; print }}' |
+    awk '/[b]ash -c [^a-z]*cut/ {{ next }}
+         $2 !~ /Z/ && ($1 >= 1879048192 || /[s]pawn-runner|[s]ystemd-nspawn/) {{ $2 = ""; print }}' |
     sed 's/^/process /'
 find /run/nspawn-runner ! -name slots.last ! -name maintenance ! -name connections 2>/dev/null | sed 's/^/run /'
 find /run/systemd/transient -name 'nspawn-runner*' | sed 's/^/transient /'
@@ -39,6 +40,7 @@ HOLDINGS_SOON = r"""
 find /run/systemd/nspawn /run/systemd/machines -mindepth 1 | sed 's/^/run /'
 ls /sys/class/net | grep -v '^nspr0$' | sed 's/^/interface /'
 machinectl list --no-legend | sed 's/^/machine /'
+ip neighbour show dev nspr0 nud permanent 2>/dev/null | sed 's/^/neighbour /'
 """
 
 

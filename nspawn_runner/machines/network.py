@@ -169,6 +169,16 @@ def _keep_place(record: Record, shown: bytes) -> bytes:
     return b""
 
 
+def forget(machine: str) -> None:
+    """Take back what the host was told of the machine's hardware address; its port took the rest with it."""
+    try:
+        words = files.read_head(f"{records.folder(machine)}/neighbour", 256).decode().split()
+    except OSError:
+        return  # it has no address, or had none yet
+    address, bridge = words[2], words[words.index("dev") + 1]
+    process.run(["ip", "neighbour", "delete", address, "dev", bridge], check=False)
+
+
 def _leader(machine: str) -> str:
     """Return the pid of the machine's PID 1 as the host sees it, or nothing while it is not registered."""
     if not os.path.lexists(f"/run/systemd/machines/{machine}"):
@@ -207,7 +217,10 @@ def _make_bridge(network: Network) -> None:
     if is_up(bridge):
         return
     check_subnet(network)
-    process.run(["ip", "link", "add", "name", bridge, "type", "bridge", "forward_delay", "0"], check=False)
+    # An address of its own: else it takes one of its ports', and each time that changes the kernel forgets all
+    # neighbours, the fixed ones too.
+    own = ["address", hardware_address(network, 1)]
+    process.run(["ip", "link", "add", "name", bridge, *own, "type", "bridge", "forward_delay", "0"], check=False)
     process.run(["ip", "address", "replace", gateway(network), "dev", bridge])
     process.run(["ip", "link", "set", "dev", bridge, "up"])
 
