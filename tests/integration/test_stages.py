@@ -198,10 +198,11 @@ def test_gitlab_runner_of_the_image_is_kept(host_with_runner: DisposableHost) ->
 def test_cache_survives_and_is_nobody_elses(host: DisposableHost) -> None:
     other = {"repo_url": "https://other.example.com/group/p.git", "protected": True}
     unprotected = {"repo_url": "https://gitlab.example.com/group/p.git", "protected": False}
-    strangers: list[dict[str, Any]] = [{"job_info": {"project_id": 8}}, {"git_info": other}, {"git_info": unprotected}]
+    strangers: list[dict[str, Any]] = [{"job_info": {"project_id": 42}}, {"git_info": other}, {"git_info": unprotected}]
+    own = {"job_info": {"project_id": 41}}  # which no other test has
     for changed, expected in [({}, ""), ({}, "content\n"), *((stranger, "") for stranger in strangers)]:
         job_id = int(Job(host).id)
-        with Job(host, str(job_id), payload=payload(job_id, **changed)) as job:
+        with Job(host, str(job_id), payload=payload(job_id, **{**own, **changed})) as job:
             job.prepare(None)
             assert job.output("cat /cache/group/file 2>/dev/null || true") == expected, changed
             if not expected and not changed:
