@@ -246,7 +246,7 @@ def test_what_is_not_ours_stays(host: DisposableHost) -> None:
     with Unchanged(host):
         try:
             link = "ip link add vb-mine type veth peer name vb-other"
-            shell(host, f"mkdir -p {paths}; {link}; systemd-run --quiet --unit=nspawn-runner-mine sleep 60")
+            shell(host, f"umask 077; mkdir -p {paths}; {link}; systemd-run --quiet --unit=nspawn-runner-mine sleep 60")
             assert gc(host, settings="[gc]\ncache_days = 1\ncache_size = \"1\"\n") == []
             shell(host, f"ls -d {paths}; ip link show vb-mine; systemctl is-active nspawn-runner-mine")
         finally:
