@@ -162,21 +162,12 @@ def _keep_place(record: Record, shown: bytes) -> bytes:
     """
     port = b"if" + shown.partition(b"@if")[2].partition(b":")[0]
     entry = files.read_head(f"{record.folder}/port", 256).replace(b"PORT", port)
-    for argv, stdin in (["ip", "-batch", f"{record.folder}/neighbour"], b""), (["bridge", "-batch", "-"], entry):
+    # The port first: where the machine is gone meanwhile there is none, and its neighbour must not stay.
+    for argv, stdin in (["bridge", "-batch", "-"], entry), (["ip", "-batch", f"{record.folder}/neighbour"], b""):
         done = process.run(argv, stdin=stdin, check=False)
         if done.returncode != 0:
             return done.stderr or b"ip or bridge failed"
     return b""
-
-
-def forget(machine: str) -> None:
-    """Take back what the host was told of the machine's hardware address; its port took the rest with it."""
-    try:
-        words = files.read_head(f"{records.folder(machine)}/neighbour", 256).decode().split()
-    except OSError:
-        return  # it has no address, or had none yet
-    address, bridge = words[2], words[words.index("dev") + 1]
-    process.run(["ip", "neighbour", "delete", address, "dev", bridge], check=False)
 
 
 def _leader(machine: str) -> str:

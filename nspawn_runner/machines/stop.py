@@ -10,7 +10,7 @@ from functools import partial
 
 from ..errors import Error, HostError
 from ..host import files, systemd
-from . import backends, network, records
+from . import backends, records
 from .backends import overlay
 from .records import Record
 
@@ -70,7 +70,6 @@ def _all_gone(machine: str, layers: Mapping[str, str]) -> list[str]:
     with suppress(OSError):
         files.write_atomically(records.removal_file(machine), b"")
     attempt(lambda: systemd.stop(records.unit_name(machine)))
-    attempt(lambda: network.forget(machine))
     attempt(lambda: _wait_until_forgotten(machine))
     for name, layer in layers.items():
         attempt(partial(backends.named(name).detach, layer))
