@@ -104,8 +104,10 @@ def _run_stages(
     def stage(title: str, name: str, content: bytes) -> int:
         log.section(title)
         grace = settings.stop_grace_seconds
-        result = script.run(record, content, name, shell=record.shell, grace_seconds=grace)
-        run.tell(result, record)
+        with run.result_noted(record, name) as noted:
+            result = script.run(record, content, name, shell=record.shell, grace_seconds=grace)
+            run.tell(result, record)
+            noted(result.status)
         return result.status
 
     strategy = dict(ci_job.variables).get("GIT_STRATEGY", "clone")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ..errors import HostError, JobError, printable
+from ..errors import Cancelled, HostError, JobError, printable
 from ..gitlab import job as jobs
 from ..gitlab import status
 from ..machines import records, script
@@ -14,6 +16,7 @@ from ..machines.script import Outcome
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Iterator
 
     from ..machines.records import Record
     from ..settings import Settings
@@ -40,9 +43,31 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     record = find_machine(job.id, job.server)
     if records.is_rebooting(record.machine):
         print(f"nspawn-runner: the machine {record.machine} is rebooting; waiting for it", file=sys.stderr, flush=True)
-    result = run_file(record, args.script, args.stage, args.shell or record.shell, settings)
-    tell(result, record)
+    with result_noted(record, args.stage) as noted:
+        result = run_file(record, args.script, args.stage, args.shell or record.shell, settings)
+        tell(result, record)
+        noted(result.status)
     return status.tell_script_status(os.environ, result.status)
+
+
+@contextmanager
+def result_noted(record: Record, stage: str) -> Iterator[Callable[[int], None]]:
+    """Note what becomes of the job by its ``stage``: yields a function for the script's status, and sees errors."""
+    if stage == "after_script":  # whose failure does not fail the job
+        yield lambda _: None
+        return
+    note = partial(records.note_result, record.machine, stage)
+    try:
+        yield lambda status: note("failed" if status else "success")
+    except Cancelled:
+        note("canceled")
+        raise
+    except JobError:
+        note("failed")
+        raise
+    except BaseException:
+        note("system failure")
+        raise
 
 
 def find_machine(job_id: str, server: str) -> Record:

@@ -4,6 +4,7 @@
     /run/nspawn-runner/<machine>.lock   held by whoever starts or removes the machine
     /run/nspawn-runner/<machine>/       its files and mount points
     /run/nspawn-runner/<machine>/end.json  how it ended, written by the unit's reaper
+    /run/nspawn-runner/<machine>/failure   which stage of the job failed first, and how
 
 /run vanishes with a reboot as machines do.
 """
@@ -270,3 +271,37 @@ def read_end(machine: str) -> End | None:
             return End(**json.loads(file.read()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def note_result(machine: str, stage: str, result: str) -> None:
+    """Write down how a ``stage`` of the machine's job ended: ``success``, ``failed``, ``canceled``, ``system failure``.
+
+    Of failures the first stays: what comes after, such as an upload, does not change what became of the job. But a
+    stage that the runner tries again and that succeeds then has not failed it.
+    """
+    if os.path.exists(removal_file(machine)):
+        return  # a file more would be in the way of whoever removes the folder
+    with suppress(OSError):  # a machine that was cleaned up meanwhile, or a full /run: the log says it in any case
+        noted = _noted(machine)
+        if result == "success":
+            if noted[0] == stage:
+                files.remove_file(_failure_file(machine))
+        elif not noted[0]:
+            files.write_atomically(_failure_file(machine), f"{stage}\n{result}".encode())
+
+
+def failure(machine: str) -> str:
+    """Return how the job of ``machine`` failed, in the words of ``note_result``; nothing where it has not."""
+    return _noted(machine)[1]
+
+
+def _noted(machine: str) -> tuple[str, str]:
+    try:
+        stage, _, result = files.read_head(_failure_file(machine), 256).decode(errors="replace").partition("\n")
+    except OSError:
+        return "", ""
+    return stage, result
+
+
+def _failure_file(machine: str) -> str:
+    return f"{folder(machine)}/failure"
