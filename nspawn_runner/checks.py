@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from .amounts import AUTO, CAN_BE_AUTO, INFINITY, LEAST, MOST, SIZES, UNLIMITED, is_number, shown_bytes, size_bytes
+from .amounts import (
+    AUTO,
+    CAN_BE_AUTO,
+    INFINITY,
+    LEAST,
+    MOST,
+    SIZES,
+    UNLIMITED,
+    is_number,
+    seconds,
+    shown_bytes,
+    size_bytes,
+)
 from .names import is_image_name, is_image_pattern, is_plain_path
 
 
@@ -61,6 +73,15 @@ def _program(value: str) -> str:
     return "" if value in {"auto", ""} else _absolute_path(value)
 
 
+def _time(value: str) -> str:
+    return "" if not value or seconds(value) is not None else 'must be a time such as "30min", "2h" or "1d"'
+
+
+def _relative_file(value: str) -> str:
+    plain = is_plain_path(f"/{value}") and not {"", ".", ".."} & set(value.split("/"))
+    return "" if not value or plain else "must be a relative path of letters, digits and . _ + @ -"
+
+
 CHECKS: Mapping[str, Callable[[Any], str]] = {
     "state_folder": _absolute_path,
     "backend": _one_of("auto", "overlay", "btrfs", "tmpfs"),
@@ -73,6 +94,8 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "cache_dir": _absolute_path,
     "gitlab_runner": _program,
     "stop_grace_seconds": _between(0, 180),
+    "keep_failed": _time,
+    "journal_file": _relative_file,
     "gc.cache_days": _between(0, 36500),
     "gc.cache_size": _room,
     "network.mode": _one_of("private", "none", "host"),

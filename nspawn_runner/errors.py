@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 class Error(Exception):
     """Something failed in a way that the user is told about in one to three lines.
 
-    ``what`` is the sentence that names the failure, ``facts`` what is known about it, ``advice`` what to do next.
+    ``what`` is the sentence that names the failure, ``facts`` what is known about it, ``advice`` what to do next;
+    ``evidence`` are lines of a machine that are shown before that.
     """
 
     longest_line = 500
 
-    def __init__(self, what: str, *, facts: str = "", advice: str = "") -> None:
+    def __init__(self, what: str, *, facts: str = "", advice: str = "", evidence: Sequence[str] = ()) -> None:
         super().__init__(what)
         self.what = what
         self.facts = facts
         self.advice = advice
+        self.evidence = evidence
 
     def lines(self) -> list[str]:
         """Return the message as one to three lines without control characters."""

@@ -55,6 +55,8 @@ class Settings(NamedTuple):
     cache_dir: str = "/cache"
     gitlab_runner: str = "auto"
     stop_grace_seconds: int = 10
+    keep_failed: str = ""
+    journal_file: str = ""
     images: Mapping[str, str] = {}
     allowed_images: tuple[str, ...] = ("*",)
     policy: tuple[Rule, ...] = ()

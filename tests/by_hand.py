@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import pty
 import signal
 import subprocess
 import time
@@ -224,6 +225,25 @@ def difference(before: list[str], after: list[str]) -> list[str]:
     return [f"new: {line}" for line in after if line not in before] + [
         f"gone: {line}" for line in before if line not in after
     ]
+
+
+def login(host: DisposableHost, name: str, typed: bytes) -> tuple[int, str]:
+    """Type into the shell of login and return its exit status and what the terminal showed."""
+    ours, theirs = pty.openpty()
+    with host.popen([TOOL, "login", name], stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while b"# " not in shown:  # the prompt: what is typed before it is lost
+                shown += os.read(ours, 4096)
+            os.write(ours, typed)
+            while data := os.read(ours, 4096):
+                shown += data
+        except OSError:
+            pass  # the other end is closed (pty(7))
+        status = process.wait(SECONDS)
+    os.close(ours)
+    return status, shown.decode(errors="replace")
 
 
 def wait_until(true: Callable[[], object], *, seconds: float = 30) -> None:

@@ -14,7 +14,7 @@ from ..gitlab.job import LOCAL, Job
 from ..host import files, locks
 from ..machines import script
 from ..settings import RUN_FOLDER
-from . import cleanup, job_image, prepare, run
+from . import cleanup, job_image, observed, prepare, run
 
 if TYPE_CHECKING:
     import argparse
@@ -90,10 +90,13 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
         record = prepare.boot(job, image, settings, options)
         log.say(prepare.report(record, time.monotonic() - began))
         project_dir = f"{settings.builds_dir}/{name}"
-        return _run_stages(record, settings, log, ci_job=ci_job, packed=packed, project_dir=project_dir)
+        try:
+            return _run_stages(record, settings, log, ci_job=ci_job, packed=packed, project_dir=project_dir)
+        finally:
+            observed.tell_end(record)
     finally:
         log.section(headings.CLEANUP)
-        cleanup.remove(job.id, job.server, settings)
+        cleanup.remove(job.id, job.server, settings, keep=True)
 
 
 def _run_stages(
@@ -104,11 +107,13 @@ def _run_stages(
     def stage(title: str, name: str, content: bytes) -> int:
         log.section(title)
         grace = settings.stop_grace_seconds
-        with run.result_noted(record, name) as noted:
+
+        def script_in_machine() -> int:
             result = script.run(record, content, name, shell=record.shell, grace_seconds=grace)
             run.tell(result, record)
-            noted(result.status)
-        return result.status
+            return result.status
+
+        return observed.run(record, name, script_in_machine)
 
     strategy = dict(ci_job.variables).get("GIT_STRATEGY", "clone")
     sources = scripts.get_sources(

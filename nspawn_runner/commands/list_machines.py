@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 HELP = "show the machines there are"
 DESCRIPTION = """Shows the machines of jobs and of maintenance: what they do, since when, and what they take.
 
-STATE is booting, running, rebooting or stopping; ended: it went down by itself; abandoned: a prepare or cleanup that
-was killed left it; unreadable: its record cannot be understood. CPU is time on a CPU, MEMORY includes the page cache,
+STATE is booting, running, rebooting or stopping; ended: it went down by itself; kept: its job failed, and
+its root is there to be looked at; abandoned: a prepare or cleanup that was killed left it; unreadable: its record
+cannot be understood. CPU is time on a CPU, MEMORY includes the page cache,
 DISK is what the machine wrote. A dash: the host does not tell.
 
 --json prints an array of objects, with null for what is not known: machine, job, server, project, image, generation,
-state, since (epoch seconds), cpu_seconds, memory_bytes, memory_peak_bytes, disk_bytes, backend, unit.
+state, since (epoch seconds), cpu_seconds, memory_bytes, memory_peak_bytes, disk_bytes, backend, unit,
+kept_until (epoch seconds).
 
     nspawn-runner list
     nspawn-runner list --watch"""
@@ -57,6 +59,7 @@ class Row(NamedTuple):
     disk_bytes: int | None
     backend: str
     unit: str
+    kept_until: int | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +119,7 @@ def _row(record: Record, seen: sight.Sight) -> Row:
         disk_bytes=seen.disk_bytes,
         backend=record.backend,
         unit=record.unit,
+        kept_until=round(record.kept_until) or None,
     )
 
 
@@ -133,12 +137,15 @@ def table(rows: Sequence[Row], now: float) -> list[str]:
 
 
 def advice(rows: Sequence[Row]) -> list[str]:
-    """Return a line for each machine that somebody has to remove: how."""
-    return [
-        f"{row.machine} is {row.state}; remove it: {REMOVAL}"
-        for row in rows
-        if row.state in {"abandoned", records.UNREADABLE}
-    ]
+    """Return a line for each machine that somebody has to remove, or may look at: how."""
+    told = []
+    for row in rows:
+        if row.state in {"abandoned", records.UNREADABLE}:
+            told.append(f"{row.machine} is {row.state}; remove it: {REMOVAL}")
+        elif row.kept_until is not None:
+            until = time.strftime("%H:%M", time.localtime(row.kept_until))
+            told.append(f"{row.machine} is kept until {until}; look into it: nspawn-runner login {row.machine}")
+    return told
 
 
 def _lines(rows: Sequence[Row]) -> list[str]:

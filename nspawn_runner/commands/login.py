@@ -1,4 +1,4 @@
-"""login: a shell in the machine of a running job."""
+"""login: a shell in the machine of a running job, or in what is kept of a failed one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import HostError, UsageError, printable
 from ..host import process, systemd
-from ..machines import records
+from ..machines import kept, records
 
 if TYPE_CHECKING:
     import argparse
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from ..machines.records import Record
     from ..settings import Settings
 
-HELP = "open a shell in the machine of a running job"
+HELP = "open a shell in the machine of a running or kept job"
 DESCRIPTION = """Opens a root shell in the machine of JOB, a job's id or a machine's name as list shows them, beside
 the job's script. The exit status is that of the shell. When the job ends, the machine goes and the shell with it.
+
+Of a failed job whose root is kept (keep_failed in the settings) it is a shell in that root, without services and
+network; meanwhile it does not go.
 
     nspawn-runner login 4711"""
 
@@ -35,8 +38,14 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     """Open the shell and return its exit status, 255 when the machine went under it."""
     del settings
     record = find(args.job)
+    if record.state not in {"running", "kept"}:
+        raise HostError(f"the machine {record.machine} is {record.state}", advice="see: nspawn-runner list")
     if not (os.isatty(0) and os.isatty(1)):
-        raise UsageError("login is for a terminal", advice=f"for a script: nspawn-runner run --id {record.job} SCRIPT")
+        for_script = f"for a script: nspawn-runner run --id {record.job} SCRIPT"
+        raise UsageError("login is for a terminal", advice="" if record.state == "kept" else for_script)
+    if record.state == "kept":
+        print(f"a root shell in what is kept of {record.machine}: not booted, no network", file=sys.stderr, flush=True)
+        return kept.shell(record)
     if not systemd.is_active(record.unit):
         raise HostError(f"the machine {record.machine} has ended", advice=f"see: journalctl --unit={record.unit}")
     print(f"a root shell in {record.machine}, image {printable(record.image)}", file=sys.stderr, flush=True)
@@ -53,10 +62,8 @@ def find(job: str) -> Record:
     """Return the record of the one machine that ``job``, an id or a machine's name, means; raises HostError."""
     known = records.all_records()
     found = [record for record in known if job == record.machine] or [record for record in known if job == record.job]
-    if len(found) == 1 and found[0].state == "running":
-        return found[0]
     if len(found) == 1:
-        raise HostError(f"the machine {found[0].machine} is {found[0].state}", advice="see: nspawn-runner list")
+        return found[0]
     if found:
         names = ", ".join(record.machine for record in found)
         raise HostError(f"there are {len(found)} jobs {job}", facts=f"of several servers: {names}", advice="name one")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ..machines import cgroups, records, stop
+from ..machines import records, stop
 from ..names import is_machine_name
 
 if TYPE_CHECKING:
@@ -27,13 +27,10 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     record = records.read(args.machine) if is_machine_name(args.machine) else None
     if record is None:
         return 0
-    group = f"/machine.slice/{record.unit}"
     stop.reap(
         record,
         result=os.environ.get("SERVICE_RESULT", ""),
         exit_code=os.environ.get("EXIT_CODE", ""),
         exit_status=os.environ.get("EXIT_STATUS", ""),
-        oom_kills=cgroups.oom_kills(group),
-        peak_bytes=cgroups.memory_peak_bytes(group),
     )
     return 0

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
-from ..errors import Cancelled, HostError, JobError, printable
+from ..errors import HostError, JobError, printable
 from ..gitlab import job as jobs
 from ..gitlab import status
 from ..machines import records, script
 from ..machines.script import Outcome
+from . import observed
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
 
     from ..machines.records import Record
     from ..settings import Settings
@@ -43,31 +41,26 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     record = find_machine(job.id, job.server)
     if records.is_rebooting(record.machine):
         print(f"nspawn-runner: the machine {record.machine} is rebooting; waiting for it", file=sys.stderr, flush=True)
-    with result_noted(record, args.stage) as noted:
+    if settings.journal_file and args.stage.startswith("upload_artifacts"):
+        leave_journal(record, settings)
+
+    def run() -> int:
         result = run_file(record, args.script, args.stage, args.shell or record.shell, settings)
         tell(result, record)
-        noted(result.status)
-    return status.tell_script_status(os.environ, result.status)
+        return result.status
+
+    return status.tell_script_status(os.environ, observed.run(record, args.stage, run))
 
 
-@contextmanager
-def result_noted(record: Record, stage: str) -> Iterator[Callable[[int], None]]:
-    """Note what becomes of the job by its ``stage``: yields a function for the script's status, and sees errors."""
-    if stage == "after_script":  # whose failure does not fail the job
-        yield lambda _: None
-        return
-    note = partial(records.note_result, record.machine, stage)
-    try:
-        yield lambda status: note("failed" if status else "success")
-    except Cancelled:
-        note("canceled")
-        raise
-    except JobError:
-        note("failed")
-        raise
-    except BaseException:
-        note("system failure")
-        raise
+def leave_journal(record: Record, settings: Settings) -> None:
+    """Leave the machine's journal in the project's folder, where artifacts: picks it up; a failure is only told."""
+    from ..machines import evidence
+
+    # In the machine, by the job's own user: whatever the job says its folder is.
+    folder = os.environ.get("CUSTOM_ENV_CI_PROJECT_DIR", "")
+    problem = evidence.write_journal(record, f"{folder}/{settings.journal_file}") if folder else "no CI_PROJECT_DIR"
+    if problem:
+        print(f"nspawn-runner: WARNING: the machine's journal is not in the project: {problem}", file=sys.stderr)
 
 
 def find_machine(job_id: str, server: str) -> Record:
@@ -79,6 +72,8 @@ def find_machine(job_id: str, server: str) -> Record:
         )
     if record.state == records.UNREADABLE:
         raise HostError(f"the record of the machine {record.machine} cannot be understood", advice="run the job again")
+    if record.state == "kept":
+        raise HostError(f"job {job_id} is over; its root is kept", advice=f"look into it: nspawn-runner login {job_id}")
     if record.state == "stopping":
         raise HostError(f"the machine {record.machine} is being removed", advice="it was cleaned up under this script")
     return record

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -96,6 +97,31 @@ def run(
     if check and done.returncode:
         raise CommandError(argv, done.returncode, done.stderr)
     return done
+
+
+def head(argv: Sequence[str], *, limit_bytes: int, timeout_seconds: float, stdin: int = subprocess.DEVNULL) -> bytes:
+    """Return at most the first ``limit_bytes`` of what ``argv`` writes within ``timeout_seconds``, then end it.
+
+    For what somebody else may make endless. Raises HostError when it cannot be started.
+    """
+    import select
+
+    child = spawn(argv, stdin=stdin, stdout=PIPE, stderr=DEVNULL, own_session=True)
+    assert child.stdout is not None  # noqa: S101  (a pipe, as asked)
+    deadline, found = time.monotonic() + timeout_seconds, b""
+    poll = select.poll()
+    poll.register(child.stdout, select.POLLIN)
+    try:
+        while len(found) < limit_bytes and (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
+            piece = os.read(child.stdout.fileno(), limit_bytes - len(found))
+            if not piece:
+                break
+            found += piece
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    return found
 
 
 def spawn(

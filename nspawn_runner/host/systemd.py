@@ -70,6 +70,7 @@ def stop_soon(unit: str) -> None:
 
 def journal_tail(unit: str, *, since: float, lines: int = 200) -> list[str]:
     """Return the last ``lines`` lines that processes of the host's ``unit`` wrote after ``since`` (epoch seconds)."""
-    options = [f"--since=@{since:.0f}", f"--lines={lines}", "--output=cat", "--no-pager"]
+    # Forwards, journalctl would give the first lines after that time.
+    options = [f"--since=@{since:.0f}", "--reverse", f"--lines={lines}", "--output=cat", "--no-pager"]
     done = process.run(["journalctl", *options, f"_SYSTEMD_UNIT={unit}"], check=False)
-    return done.stdout.decode(errors="replace").splitlines()
+    return done.stdout.decode(errors="replace").splitlines()[::-1]

@@ -47,6 +47,8 @@ def _why(machine: str, state_folder: str, ended_seconds: float, orphaned: Callab
     record = records.read(machine)
     if record is None:
         return "it has no record" if _traces(machine, state_folder) else ""
+    if record.state == "kept":
+        return "it was kept long enough" if record.kept_until < time.time() else ""
     if record.state in {"starting", "stopping"}:
         return f"what was {record.state} it was killed"
     # Where systemd does not answer it may run.

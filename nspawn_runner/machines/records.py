@@ -34,9 +34,11 @@ UNREADABLE = "unreadable"
 
 
 class Record(NamedTuple):
-    """A machine's record; ``state`` is starting, running or stopping, ``created`` in epoch seconds.
+    """A machine's record; ``state`` is starting, running, stopping or kept, ``created`` in epoch seconds.
 
     ``owner`` is the gitlab-runner that had it started, as host.callers says it, empty where another had.
+    ``keep_failed_seconds`` is how long its root is kept should its job fail; when that is so, ``state`` is kept and
+    ``kept_until`` says until when, in epoch seconds.
     """
 
     machine: str
@@ -58,6 +60,8 @@ class Record(NamedTuple):
     profile: str = "default"
     state: str = "starting"
     owner: str = ""
+    keep_failed_seconds: int = 0
+    kept_until: float = 0
 
     @property
     def unit(self) -> str:
@@ -250,6 +254,7 @@ class End(NamedTuple):
     exit_status: str
     oom_kills: int
     memory_peak_bytes: int
+    cpu_seconds: float
     at: float
 
 

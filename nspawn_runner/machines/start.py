@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from .. import profiles
+from ..amounts import seconds
 from ..errors import HostError
 from ..host import callers, files, nspawn, process, systemd
 from ..settings import Settings
@@ -60,7 +61,8 @@ def _start(machine: str, wish: Wish, settings: Settings) -> Record:
             stop.remove(record)
         except HostError as another:
             # Why it did not start is what a person must know first.
-            raise HostError(str(error), facts=another.what, advice=another.advice) from error
+            shown = error.evidence if isinstance(error, HostError) else ()
+            raise HostError(str(error), facts=another.what, advice=another.advice, evidence=shown) from error
         raise
 
 
@@ -87,6 +89,8 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
         # A tree that is changed itself is in the making: nothing of it is a job's.
         profile=profiles.DEFAULT if wish.in_place else settings.profile,
         owner=callers.gitlab_runner(),
+        # Of a tree in memory or of maintenance's own there is nothing to keep.
+        keep_failed_seconds=(seconds(settings.keep_failed) or 0) if backend in {"overlay", "btrfs"} else 0,
     )
 
 
@@ -122,11 +126,14 @@ def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Calla
     if client.returncode == 0:
         return
     _check_version()
+    from . import evidence  # which a start that works does without
+
     reason = nspawn.boot_failure(systemd.journal_tail(record.unit, since=record.created))
     raise HostError(
         f"the machine {record.machine} did not start from image {record.image}",
         facts=reason or "it said nothing; does the image have systemd?",
         advice=f"see: journalctl --unit={record.unit}; change the image: nspawn-runner chroot-login {record.image}",
+        evidence=evidence.console(record),
     )
 
 

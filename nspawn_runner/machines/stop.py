@@ -10,7 +10,7 @@ from functools import partial
 
 from ..errors import Error, HostError
 from ..host import files, systemd
-from . import backends, records
+from . import backends, cgroups, records
 from .backends import overlay
 from .records import Record
 
@@ -34,6 +34,29 @@ def remove(record: Record) -> None:
             advice=f"mend that, then: nspawn-runner cleanup --id {record.job}",
         )
     records.remove(record.machine)
+
+
+def end_job(record: Record) -> None:
+    """Remove the machine of a job that is over, or keep its root where the job failed and that is wished."""
+    if record.keep_failed_seconds and record.state == "running" and records.failure(record.machine):
+        _keep(record)
+    elif record.state != "kept":
+        remove(record)
+
+
+def _keep(record: Record) -> None:
+    """Remove all of the machine but its layer and its record, which says until when; raises HostError.
+
+    Whatever kills us meanwhile leaves a record by which gc removes all of it.
+    """
+    records.write(record._replace(state="stopping"))
+    if problems := _all_gone(record.machine, {}):
+        raise HostError(
+            f"the machine {record.machine} could not be stopped",
+            facts="; ".join(problems),
+            advice=f"mend that, then: nspawn-runner cleanup --id {record.job}",
+        )
+    records.write(record._replace(state="kept", kept_until=time.time() + record.keep_failed_seconds))
 
 
 def remove_leftovers(machine: str, state_folder: str) -> None:
@@ -89,7 +112,7 @@ def _wait_until_forgotten(machine: str) -> None:
         time.sleep(0.002)
 
 
-def reap(record: Record, *, result: str, exit_code: str, exit_status: str, oom_kills: int, peak_bytes: int) -> None:
+def reap(record: Record, *, result: str, exit_code: str, exit_status: str) -> None:
     """Write down how the machine of ``record`` ended and give back its layer; called by its unit when it ends.
 
     A machine that reboots (133) keeps its layer: it comes back, unless its time is over. systemd measures that from the
@@ -100,14 +123,17 @@ def reap(record: Record, *, result: str, exit_code: str, exit_status: str, oom_k
         result, exit_status = "timeout", ""
         systemd.stop_soon(record.unit)
     files.remove_file(records.ready_file(record.machine))
+    group, before = f"/machine.slice/{record.unit}", records.read_end(record.machine)
     records.write_end(
         record.machine,
         result=result,
         exit_code=exit_code,
         exit_status=exit_status,
-        oom_kills=oom_kills,
-        memory_peak_bytes=peak_bytes,
+        oom_kills=cgroups.oom_kills(group),
+        # Of a machine that was rebooted all of its times count.
+        memory_peak_bytes=max(cgroups.memory_peak_bytes(group), before.memory_peak_bytes if before else 0),
+        cpu_seconds=(cgroups.cpu_seconds(group) or 0) + (before.cpu_seconds if before else 0),
     )
-    if exit_status != "133" and record.state != records.UNREADABLE:
+    if exit_status != "133" and record.state != records.UNREADABLE and not record.keep_failed_seconds:
         backends.named(record.backend).detach(record.layer)
         files.remove_file(record.hosts_file)

@@ -1,30 +1,8 @@
 """login: a root shell on a terminal in the machine of a running job, its exit status passed on."""
 
-import os
-import pty
-
 import pytest
-from by_hand import SECONDS, TOOL, Job, Unchanged
+from by_hand import TOOL, Job, Unchanged, login
 from disposable_host import DisposableHost
-
-
-def login(host: DisposableHost, name: str, typed: bytes) -> tuple[int, str]:
-    """Type into the shell and return its exit status and what the terminal showed."""
-    ours, theirs = pty.openpty()
-    with host.popen([TOOL, "login", name], stdin=theirs, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        shown = b""
-        try:
-            while b"# " not in shown:  # the prompt: what is typed before it is lost
-                shown += os.read(ours, 4096)
-            os.write(ours, typed)
-            while data := os.read(ours, 4096):
-                shown += data
-        except OSError:
-            pass  # the other end is closed (pty(7))
-        status = process.wait(SECONDS)
-    os.close(ours)
-    return status, shown.decode(errors="replace")
 
 
 def refused(host: DisposableHost, name: str) -> str:

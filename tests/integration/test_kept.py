@@ -1,0 +1,127 @@
+"""keep_failed: the root of a failed job is kept, can be entered, and goes by gc."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from by_hand import SYSTEM_FAILURE, TOOL, Job, Unchanged, login, payload, terminate, wait_until
+from disposable_host import DisposableHost
+
+KEEP = 'keep_failed = "2h"\n'
+
+
+class KeptJob(Job):
+    """A job that the runner calls for: by hand with --id nothing is kept. What is kept is removed as a person does."""
+
+    def __init__(self, host: DisposableHost, number: int, settings: str = KEEP) -> None:
+        super().__init__(host, str(number), payload=payload(number), settings=settings)
+
+    def __exit__(self, *_: object) -> None:
+        assert self.host.run([TOOL, "cleanup", "--id", self.id]).stderr == b""
+
+
+def listed(host: DisposableHost) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(host.run([TOOL, "list", "--json"]).stdout)
+    return found
+
+
+@pytest.mark.parametrize("limits", ["", '[limits]\ndisk_max = "300M"\n'])
+def test_a_failed_job(host: DisposableHost, limits: str) -> None:
+    with Unchanged(host), KeptJob(host, 7801, KEEP + limits) as job:
+        job.prepare(None)
+        job.script("echo the trace >/root/trace; mkdir /tmp/in-memory; exit 3")
+        said = job.script("true", "cleanup_file_variables").message
+        assert "'s root is kept on" in said
+        assert said.endswith("for 2 h: nspawn-runner login 7801\n")
+        for _ in range(2):  # the runner may call it again
+            job.cleanup()
+        (row,) = listed(host)
+        assert (row["state"], row["cpu_seconds"]) == ("kept", None)
+        assert 7100 < row["kept_until"] - time.time() < 7300
+        table = host.run([TOOL, "list"]).stdout.decode()
+        assert "look into it: nspawn-runner login run-7801\n" in table
+        assert host.run(["systemctl", "is-active", job.unit], check=False).returncode != 0
+        status, shown = login(host, "7801", b"cat /root/trace; id -u; ls /sys/class/net | xargs; exit 5\n")
+        assert status == 5, shown
+        assert "the trace\r\n0\r\nlo\r\n" in shown
+        assert host.run([TOOL, "gc"]).stdout == b"nothing is left over\n"
+        assert "job 7801 is over; its root is kept" in job.script("true").message
+
+
+def test_gc_ends_it(host: DisposableHost) -> None:
+    with Unchanged(host), KeptJob(host, 7802, 'keep_failed = "2s"\n') as job:
+        job.prepare(None)
+        job.script("exit 3")
+        job.cleanup()
+        assert [row["state"] for row in listed(host)] == ["kept"]
+        time.sleep(2.1)
+        said = host.run([TOOL, "gc"]).stdout
+        assert b"it was kept long enough" in said
+        assert listed(host) == []
+
+
+def test_gc_leaves_one_that_somebody_is_in(overlay_host: DisposableHost) -> None:
+    with Unchanged(overlay_host), KeptJob(overlay_host, 7803, 'keep_failed = "1s"\n') as job:
+        job.prepare(None)
+        job.script("exit 3")
+        job.cleanup()
+        time.sleep(1.1)
+        lock = overlay_host.popen(["flock", f"/run/nspawn-runner/{job.machine}.lock", "sleep", "30"])
+        wait_until(lambda: overlay_host.path(f"/run/nspawn-runner/{job.machine}.lock").exists())
+        time.sleep(0.2)
+        assert overlay_host.run([TOOL, "gc"]).stdout == b"nothing is left over\n"
+        terminate(lock)
+        lock.wait()
+        assert b"removed" in overlay_host.run([TOOL, "gc"]).stdout
+
+
+def test_what_is_not_kept(host: DisposableHost) -> None:
+    """A success, a failure of after_script alone, and what is called by hand."""
+    with Unchanged(host), KeptJob(host, 7804) as job:
+        job.prepare(None)
+        job.output("true")
+        assert job.script("exit 1", "after_script").status != 0
+        assert "root" not in job.script("true", "cleanup_file_variables").message
+        job.cleanup()
+        with Job(host, settings=KEEP) as own:
+            own.prepare()
+            own.script("exit 1")
+        assert listed(host) == []
+
+
+def test_a_machine_that_was_lost(host: DisposableHost) -> None:
+    with Unchanged(host), KeptJob(host, 7805) as job:
+        job.prepare(None)
+        job.output("echo the trace >/root/trace")
+        host.run(["kill", "-9", job.main_pid()])
+        assert job.script("true").status == SYSTEM_FAILURE
+        job.cleanup()
+        assert "the trace" in login(host, "7805", b"cat /root/trace; exit 0\n")[1]
+
+
+def test_the_same_job_again(host: DisposableHost) -> None:
+    """Its new machine takes the place of what was kept."""
+    with Unchanged(host), KeptJob(host, 7806) as job:
+        job.prepare(None)
+        job.script("touch /root/trace; exit 1")
+        job.cleanup()
+        job.prepare(None)
+        assert job.output("ls /root") == ""
+        job.cleanup()
+        assert listed(host) == []
+
+
+def test_a_cleanup_that_is_killed(host: DisposableHost) -> None:
+    """Whatever it left, the next one or gc ends it."""
+    with Unchanged(host):
+        for milliseconds in (30, 60, 100, 200):
+            with KeptJob(host, 7807) as job:
+                job.prepare(None)
+                job.script("exit 1")
+                argv = ["timeout", "--signal=KILL", f"{milliseconds / 1000}", *job.argv("cleanup")]
+                host.run(argv, env=job.env, check=False)
+                job.cleanup()
+                host.run([TOOL, "gc"])
+                assert {row["state"] for row in listed(host)} <= {"kept"}
+        assert listed(host) == []
