@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from ..gitlab import host_runner
 from ..gitlab import job as jobs
 from ..machines import network, start
 from ..profiles import DEFAULT
@@ -101,13 +102,7 @@ def _cache_options(job: Job, settings: Settings) -> list[str]:
 
 def _helper_options(root: str, settings: Settings) -> list[str]:
     """Bind the host's gitlab-runner, which artifacts and cache need, into a machine whose image has none."""
-    if settings.gitlab_runner == "auto":
-        places = ("/usr/bin/gitlab-runner", "/usr/local/bin/gitlab-runner")
-        helper = next((path for path in places if os.access(path, os.X_OK)), "")
-    else:
-        helper = settings.gitlab_runner
+    helper = host_runner.program(settings.gitlab_runner)
     if not helper or any(os.path.lexists(f"{root}/{folder}/gitlab-runner") for folder in ("usr/bin", "usr/local/bin")):
         return []
     return [f"--bind-ro={os.path.realpath(helper)}:/usr/local/bin/gitlab-runner"]
-
-

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nspawn_runner import amounts, checks
 from nspawn_runner.amounts import JOB_VARIABLES, UNLIMITED, Limits, lowered, settled, shown, shown_bytes
 from nspawn_runner.errors import HostError, JobError
-from nspawn_runner.gitlab import concurrency
+from nspawn_runner.gitlab import host_runner
 from nspawn_runner.gitlab.job import from_environment, from_payload
 
 GOOD = [
@@ -137,14 +137,14 @@ def test_wishes_come_from_the_payload_the_last_one_counts() -> None:
 def test_concurrent_comes_from_the_runner(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     environ = {"CONFIG_FILE": str(file)}
-    assert concurrency.of_runner(environ) == 1
+    assert host_runner.concurrent(environ) == 1
     file.write_text('concurrent = 7\n[[runners]]\ntoken = "x"\n')
-    assert concurrency.of_runner(environ) == 7
+    assert host_runner.concurrent(environ) == 7
     file.write_text("check_interval = 0\n")
-    assert concurrency.of_runner(environ) == 1
+    assert host_runner.concurrent(environ) == 1
     for content in ("concurrent = 'glrt-secret'\n", "token = glrt-secret\n", "concurrent = 0\n"):
         file.write_text(content)
         with pytest.raises(HostError) as caught:
-            concurrency.of_runner(environ)
+            host_runner.concurrent(environ)
         assert str(file) in str(caught.value)
         assert "secret" not in "".join(caught.value.lines())
