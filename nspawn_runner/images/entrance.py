@@ -155,15 +155,7 @@ def _unit_argv(machine: str, unit: str, mark: str, command: Sequence[str]) -> li
         systemd.escaped(["/bin/sh", "-c", _IN_UNIT, "sh", mark, *command]),
         unit=unit,
         options=["--pipe", "--wait", f"--machine={machine}", "--uid=root", *passed],
-        properties=[
-            "Type=exec",
-            "IgnoreSIGPIPE=no",
-            "OOMPolicy=continue",
-            "TasksMax=infinity",
-            # What a task leaves in the background, as an asynchronous one does, lives on.
-            "KillMode=process",
-            "SendSIGHUP=no",
-        ],
+        properties=systemd.INSIDE_PROPERTIES,
     )
 
 
