@@ -35,6 +35,7 @@ class Limits(NamedTuple):
     runtime_max_seconds: int = 86400
 
 
+_SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 SIZES = ("memory_max", "memory_high", "memory_swap_max", "disk_max")
 CAN_BE_AUTO = ("cpus", "memory_max", "disk_max")
 # The least that makes sense: a machine needs some 30 MiB and 10 tasks to boot.
@@ -51,6 +52,15 @@ def size_bytes(text: Any) -> int | None:
         return None
     number, unit = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 1)
     return int(number) * unit if 0 < len(number) <= 15 and number.isascii() and number.isdigit() else None
+
+
+def seconds(text: Any) -> int | None:
+    """Return the seconds that a time such as ``90``, ``30s``, ``10min``, ``2h``, ``1d`` or ``4w`` means, else None."""
+    if not isinstance(text, str):
+        return None
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    factor = _SECONDS.get(text[len(number) :])
+    return int(number) * factor if factor and is_number(number, 9) else None
 
 
 def number(limits: Limits, key: str) -> float:
@@ -139,6 +149,11 @@ def _wanted(variable: str, key: str, text: str) -> float:
         upto = "" if most == UNLIMITED else f" to {shown(key, most)}"
         raise JobError(f"{variable} must be {kind}, from {shown(key, least)}{upto}")
     return value
+
+
+def is_share(text: str) -> bool:
+    """Tell whether ``text`` is a share of something, 1% to 100%."""
+    return text.endswith("%") and is_number(text[:-1], 3) and 0 < int(text[:-1]) <= 100
 
 
 def is_number(text: str, digits: int) -> bool:

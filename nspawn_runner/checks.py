@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from .amounts import AUTO, CAN_BE_AUTO, INFINITY, LEAST, MOST, SIZES, UNLIMITED, is_number, shown_bytes, size_bytes
+from .amounts import (
+    AUTO,
+    CAN_BE_AUTO,
+    INFINITY,
+    LEAST,
+    MOST,
+    SIZES,
+    UNLIMITED,
+    is_number,
+    is_share,
+    shown_bytes,
+    size_bytes,
+)
 from .names import is_image_name, is_image_pattern, is_plain_path
 
 
@@ -22,14 +34,12 @@ def _between(least: int, most: int) -> Callable[[int], str]:
 
 
 def _size(value: str) -> str:
-    number, unit = (value[:-1], value[-1:]) if value[-1:] in tuple("KMGT%") else (value, "")
-    digits = number.isascii() and number.isdigit() and len(number) <= 15
-    ok = digits and int(number) > 0 and (unit != "%" or int(number) <= 100)
+    ok = is_share(value) or size_bytes(value)
     return "" if ok else 'must be a size such as "512M", "4G" or "50%"'
 
 
 def _room(value: str) -> str:
-    return "" if value == "infinity" or (not _size(value) and value[-1] != "%") else 'must be a size such as "20G"'
+    return "" if value == INFINITY or size_bytes(value) else 'must be a size such as "20G"'
 
 
 def _image_name(value: str) -> str:
@@ -168,9 +178,8 @@ def _limit_size_problem(key: str, value: str) -> str:
         return ""
     examples = '"512M" or "4G"' if key == "disk_max" else '"512M", "4G" or "50%"'
     wrong = f"must be a size such as {examples}, or {' or '.join(words)}"
-    if value.endswith("%"):
-        ok = key != "disk_max" and is_number(value[:-1], 3) and 0 < int(value[:-1]) <= 100
-        return "" if ok else wrong
+    if key != "disk_max" and is_share(value):
+        return ""
     size = size_bytes(value)
     if size is None:
         return wrong

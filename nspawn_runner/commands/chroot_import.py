@@ -6,7 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..amounts import size_bytes
+from ..errors import UsageError, printable
 from ..images import generations, imports, store, upkeep
 from ..images.progress import Progress
 from . import users
@@ -27,7 +28,6 @@ archive holds cannot reach anything outside the image while it is unpacked.
     nspawn-runner chroot-import tools saved.tar --reference registry.example.com/tools:2"""
 
 _FILES = 2_000_000
-_UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,10 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     name, state = new_image_name(args.name), settings.state_folder
     limits = imports.default_limits(state, files_count=args.max_files)
     if args.max_size:
-        limits = limits._replace(size_bytes=size_bytes(args.max_size))
+        size = size_bytes(args.max_size)
+        if size is None:
+            raise UsageError(f"'{printable(args.max_size, 40)}' is no size", advice="write it as in 512M or 4G")
+        limits = limits._replace(size_bytes=size)
     source = imports.Source(args.source, args.reference, limits)
     _check_name(state, name, args.replace)
     progress = Progress(f"image {name}")
@@ -66,8 +69,8 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     progress.end()
     for warning in warnings(report, image):
         print(f"nspawn-runner: {warning}", file=sys.stderr)
-    size = human_size(store.facts(image).get("size_bytes"))
-    print(f"image {name}, generation {image.generation}, {size}, imported in {progress.seconds():.0f} s")
+    took = human_size(store.facts(image).get("size_bytes"))
+    print(f"image {name}, generation {image.generation}, {took}, imported in {progress.seconds():.0f} s")
     return 0
 
 
@@ -87,14 +90,6 @@ def warnings(report: Report, image: store.Image) -> list[str]:
             "sh -c 'apt-get update && apt-get install --yes systemd systemd-sysv dbus iproute2'"
         )
     return found
-
-
-def size_bytes(text: str) -> int:
-    """Return the bytes of a size such as "512M" or "4G" (powers of 1024); raises UsageError."""
-    number, shift = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 0)
-    if not (number.isascii() and number.isdigit() and len(number) < 16):
-        raise UsageError(f"{text!r} is no size", advice='write it as in "512M" or "4G"')
-    return int(number) << shift
 
 
 def _check_name(state_folder: str, name: str, replace: bool) -> bool:

@@ -30,6 +30,15 @@ BAD = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("90", 90), ("0s", 0), ("10min", 600), ("2h", 7200), ("1d", 86400), ("4w", 4 * 604800)]
+    + [(text, None) for text in ("", "s", "-1", "1 week", "1.5h", "1m", "1H", "²", "9" * 10, 4)],
+)
+def test_times(text: object, meant: int | None) -> None:
+    assert amounts.seconds(text) == meant
+
+
 @pytest.mark.parametrize(("key", "value"), GOOD)
 def test_what_the_settings_may_say(key: str, value: Any) -> None:
     assert checks.limit_problem(key, value) == ""
