@@ -87,7 +87,7 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
         began = time.monotonic()
         options = [f"--bind-ro={bundle}:{_BUNDLE}"]
         image = job_image.find(ci_job.image or settings.default_image, settings)
-        record = prepare.boot(job, image, settings, options)
+        record = prepare.boot(job, image, job_image.settings_of(image, settings), options)
         log.say(prepare.report(record, time.monotonic() - began))
         project_dir = f"{settings.builds_dir}/{name}"
         return _run_stages(record, settings, log, ci_job=ci_job, packed=packed, project_dir=project_dir)

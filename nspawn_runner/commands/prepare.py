@@ -46,9 +46,9 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     image = job_image.find(asked, settings)
     if args.id is None:  # by hand it is root who asks
         permission.check_image(job, image.name, asked, settings, args.config or DEFAULT_FILE)
-        if settings.policy:
-            chosen = job_image.settings_of(image, settings)
-            permission.check_profile(job, image.name, chosen, args.config or DEFAULT_FILE)
+    settings = job_image.settings_of(image, settings)
+    if args.id is None and settings.policy:
+        permission.check_profile(job, image.name, settings, args.config or DEFAULT_FILE)
     record = boot(job, image, settings)
     print(report(record, time.monotonic() - began))
     if job.services:
@@ -70,8 +70,8 @@ def report(record: Record, took_seconds: float) -> str:
 
 
 def boot(job: Job, image: store.Image, settings: Settings, binds: Sequence[str] = ()) -> Record:
-    """Boot the machine of ``job`` from ``image``; ``binds`` are options of systemd-nspawn."""
-    settings = job_limits.of_job(job, job_image.settings_of(image, settings))
+    """Boot the machine of ``job`` from ``image`` with its ``settings``; ``binds`` are options of systemd-nspawn."""
+    settings = job_limits.of_job(job, settings)
     options = [*_cache_options(job, settings), *_helper_options(image.root, settings), *binds]
     wish = start.Wish(
         job=job.id,
