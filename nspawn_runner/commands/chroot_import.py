@@ -27,8 +27,6 @@ archive holds cannot reach anything outside the image while it is unpacked.
     nspawn-runner chroot-import web web.tar.zst
     nspawn-runner chroot-import tools saved.tar --reference registry.example.com/tools:2"""
 
-_FILES = 2_000_000
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add NAME, SOURCE, --reference, --replace and the limits."""
@@ -37,9 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="REFERENCE", default="", help="name, tag or digest, of several images")
     parser.add_argument("--replace", action="store_true", help="a new generation of NAME, where it is there already")
     parser.add_argument("--max-size", metavar="SIZE", default="", help="how much it may unpack to (default: free disk)")
-    parser.add_argument(
-        "--max-files", metavar="N", type=int, default=_FILES, help=f"how many files (default: {_FILES})"
-    )
+    most = imports.MOST_FILES
+    parser.add_argument("--max-files", metavar="N", type=int, default=most, help=f"how many files (default: {most})")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
