@@ -91,10 +91,14 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
 }
 
 
-def _list_of(fits: Callable[[str], bool], what: str) -> Callable[[Any], str]:
+def list_of(fits: Callable[[Any], bool], what: str, *, kind: type = str, least: int = 0) -> Callable[[Any], str]:
+    """Return the check of a list of at least ``least`` items of the type ``kind``, which fit and are ``what``."""
+
     def check(value: Any) -> str:
-        ok = isinstance(value, list) and all(type(text) is str and fits(text) for text in value)
-        return "" if ok else f"must be a list of {what}"
+        if not isinstance(value, list) or len(value) < least:
+            return f"must be a list{', not empty,' if least else ''} of {what}"
+        wrong = next((item for item in value if type(item) is not kind or not fits(item)), None)
+        return "" if wrong is None else f"must be a list of {what}, not {str(wrong)[:60]!r}"
 
     return check
 
@@ -138,10 +142,10 @@ def _is_host_name(name: str) -> bool:
 
 # Lists and tables, which are checked as a whole.
 WHOLE: Mapping[str, Callable[[Any], str]] = {
-    "allowed_images": _list_of(is_image_pattern, "local images' names or shell patterns of them"),
-    "network.dns": _list_of(_is_address, "addresses of name servers"),
-    "network.closed": _list_of(_is_closable, '"private", "metadata" and IPv4 networks such as "192.0.2.0/24"'),
-    "network.host_ports": _list_of(_is_port, 'ports of the host such as "tcp/8080"'),
+    "allowed_images": list_of(is_image_pattern, "local images' names or shell patterns of them"),
+    "network.dns": list_of(_is_address, "addresses of name servers"),
+    "network.closed": list_of(_is_closable, '"private", "metadata" and IPv4 networks such as "192.0.2.0/24"'),
+    "network.host_ports": list_of(_is_port, 'ports of the host such as "tcp/8080"'),
     "network.extra_hosts": _extra_hosts,
 }
 

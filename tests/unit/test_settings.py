@@ -54,7 +54,7 @@ a = 1
 TOLD = """\
 line 2: state_foldr: no such setting (did you mean state_folder?)
 line 3: memory_max: no such setting here (memory_max stands under [limits])
-line 4: allowed_images: must be a list of local images' names or shell patterns of them
+line 4: allowed_images: must be a list of local images' names or shell patterns of them, not 'debian:sid'
 line 7: limits.default_image: no such setting here (default_image stands above the first [table])
 line 8: limits.memory_max: must be a size such as "512M", "4G" or "50%", or infinity or auto
 line 10: limits.tasks_max: must be a whole number
