@@ -123,9 +123,7 @@ def _read_payload(file: str) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         # Neither the text nor its place is shown: the payload holds tokens.
-        raise HostError(
-            f"the job's payload {printable(file)} is not valid JSON", facts=type(error).__name__
-        ) from None
+        raise HostError(f"the job's payload {printable(file)} is not valid JSON", facts=type(error).__name__) from None
 
 
 def _from_variables(environ: Mapping[str, str]) -> Job:

@@ -159,9 +159,7 @@ def _unit_argv(machine: str, unit: str, mark: str, command: Sequence[str]) -> li
     )
 
 
-def _run(
-    argv: Sequence[str], uid: int, stdin: bytes | int, stdout: int | None, *, machine: int | None = None
-) -> Ended:
+def _run(argv: Sequence[str], uid: int, stdin: bytes | int, stdout: int | None, *, machine: int | None = None) -> Ended:
     """Run ``argv`` with pipes that the user ``uid`` may open again, as ``echo >/dev/stderr`` does.
 
     It has a moment to end once the process of the pidfd ``machine`` is gone: systemd-run was seen waiting on.
