@@ -55,7 +55,7 @@ def size_bytes(text: Any) -> int | None:
 
 
 def seconds(text: Any) -> int | None:
-    """Return the seconds that a time such as ``90``, ``30s``, ``10min``, ``2h`` or ``1d`` means; None for others."""
+    """Return the seconds that a time such as ``90``, ``30s``, ``10min``, ``2h``, ``1d`` or ``4w`` means, else None."""
     if not isinstance(text, str):
         return None
     number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
@@ -149,6 +149,11 @@ def _wanted(variable: str, key: str, text: str) -> float:
         upto = "" if most == UNLIMITED else f" to {shown(key, most)}"
         raise JobError(f"{variable} must be {kind}, from {shown(key, least)}{upto}")
     return value
+
+
+def is_share(text: str) -> bool:
+    """Tell whether ``text`` is a share of something, 1% to 100%."""
+    return text.endswith("%") and is_number(text[:-1], 3) and 0 < int(text[:-1]) <= 100
 
 
 def is_number(text: str, digits: int) -> bool:

@@ -14,6 +14,7 @@ from .amounts import (
     SIZES,
     UNLIMITED,
     is_number,
+    is_share,
     seconds,
     shown_bytes,
     size_bytes,
@@ -34,14 +35,12 @@ def _between(least: int, most: int) -> Callable[[int], str]:
 
 
 def _size(value: str) -> str:
-    number, unit = (value[:-1], value[-1:]) if value[-1:] in tuple("KMGT%") else (value, "")
-    digits = number.isascii() and number.isdigit() and len(number) <= 15
-    ok = digits and int(number) > 0 and (unit != "%" or int(number) <= 100)
+    ok = is_share(value) or size_bytes(value)
     return "" if ok else 'must be a size such as "512M", "4G" or "50%"'
 
 
 def _room(value: str) -> str:
-    return "" if value == "infinity" or (not _size(value) and value[-1] != "%") else 'must be a size such as "20G"'
+    return "" if value == INFINITY or size_bytes(value) else 'must be a size such as "20G"'
 
 
 def _image_name(value: str) -> str:
@@ -104,10 +103,14 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
 }
 
 
-def _list_of(fits: Callable[[str], bool], what: str) -> Callable[[Any], str]:
+def list_of(fits: Callable[[Any], bool], what: str, *, kind: type = str, least: int = 0) -> Callable[[Any], str]:
+    """Return the check of a list of at least ``least`` items of the type ``kind``, which fit and are ``what``."""
+
     def check(value: Any) -> str:
-        ok = isinstance(value, list) and all(type(text) is str and fits(text) for text in value)
-        return "" if ok else f"must be a list of {what}"
+        if not isinstance(value, list) or len(value) < least:
+            return f"must be a list{', not empty,' if least else ''} of {what}"
+        wrong = next((item for item in value if type(item) is not kind or not fits(item)), None)
+        return "" if wrong is None else f"must be a list of {what}, not {str(wrong)[:60]!r}"
 
     return check
 
@@ -151,10 +154,10 @@ def _is_host_name(name: str) -> bool:
 
 # Lists and tables, which are checked as a whole.
 WHOLE: Mapping[str, Callable[[Any], str]] = {
-    "allowed_images": _list_of(is_image_pattern, "local images' names or shell patterns of them"),
-    "network.dns": _list_of(_is_address, "addresses of name servers"),
-    "network.closed": _list_of(_is_closable, '"private", "metadata" and IPv4 networks such as "192.0.2.0/24"'),
-    "network.host_ports": _list_of(_is_port, 'ports of the host such as "tcp/8080"'),
+    "allowed_images": list_of(is_image_pattern, "local images' names or shell patterns of them"),
+    "network.dns": list_of(_is_address, "addresses of name servers"),
+    "network.closed": list_of(_is_closable, '"private", "metadata" and IPv4 networks such as "192.0.2.0/24"'),
+    "network.host_ports": list_of(_is_port, 'ports of the host such as "tcp/8080"'),
     "network.extra_hosts": _extra_hosts,
 }
 
@@ -191,9 +194,8 @@ def _limit_size_problem(key: str, value: str) -> str:
         return ""
     examples = '"512M" or "4G"' if key == "disk_max" else '"512M", "4G" or "50%"'
     wrong = f"must be a size such as {examples}, or {' or '.join(words)}"
-    if value.endswith("%"):
-        ok = key != "disk_max" and is_number(value[:-1], 3) and 0 < int(value[:-1]) <= 100
-        return "" if ok else wrong
+    if key != "disk_max" and is_share(value):
+        return ""
     size = size_bytes(value)
     if size is None:
         return wrong

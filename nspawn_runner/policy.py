@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .amounts import size_bytes
+from .checks import list_of
 from .names import is_image_name, is_image_pattern, is_plain_path
 
 EVERYTHING = "*"
@@ -169,16 +170,6 @@ def _ceilings(key: str, table: Any, problems: list[tuple[str, str]]) -> Ceilings
     return Ceilings(**values)
 
 
-def _list_of(kind: type, fits: Callable[[Any], bool], what: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if not isinstance(value, list) or not value:
-            return f"must be a list, not empty, of {what}"
-        wrong = next((item for item in value if type(item) is not kind or not fits(item)), None)
-        return "" if wrong is None else f"must be a list of {what}, not {str(wrong)[:60]!r}"
-
-    return check
-
-
 def _is_project_glob(text: str) -> bool:
     parts = text.split("/")
     plain = all(char.isascii() and (char.isalnum() or char in "._-*?") for part in parts for char in part)
@@ -202,10 +193,10 @@ _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "name": lambda value: (
         "" if type(value) is str and _is_rule_name(value) else "must be a text of at most 40 letters, digits and . _ -"
     ),
-    "projects": _list_of(str, _is_project_glob, 'paths such as "group/project", "group/*" or "group/**"'),
+    "projects": list_of(_is_project_glob, 'paths such as "group/project", "group/*" or "group/**"', least=1),
     "protected": lambda value: "" if value is True else "must be true, or be left out for any ref",
-    "runners": _list_of(int, lambda number: number > 0, "the runners' ids, numbers as in config.toml"),
-    "images": _list_of(str, is_image_pattern, "local images' names or shell patterns of them"),
-    "profiles": _list_of(str, is_image_name, "names of profiles"),
-    "binds": _list_of(str, is_plain_path, "the host's folders, absolute paths of letters, digits and . _ + @ -"),
+    "runners": list_of(lambda number: number > 0, "the runners' ids, numbers as in config.toml", kind=int, least=1),
+    "images": list_of(is_image_pattern, "local images' names or shell patterns of them", least=1),
+    "profiles": list_of(is_image_name, "names of profiles", least=1),
+    "binds": list_of(is_plain_path, "the host's folders, absolute paths of letters, digits and . _ + @ -", least=1),
 }

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from . import checks
+from .checks import list_of
 from .names import is_image_name, is_plain_path
 
 
@@ -141,16 +143,6 @@ def _flag(value: Any) -> str:
     return "" if isinstance(value, bool) else "must be true or false"
 
 
-def _list_of(fits: Callable[[str], bool], what: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if not isinstance(value, list):
-            return f"must be a list of {what}"
-        wrong = [item for item in value if not isinstance(item, str) or not fits(item)]
-        return f"must be a list of {what}, not {str(wrong[0])[:60]!r}" if wrong else ""
-
-    return check
-
-
 def _is_capability(text: str) -> bool:
     return text in {f"CAP_{name}" for name in _CAPABILITIES.split()}
 
@@ -180,8 +172,6 @@ def _is_bind(text: str) -> bool:
 
 
 def _sizes(value: Any) -> str:
-    from . import checks
-
     ok = isinstance(value, dict) and all(
         _is_target(path) and isinstance(size, str) and not checks.CHECKS["tmpfs_size"](size)
         for path, size in value.items()
@@ -197,13 +187,13 @@ _CHECKS: Mapping[str, Callable[[Any], str]] = {
     ),
     "no_new_privileges": _flag,
     "suppress_sync": _flag,
-    "capabilities": _list_of(_is_capability, "capabilities such as CAP_SYSLOG"),
-    "drop_capabilities": _list_of(_is_capability, "capabilities such as CAP_NET_RAW"),
-    "system_calls": _list_of(_is_system_call, "system calls and @groups of them, ~ before those to forbid"),
-    "devices": _list_of(_is_device, "paths in /dev, - before those that the host need not have"),
-    "binds": _list_of(_is_bind, f'"SOURCE", "SOURCE:TARGET" or "SOURCE:TARGET:rw,noidmap": {_PATHS}'),
+    "capabilities": list_of(_is_capability, "capabilities such as CAP_SYSLOG"),
+    "drop_capabilities": list_of(_is_capability, "capabilities such as CAP_NET_RAW"),
+    "system_calls": list_of(_is_system_call, "system calls and @groups of them, ~ before those to forbid"),
+    "devices": list_of(_is_device, "paths in /dev, - before those that the host need not have"),
+    "binds": list_of(_is_bind, f'"SOURCE", "SOURCE:TARGET" or "SOURCE:TARGET:rw,noidmap": {_PATHS}'),
     "tmpfs": _sizes,
-    "volumes": _list_of(_is_target, _PATHS),
+    "volumes": list_of(_is_target, _PATHS),
 }
 # capabilities(7)
 _CAPABILITIES = """

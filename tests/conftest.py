@@ -102,8 +102,8 @@ def _no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 
 # In CI the same cases each time; elsewhere others each time, and what failed is told so that it can be had again.
-settings.register_profile("ci", derandomize=True, database=None, print_blob=True)
-settings.register_profile("here", print_blob=True)
+settings.register_profile("ci", derandomize=True, database=None, print_blob=True, deadline=None)
+settings.register_profile("here", print_blob=True, deadline=None)
 settings.load_profile("ci" if IN_CI else "here")
 
 

@@ -6,7 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..amounts import size_bytes
+from ..errors import UsageError, printable
 from ..images import generations, imports, store, upkeep
 from ..images.progress import Progress
 from . import users
@@ -26,9 +27,6 @@ archive holds cannot reach anything outside the image while it is unpacked.
     nspawn-runner chroot-import web web.tar.zst
     nspawn-runner chroot-import tools saved.tar --reference registry.example.com/tools:2"""
 
-_FILES = 2_000_000
-_UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add NAME, SOURCE, --reference, --replace and the limits."""
@@ -37,9 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="REFERENCE", default="", help="name, tag or digest, of several images")
     parser.add_argument("--replace", action="store_true", help="a new generation of NAME, where it is there already")
     parser.add_argument("--max-size", metavar="SIZE", default="", help="how much it may unpack to (default: free disk)")
-    parser.add_argument(
-        "--max-files", metavar="N", type=int, default=_FILES, help=f"how many files (default: {_FILES})"
-    )
+    most = imports.MOST_FILES
+    parser.add_argument("--max-files", metavar="N", type=int, default=most, help=f"how many files (default: {most})")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
@@ -47,7 +44,10 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     name, state = new_image_name(args.name), settings.state_folder
     limits = imports.default_limits(state, files_count=args.max_files)
     if args.max_size:
-        limits = limits._replace(size_bytes=size_bytes(args.max_size))
+        size = size_bytes(args.max_size)
+        if size is None:
+            raise UsageError(f"'{printable(args.max_size, 40)}' is no size", advice="write it as in 512M or 4G")
+        limits = limits._replace(size_bytes=size)
     source = imports.Source(args.source, args.reference, limits)
     _check_name(state, name, args.replace)
     progress = Progress(f"image {name}")
@@ -66,8 +66,8 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     progress.end()
     for warning in warnings(report, image):
         print(f"nspawn-runner: {warning}", file=sys.stderr)
-    size = human_size(store.facts(image).get("size_bytes"))
-    print(f"image {name}, generation {image.generation}, {size}, imported in {progress.seconds():.0f} s")
+    took = human_size(store.facts(image).get("size_bytes"))
+    print(f"image {name}, generation {image.generation}, {took}, imported in {progress.seconds():.0f} s")
     return 0
 
 
@@ -87,14 +87,6 @@ def warnings(report: Report, image: store.Image) -> list[str]:
             "sh -c 'apt-get update && apt-get install --yes systemd systemd-sysv dbus iproute2'"
         )
     return found
-
-
-def size_bytes(text: str) -> int:
-    """Return the bytes of a size such as "512M" or "4G" (powers of 1024); raises UsageError."""
-    number, shift = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 0)
-    if not (number.isascii() and number.isdigit() and len(number) < 16):
-        raise UsageError(f"{text!r} is no size", advice='write it as in "512M" or "4G"')
-    return int(number) << shift
 
 
 def _check_name(state_folder: str, name: str, replace: bool) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..amounts import JOB_VARIABLES
 from ..errors import UsageError, printable
 from ..gitlab import checkout, ci_file, ci_predefined, headings, scripts
-from ..gitlab.job import LOCAL, Job
+from ..gitlab.job import LOCAL, Job, made_up_id
 from ..host import files, locks
 from ..machines import script
 from ..settings import RUN_FOLDER
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     if args.job is None:
         print("\n".join(pipeline.jobs))
         return 0
-    job_id = f"{int(time.time())}{os.getpid() % 100000:05d}"
+    job_id = made_up_id()
     workspace = f"{settings.state_folder}/.build/exec-{job_id}"
     files.make_private_folder(RUN_FOLDER)
     # By this lock, held longer than the workspace is there, gc knows that we live.
@@ -87,7 +87,7 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
         began = time.monotonic()
         options = [f"--bind-ro={bundle}:{_BUNDLE}"]
         image = job_image.find(ci_job.image or settings.default_image, settings)
-        record = prepare.boot(job, image, settings, options)
+        record = prepare.boot(job, image, job_image.settings_of(image, settings), options)
         log.say(prepare.report(record, time.monotonic() - began))
         project_dir = f"{settings.builds_dir}/{name}"
         try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..amounts import seconds
 from ..errors import Error, UsageError, printable
 from ..host import files, locks
 from ..host.leftover import Leftover, size_bytes
@@ -30,8 +30,6 @@ in use, failed), problem. The exit status is 1 when something could not be remov
 
     nspawn-runner gc --dry-run"""
 
-_AGE = re.compile(r"([0-9]{1,9})(s|min|h|d)?")
-_UNIT_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, None: 1}
 _MEASURE_SECONDS = 60
 REMOVED, WOULD, BUSY, FAILED = "removed", "would be removed", "in use", "failed"
 
@@ -54,17 +52,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-age",
         default="10min",
         metavar="AGE",
-        help="a machine that ended by itself may wait so long for its cleanup, as in 30s, 10min, 2h, 1d (10min)",
+        help="a machine that ended by itself may wait so long for its cleanup, as in 30s, 10min, 2h, 1d, 4w (10min)",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON array (bytes)")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Remove what is left, or only tell it, and print it; return 1 where something could not be removed."""
-    seconds = age_seconds(args.max_age)
+    ended_seconds = seconds(args.max_age)
+    if ended_seconds is None:
+        raise UsageError(f"'{printable(args.max_age, 40)}' is no age", advice="such as 30s, 10min, 2h, 1d or 4w")
     files.make_private_folder(RUN_FOLDER)
     with locks.locked(f"{RUN_FOLDER}/gc.lock", what="gc", wait_seconds=0):
-        rows = [_told(each, dry=args.dry_run) for each in leftovers.find(settings, ended_seconds=seconds)]
+        rows = [_told(each, dry=args.dry_run) for each in leftovers.find(settings, ended_seconds=ended_seconds)]
         if not args.dry_run:
             leftovers.remove_files(settings)
     if args.json:
@@ -75,14 +75,6 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         if row.problem:
             print(f"nspawn-runner: {row.kind} {printable(row.name)}: {row.problem}", file=sys.stderr)
     return 1 if any(row.result == FAILED for row in rows) else 0
-
-
-def age_seconds(text: str) -> int:
-    """Return the seconds that an age such as 90, 30s, 10min, 2h or 1d means; raises UsageError."""
-    found = _AGE.fullmatch(text)
-    if not found:
-        raise UsageError(f"'{printable(text, 40)}' is no age", advice="such as 30s, 10min, 2h or 1d")
-    return int(found[1]) * _UNIT_SECONDS[found[2]]
 
 
 def _told(found: Leftover, *, dry: bool) -> Row:

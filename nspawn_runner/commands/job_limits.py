@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from .. import amounts
+from ..gitlab import host_runner
 from ..gitlab.job import LOCAL
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ def settled(settings: Settings) -> Settings:
     """Return ``settings`` with numbers in the place of ``auto`` and shares; raises HostError for a bad config.toml."""
     limits = settings.limits
     if amounts.needs_concurrent(limits):
-        from ..gitlab import concurrency
-
-        limits = limits._replace(concurrent=concurrency.of_runner(os.environ))
+        limits = limits._replace(concurrent=host_runner.concurrent(os.environ))
     return settings._replace(limits=amounts.settled(limits, state_folder=settings.state_folder))
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from ..gitlab import host_runner
 from ..gitlab import job as jobs
 from ..machines import network, start
 from ..profiles import DEFAULT
@@ -45,9 +46,9 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     image = job_image.find(asked, settings)
     if args.id is None:  # by hand it is root who asks
         permission.check_image(job, image.name, asked, settings, args.config or DEFAULT_FILE)
-        if settings.policy:
-            chosen = job_image.settings_of(image, settings)
-            permission.check_profile(job, image.name, chosen, args.config or DEFAULT_FILE)
+    settings = job_image.settings_of(image, settings)
+    if args.id is None and settings.policy:
+        permission.check_profile(job, image.name, settings, args.config or DEFAULT_FILE)
     record = boot(job, image, settings)
     print(report(record, time.monotonic() - began))
     if job.services:
@@ -69,8 +70,8 @@ def report(record: Record, took_seconds: float) -> str:
 
 
 def boot(job: Job, image: store.Image, settings: Settings, binds: Sequence[str] = ()) -> Record:
-    """Boot the machine of ``job`` from ``image``; ``binds`` are options of systemd-nspawn."""
-    settings = job_limits.of_job(job, job_image.settings_of(image, settings))
+    """Boot the machine of ``job`` from ``image`` with its ``settings``; ``binds`` are options of systemd-nspawn."""
+    settings = job_limits.of_job(job, settings)
     options = [*_cache_options(job, settings), *_helper_options(image.root, settings), *binds]
     wish = start.Wish(
         job=job.id,
@@ -101,13 +102,7 @@ def _cache_options(job: Job, settings: Settings) -> list[str]:
 
 def _helper_options(root: str, settings: Settings) -> list[str]:
     """Bind the host's gitlab-runner, which artifacts and cache need, into a machine whose image has none."""
-    if settings.gitlab_runner == "auto":
-        places = ("/usr/bin/gitlab-runner", "/usr/local/bin/gitlab-runner")
-        helper = next((path for path in places if os.access(path, os.X_OK)), "")
-    else:
-        helper = settings.gitlab_runner
+    helper = host_runner.program(settings.gitlab_runner)
     if not helper or any(os.path.lexists(f"{root}/{folder}/gitlab-runner") for folder in ("usr/bin", "usr/local/bin")):
         return []
     return [f"--bind-ro={os.path.realpath(helper)}:/usr/local/bin/gitlab-runner"]
-
-

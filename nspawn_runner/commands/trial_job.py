@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ..errors import HostError, printable
+from ..gitlab.job import made_up_id
 from ..host import files, locks, process, trees
 from ..images import store
 from ..settings import DEFAULT_FILE, RUN_FOLDER
@@ -48,7 +49,7 @@ def _image(context: Context, name: str) -> store.Image | None:
 def _job_on(backend: str, image: store.Image) -> Check:
     def job(context: Context) -> Iterator[Finding]:
         began = time.monotonic()
-        job_id = f"{int(time.time())}{os.getpid() % 100000:05d}"
+        job_id = made_up_id()
         with _folder_of(job_id) as folder:
             _write_settings(f"{folder}/settings.toml", context.config_file, backend)
             trial = _Trial(folder, job_id)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import HostError
+from ..gitlab.job import made_up_id
 from ..host import process, systemd
 from ..images import shell
 from ..machines import records, script, start, stop
@@ -80,7 +81,7 @@ def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
 @contextmanager
 def _machine(spec: Spec, draft: Draft, settings: Settings, *, in_place: bool = False) -> Iterator[Record]:
     wish = start.Wish(
-        job=f"{int(time.time())}{os.getpid() % 100000:05d}",
+        job=made_up_id(),
         server=SERVER,
         project="",
         image=spec.image,

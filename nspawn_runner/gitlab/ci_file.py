@@ -128,9 +128,7 @@ class Pipeline:
         wanted = _inherit(job, "variables")
         return {name: variable for name, variable in everywhere.items() if wanted(name)} | own
 
-    def _check_rules(
-        self, resolver: Resolver, name: str, job: Mapping[str, Node], given: Mapping[str, str]
-    ) -> None:
+    def _check_rules(self, resolver: Resolver, name: str, job: Mapping[str, Node], given: Mapping[str, str]) -> None:
         if "rules" in job:
             ci_keywords.check_rules(f'the job "{name}"', job["rules"], given)
         if "workflow" in self.root:

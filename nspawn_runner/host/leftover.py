@@ -34,5 +34,3 @@ def size_bytes(paths: Sequence[str], *, seconds: float) -> int | None:
 def _size_of(path: str, seconds: float) -> int:
     count = trees.exclusive_bytes if trees.is_subvolume(path) else trees.size_bytes
     return count(path, seconds=seconds)
-
-

@@ -66,5 +66,7 @@ def boot_failure(console: Sequence[str]) -> str:
     waiting = dict.fromkeys(unit for line in lines for unit in re.findall(r"Job (\S+)/start running", line))
     if waiting:
         return f"its start waits for {', '.join(waiting)}"
+    if any("unsupported legacy cgroup hierarchy" in line for line in lines):
+        return "its systemd needs cgroup version 2: boot this host with systemd.unified_cgroup_hierarchy=1"
     telling = [line for line in lines if line and "  OK  " not in line]
     return " / ".join(telling[-3:])

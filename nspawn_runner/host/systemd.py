@@ -7,6 +7,20 @@ from collections.abc import Mapping, Sequence
 
 from . import process
 
+# Of a unit in a machine that is given a command to run there.
+INSIDE_PROPERTIES = (
+    "Type=exec",
+    "IgnoreSIGPIPE=no",
+    # One process killed for want of memory must not end the whole command.
+    "OOMPolicy=continue",
+    # The machine's own limit counts; inside, 15 % of it would.
+    "TasksMax=infinity",
+    # What the command leaves in the background lives until the machine ends.
+    "KillMode=process",
+    # A background process may go on writing: do not end it for that (systemd.exec(5)).
+    "SendSIGHUP=no",
+)
+
 
 def escaped(argv: Sequence[str]) -> list[str]:
     """Return ``argv`` so that systemd passes it on as it is: it expands $ in commands (systemd.service(5))."""

@@ -31,9 +31,10 @@ def copy(source: str, target: str) -> None:
 
     A subvolume becomes a snapshot; elsewhere blocks are shared where the file system can, else copied.
     """
-    if is_subvolume(source) and not process.run(
-        ["btrfs", "subvolume", "snapshot", "--", source, target], check=False
-    ).returncode:
+    if (
+        is_subvolume(source)
+        and not process.run(["btrfs", "subvolume", "snapshot", "--", source, target], check=False).returncode
+    ):
         return
     make(target)
     # It dies with us: the next to come removes what is there, and must not meet somebody who still writes.

@@ -13,8 +13,6 @@ from . import bootstrap, finish, imports, recipe, store
 from .progress import Progress
 from .spec import Spec
 
-_MOST_FILES = 10_000_000
-
 
 def make(spec: Spec, root: str, state_folder: str, *, log: str, progress: Progress) -> dict[str, Any]:
     """Make the tree ``root``, which is not there yet, as ``spec`` says what it begins as; return facts about it.
@@ -29,7 +27,7 @@ def make(spec: Spec, root: str, state_folder: str, *, log: str, progress: Progre
         known = {"parent": parent.generation, "builder": f"extends {spec.extends}", "suite": imports.suite(root)}
         return {**facts, **known}
     if spec.tarball:
-        limits = imports.default_limits(state_folder, files_count=_MOST_FILES)
+        limits = imports.default_limits(state_folder)
         _, known = imports.fill(root, imports.Source(spec.tarball, "", limits), progress)
         return {**facts, **known, "source": os.path.basename(spec.tarball), "suite": imports.suite(root)}
     trees.make(root)

@@ -60,7 +60,7 @@ def run_command(command: Sequence[str], root: str, *, log: str, progress: Progre
 
 
 def _run(argv: Sequence[str], log: str, heard: Callable[[str], None]) -> watched.Ended:
-    if not shutil.which(argv[0], path=process.environment()["PATH"]):
+    if not _is_installed(argv[0]):
         raise process.missing(argv)
     env = {"DEBIAN_FRONTEND": "noninteractive"}
     return watched.run([*_CONFINED, *argv], log=log, heard=heard, end=process.end_confined, env=env)
@@ -69,9 +69,13 @@ def _run(argv: Sequence[str], log: str, heard: Callable[[str], None]) -> watched
 def find_builder() -> str:
     """Return which builder this host has; raises HostError when it has none."""
     for builder in ("mmdebstrap", "debootstrap"):
-        if shutil.which(builder, path=process.environment()["PATH"]):
+        if _is_installed(builder):
             return builder
     raise HostError("no program is installed that makes Debian trees", advice="install one: apt install mmdebstrap")
+
+
+def _is_installed(program: str) -> bool:
+    return shutil.which(program, path=process.environment()["PATH"]) is not None
 
 
 def builder_argv(builder: str, recipe: Recipe, root: str, *, keyring: str) -> list[str]:
@@ -103,10 +107,14 @@ def failure(builder: str, recipe: Recipe, status: int, last: Sequence[str], log:
     if trees.NO_SPACE in said:
         return HostError(trees.NO_SPACE)
     old_keys = "the keys on this host are too old or the wrong ones: update the keyring package, or use --keyring"
+    # Without it mmdebstrap only warns, long before apt misses the keys.
+    if builder == "mmdebstrap" and not recipe.keyring and not _is_installed("gpg"):
+        old_keys = "mmdebstrap needs gpg to choose the keyring: apt install gpg"
     no_suite = f"the mirror has no suite {recipe.suite}: check --suite and --mirror"
     reasons = {
         "NO_PUBKEY": old_keys,
         "unknown key": old_keys,
+        "required for Release verification": "install what checks the keys: apt install gpgv",
         "does not have a Release file": no_suite,
         "404  Not Found": no_suite,
         "No such script": f"debootstrap knows no suite {recipe.suite}: check --suite",

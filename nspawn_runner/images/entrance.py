@@ -155,21 +155,11 @@ def _unit_argv(machine: str, unit: str, mark: str, command: Sequence[str]) -> li
         systemd.escaped(["/bin/sh", "-c", _IN_UNIT, "sh", mark, *command]),
         unit=unit,
         options=["--pipe", "--wait", f"--machine={machine}", "--uid=root", *passed],
-        properties=[
-            "Type=exec",
-            "IgnoreSIGPIPE=no",
-            "OOMPolicy=continue",
-            "TasksMax=infinity",
-            # What a task leaves in the background, as an asynchronous one does, lives on.
-            "KillMode=process",
-            "SendSIGHUP=no",
-        ],
+        properties=systemd.INSIDE_PROPERTIES,
     )
 
 
-def _run(
-    argv: Sequence[str], uid: int, stdin: bytes | int, stdout: int | None, *, machine: int | None = None
-) -> Ended:
+def _run(argv: Sequence[str], uid: int, stdin: bytes | int, stdout: int | None, *, machine: int | None = None) -> Ended:
     """Run ``argv`` with pipes that the user ``uid`` may open again, as ``echo >/dev/stderr`` does.
 
     It has a moment to end once the process of the pidfd ``machine`` is gone: systemd-run was seen waiting on.

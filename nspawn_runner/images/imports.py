@@ -15,6 +15,7 @@ from .archives import Limits
 from .progress import Progress
 from .unpack import HARMLESS_DEVICES, Report
 
+MOST_FILES = 10_000_000
 # Part of the disk's free space that an archive may not take.
 _RESERVE = 0.05
 # What systemd-nspawn --boot tries, in its order.
@@ -29,7 +30,7 @@ class Source(NamedTuple):
     limits: Limits
 
 
-def default_limits(state_folder: str, *, files_count: int) -> Limits:
+def default_limits(state_folder: str, *, files_count: int = MOST_FILES) -> Limits:
     """Return the limits of an import: nearly what is free on the disk that holds ``state_folder``."""
     files.make_private_folder(state_folder)
     there = os.statvfs(state_folder)

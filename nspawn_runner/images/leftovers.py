@@ -99,7 +99,7 @@ def _remove(state_folder: str, name: str, path: str, look: Callable[[], dict[str
             os.unlink(path)
             return True
         keepers.end(path)  # of an Ansible that was killed: it may be about to
-        if not path.startswith(state_folder):
+        if os.path.dirname(path) == provision.FOLDER:
             files.remove_tree(path)
             return True
         trash = _trash(state_folder)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ..amounts import seconds
 from ..names import is_image_name
 from . import generations, playbooks, recipe
 from .playbooks import PREFIX, Playbook, Value
 from .recipe import Recipe
 
-_AGES = {"h": 3600, "d": 86400, "w": 7 * 86400}
 # What only a Debian tree made by a builder of ours is made from.
 _OF_RECIPE = ("mirror", "keyring", "variant", "arch", "packages", "components", "builder")
 _OTHER_BASES = ("command", "tarball", "extends")
@@ -118,12 +117,6 @@ def _spec(playbook: Playbook, good: Mapping[str, Any], run: Mapping[str, Any]) -
     )
 
 
-def seconds(age: str) -> int | None:
-    """Return the seconds of an age such as 12h, 30d or 4w, None for anything else."""
-    match = re.fullmatch(r"([0-9]{1,5})([hdw])", age)
-    return int(match[1]) * _AGES[match[2]] if match else None
-
-
 def _text(value: Any) -> str:
     return "" if isinstance(value, str) and value and "\0" not in value else "must be a text"
 
@@ -144,7 +137,9 @@ def _keep(value: Any) -> str:
 
 
 def _age(value: Any) -> str:
-    return "" if isinstance(value, str) and seconds(value) else 'must be an age such as "12h", "30d" or "4w"'
+    # Who forgets the unit means no seconds.
+    ok = isinstance(value, str) and not value.isdigit() and seconds(value)
+    return "" if ok else 'must be an age such as "12h", "30d" or "4w"'
 
 
 def _image(value: Any) -> str:

@@ -46,9 +46,7 @@ def run(
     last: list[str] = []
     with open(log, "ab", buffering=0) as opened:
         _write(opened, f"+ {process.quoted(argv)}")
-        child = process.spawn(
-            argv, stdout=process.PIPE, stderr=process.STDOUT, own_session=True, env=env, cwd=cwd
-        )
+        child = process.spawn(argv, stdout=process.PIPE, stderr=process.STDOUT, own_session=True, env=env, cwd=cwd)
         try:
             assert child.stdout is not None  # noqa: S101  (tells mypy about PIPE)
             for line in _lines(child.stdout.fileno(), child):

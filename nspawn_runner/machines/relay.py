@@ -219,9 +219,7 @@ def _hand_over(readers: dict[int, int], machine: str, stage: str) -> None:
             options=["--pipe", f"--machine={machine}"],
             quiet=False,
         )
-        client = process.spawn(
-            argv, stdin=reader, stdout=process.DEVNULL, stderr=process.PIPE, own_session=True
-        )
+        client = process.spawn(argv, stdin=reader, stdout=process.DEVNULL, stderr=process.PIPE, own_session=True)
         assert client.stderr is not None  # noqa: S101  (a pipe, as asked)
         # With --pipe systemd-run stays until its unit ends. It says when that has started, and is not needed then; of a
         # machine that does not answer nothing more is expected.

@@ -132,19 +132,7 @@ def _systemd_run_argv(record: Record, unit: str, shell: str) -> list[str]:
         systemd.escaped(["/bin/sh", "-c", _WRAPPER, "sh", shell]),
         unit=unit,
         options=["--pipe", "--wait", f"--machine={record.machine}", f"--uid={record.user}"],
-        properties=[
-            "Type=exec",
-            "IgnoreSIGPIPE=no",
-            # One process killed for want of memory must not end the whole script.
-            "OOMPolicy=continue",
-            # The machine's own limit counts; inside, 15 % of it would.
-            "TasksMax=infinity",
-            # What the script leaves in the background lives until the machine ends.
-            "KillMode=process",
-            # A background process may go on writing: do not end it for that (systemd.exec(5)).
-            "SendSIGHUP=no",
-            *limits.script_properties(record.limits),
-        ],
+        properties=[*systemd.INSIDE_PROPERTIES, *limits.script_properties(record.limits)],
     )
 
 

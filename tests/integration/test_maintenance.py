@@ -183,7 +183,7 @@ def test_a_failure_leaves_the_image_and_gives_others_their_turn(one_host: Dispos
     maintain(host)
     before = generations(host, "kept-a") + generations(host, "kept-b")
     write(host, "kept-a", BASE, copy("/etc/version", "2"), {"name": "Trip", "ansible.builtin.command": "false"})
-    smoke = "test \"$(cat /etc/version)\" = 1 || { echo not this version; exit 3; }"
+    smoke = 'test "$(cat /etc/version)" = 1 || { echo not this version; exit 3; }'
     write(host, "kept-b", {**BASE, "maint_smoke_test": smoke}, copy("/etc/version", "2"))
     write(host, "kept-c", BASE, copy("/etc/version", "2"))
     done = tool(host, "chroot-maintenance")

@@ -14,7 +14,7 @@ closed = ["private", "192.0.2.0/24"]
 host_ports = ["tcp/8081"]
 extra_hosts = { "mirror" = "192.0.2.7", "six.example.com" = "2001:db8::7" }
 """
-OPEN = '[network]\nclosed = []\n'
+OPEN = "[network]\nclosed = []\n"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nspawn_runner import amounts, checks
 from nspawn_runner.amounts import JOB_VARIABLES, UNLIMITED, Limits, lowered, settled, shown, shown_bytes
 from nspawn_runner.errors import HostError, JobError
-from nspawn_runner.gitlab import concurrency
+from nspawn_runner.gitlab import host_runner
 from nspawn_runner.gitlab.job import from_environment, from_payload
 
 GOOD = [
@@ -28,6 +28,15 @@ BAD = [
     ("memory_swap_max", "-1"), ("disk_max", "50%"), ("disk_max", ""), ("open_files", 7), ("io_weight", 0),
     ("tasks_max", 63), ("tasks_max", 10**9), ("runtime_max_seconds", 59.0),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("90", 90), ("0s", 0), ("10min", 600), ("2h", 7200), ("1d", 86400), ("4w", 4 * 604800)]
+    + [(text, None) for text in ("", "s", "-1", "1 week", "1.5h", "1m", "1H", "²", "9" * 10, 4)],
+)
+def test_times(text: object, meant: int | None) -> None:
+    assert amounts.seconds(text) == meant
 
 
 @pytest.mark.parametrize(("key", "value"), GOOD)
@@ -137,14 +146,14 @@ def test_wishes_come_from_the_payload_the_last_one_counts() -> None:
 def test_concurrent_comes_from_the_runner(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     environ = {"CONFIG_FILE": str(file)}
-    assert concurrency.of_runner(environ) == 1
+    assert host_runner.concurrent(environ) == 1
     file.write_text('concurrent = 7\n[[runners]]\ntoken = "x"\n')
-    assert concurrency.of_runner(environ) == 7
+    assert host_runner.concurrent(environ) == 7
     file.write_text("check_interval = 0\n")
-    assert concurrency.of_runner(environ) == 1
+    assert host_runner.concurrent(environ) == 1
     for content in ("concurrent = 'glrt-secret'\n", "token = glrt-secret\n", "concurrent = 0\n"):
         file.write_text(content)
         with pytest.raises(HostError) as caught:
-            concurrency.of_runner(environ)
+            host_runner.concurrent(environ)
         assert str(file) in str(caught.value)
         assert "secret" not in "".join(caught.value.lines())

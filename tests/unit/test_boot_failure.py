@@ -20,3 +20,13 @@ def test_the_last_lines_that_tell_something() -> None:
 
 def test_silence() -> None:
     assert boot_failure(["[  OK  ] Started x.service.", " "]) == ""
+
+
+def test_a_systemd_that_wants_other_cgroups() -> None:
+    console = [
+        "Detected cgroup v1 hierarchy at /sys/fs/cgroup/, which is no longer supported by current version of systemd.",
+        "  systemd.unified_cgroup_hierarchy=0",
+        "[\x1b[0;1;31m!!!!!!\x1b[0m] Detected unsupported legacy cgroup hierarchy, refusing execution.",
+        "Exiting PID 1...",
+    ]
+    assert "needs cgroup version 2" in boot_failure(console)

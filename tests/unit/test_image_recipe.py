@@ -86,6 +86,7 @@ def test_debootstrap_never_goes_on_unchecked() -> None:
     ("said", "advice"),
     [
         ("W: GPG error: ... NO_PUBKEY 6ED0E7B82643E131", "keyring"),
+        ("E: gpgv not installed, but required for Release verification", "apt install gpgv"),
         ("E: The repository 'http://m nosuch Release' does not have a Release file.", "--suite"),
         ("E: Unable to locate package nosuch", "--packages"),
         ("Err:1 http://m Temporary failure resolving 'm'", "network"),
@@ -98,3 +99,11 @@ def test_a_failure_says_what_to_do(said: str, advice: str) -> None:
     assert "/log" in error.facts
     assert "failed to run" not in error.what
     assert (said if said.startswith("E: ") else "it broke").removeprefix("E: ") in error.what
+
+
+def test_keys_that_mmdebstrap_cannot_find_want_gpg(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = ["W: GPG error: ... NO_PUBKEY 6ED0E7B82643E131"]
+    monkeypatch.setattr("shutil.which", lambda program, **_: None if program == "gpg" else program)
+    assert "apt install gpg" in bootstrap.failure("mmdebstrap", Recipe("noble"), 25, last, "/log").advice
+    assert "--keyring" in bootstrap.failure("mmdebstrap", Recipe("noble", keyring="/k"), 25, last, "/log").advice
+    assert "--keyring" in bootstrap.failure("debootstrap", Recipe("noble"), 1, last, "/log").advice

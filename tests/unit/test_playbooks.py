@@ -120,6 +120,7 @@ def test_only_the_first_play_counts_and_tags_of_ansible_do_no_harm(tmp_path: Pat
         ("nspawn_runner_maint_keep: 1", "must be a whole number from 2 on"),
         ("nspawn_runner_maint_keep: true", "must be a whole number from 2 on"),
         ("nspawn_runner_maint_max_age: soon", 'must be an age such as "12h"'),
+        ("nspawn_runner_maint_max_age: '30'", 'must be an age such as "12h"'),
         ("nspawn_runner_aliases: [ok, .no]", "must be a list of names"),
         ("nspawn_runner_run_cpu_weight: much", "must be a whole number"),
     ],

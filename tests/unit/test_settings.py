@@ -54,7 +54,7 @@ a = 1
 TOLD = """\
 line 2: state_foldr: no such setting (did you mean state_folder?)
 line 3: memory_max: no such setting here (memory_max stands under [limits])
-line 4: allowed_images: must be a list of local images' names or shell patterns of them
+line 4: allowed_images: must be a list of local images' names or shell patterns of them, not 'debian:sid'
 line 7: limits.default_image: no such setting here (default_image stands above the first [table])
 line 8: limits.memory_max: must be a size such as "512M", "4G" or "50%", or infinity or auto
 line 10: limits.tasks_max: must be a whole number
@@ -103,6 +103,21 @@ TOGETHER = {
         "line 5: policy.2.name: there is another rule x",
     ),
 }
+
+
+@pytest.mark.parametrize("path", ["/etc/x", "../x", "a/../../x", "a//b", "./x", "a b", "a/", "."])
+def test_a_journal_stays_in_the_project(path: str) -> None:
+    assert "journal_file: must be a relative path" in lines_of(f'journal_file = "{path}"')[1]
+
+
+@pytest.mark.parametrize("time", ["2 h", "h", "-1h", "2y", "1.5h", "forever", "2h30min"])
+def test_what_is_no_time_to_keep_a_failed_job(time: str) -> None:
+    assert "keep_failed: must be a time such as" in lines_of(f'keep_failed = "{time}"')[1]
+
+
+def test_evidence_is_wished_for() -> None:
+    settings = parse(b'keep_failed = "90min"\njournal_file = "logs/a.txt"', FILE)
+    assert (settings.keep_failed, settings.journal_file) == ("90min", "logs/a.txt")
 
 
 @pytest.mark.parametrize("kind", TOGETHER)

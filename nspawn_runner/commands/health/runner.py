@@ -8,14 +8,13 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...errors import printable
-from ...gitlab import runner_config
+from ...errors import HostError, printable
+from ...gitlab import host_runner, runner_config
+from ...gitlab.host_runner import CONFIG_FILE
 from ...host import process
 from ...images import store
 from . import Context, Finding, failed, ok, warning
 
-_PLACES = ("/usr/bin/gitlab-runner", "/usr/local/bin/gitlab-runner")
-_CONFIG_FILE = "/etc/gitlab-runner/config.toml"
 _INSTALL = "see https://docs.gitlab.com/runner/install/linux-repository/"
 # JOB_RESPONSE_FILE, by which no job can pass for another one, came with 14.1; exit_codes of allow_failure with 17.9.
 _OLDEST, _BETTER = (14, 1), (17, 9)
@@ -53,9 +52,8 @@ def gitlab_runner(context: Context) -> Iterator[Finding]:
 
 def find_program(context: Context) -> str:
     """Return the path of the host's gitlab-runner, or nothing."""
-    wanted = context.settings.gitlab_runner
-    places = (wanted,) if wanted not in {"auto", ""} else _PLACES
-    return next((path for path in places if os.access(path, os.X_OK)), "")
+    program = host_runner.program(context.settings.gitlab_runner or "auto")
+    return program if os.access(program, os.X_OK) else ""
 
 
 def service(context: Context) -> Iterator[Finding]:
@@ -86,46 +84,38 @@ def runner_configuration(context: Context) -> Iterator[Finding]:
         return
     content = _read()
     if content is None:
-        yield warning(f"there is no {_CONFIG_FILE}", f"nspawn-runner toml --help; nspawn-runner toml >> {_CONFIG_FILE}")
+        yield warning(f"there is no {CONFIG_FILE}", f"nspawn-runner toml --help; nspawn-runner toml >> {CONFIG_FILE}")
         return
     try:
         data = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        yield failed(f"{_CONFIG_FILE} is not valid TOML: {error}", f"editor {_CONFIG_FILE}")
+        yield failed(f"{CONFIG_FILE} is not valid TOML: {error}", f"editor {CONFIG_FILE}")
         return
-    if os.stat(_CONFIG_FILE).st_mode & 0o044:
-        yield warning(f"{_CONFIG_FILE}, which holds tokens, can be read by others", f"chmod 600 {_CONFIG_FILE}")
+    if os.stat(CONFIG_FILE).st_mode & 0o044:
+        yield warning(f"{CONFIG_FILE}, which holds tokens, can be read by others", f"chmod 600 {CONFIG_FILE}")
     ours = [runner for runner in _tables(data.get("runners")) if runner.get("executor") == "custom"]
     ours = [runner for runner in ours if any(_is_ours(runner, stage) for stage in _STAGES)]
     if not ours:
-        yield warning(f"no runner of {_CONFIG_FILE} calls nspawn-runner", f"nspawn-runner toml >> {_CONFIG_FILE}")
+        yield warning(f"no runner of {CONFIG_FILE} calls nspawn-runner", f"nspawn-runner toml >> {CONFIG_FILE}")
     for runner in ours:
         name = printable(str(runner.get("name") or "without a name"), 60)
         problems = [*_problems(runner, context)]
         yield from (failed(f"the runner {name}: {text}", _correct()) for text in problems)
         if not problems:
-            yield ok(f"the runner {name} calls us; {concurrent(data)} jobs at a time")
-
-
-def concurrent(data: Mapping[str, Any]) -> int:
-    """Return how many jobs gitlab-runner runs at a time; 1 is its default."""
-    value = data.get("concurrent")
-    return value if isinstance(value, int) and value > 0 else 1
+            yield ok(f"the runner {name} calls us; {data.get('concurrent', 1)} jobs at a time")
 
 
 def machines_at_once() -> int:
     """Return how many machines there may be at once by config.toml; 10 where it does not say."""
     try:
-        content = _read()
-        data = tomllib.loads(content.decode()) if content else {}
-    except (OSError, ValueError):
-        data = {}
-    return concurrent(data) if "concurrent" in data else 10
+        return host_runner.concurrent({}, unsaid=10)
+    except HostError:
+        return 10
 
 
 def _read() -> bytes | None:
     try:
-        with open(_CONFIG_FILE, "rb") as file:
+        with open(CONFIG_FILE, "rb") as file:
             return file.read(_MOST_BYTES)
     except FileNotFoundError:
         return None
@@ -180,7 +170,7 @@ def _bad_times(custom: Mapping[str, Any], grace_seconds: int) -> Iterator[str]:
 
 def _correct() -> str:
     usual = f"graceful_kill_timeout = {runner_config.GRACEFUL_KILL_SECONDS}"
-    return f"editor {_CONFIG_FILE}; nspawn-runner toml shows how it should be ({usual} …)"
+    return f"editor {CONFIG_FILE}; nspawn-runner toml shows how it should be ({usual} …)"
 
 
 CHECKS = (gitlab_runner, service, runner_configuration)
