@@ -14,7 +14,7 @@ from ..errors import HostError
 from ..gitlab.job import made_up_id
 from ..host import process, systemd
 from ..images import shell
-from ..machines import records, script, start, stop
+from ..machines import evidence, records, script, start, stop
 from ..machines.script import Outcome
 from ..settings import with_run_values
 from . import job_limits
@@ -71,11 +71,15 @@ def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
     settings = with_run_values(settings, spec.run, spec.image)
     before = os.stat(log).st_size
     content = f"set -eu\n{spec.smoke_test}\n".encode()
+    began = time.monotonic()
     with _machine(spec, draft, settings) as record, _output_to(log), _at_most(_TRIAL_SECONDS):
         result = script.run(record, content, "smoke_test", shell=_SHELL, grace_seconds=5)
+        said = _last_line(log, before)
+        if result.status:
+            print(*evidence.lines(record, since=began, seconds=5), sep="\n", file=sys.stderr, flush=True)
     if result.outcome is not Outcome.FINISHED or result.status:
         how = f"exit status {result.status}" if result.outcome is Outcome.FINISHED else str(result.outcome.value)
-        raise HostError(f"the smoke test failed: {how}", facts=f"its output: {log}", advice=_last_line(log, before))
+        raise HostError(f"the smoke test failed: {how}", facts=f"its output: {log}", advice=said)
 
 
 @contextmanager

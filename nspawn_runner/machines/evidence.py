@@ -59,6 +59,9 @@ def lines(record: Record, *, since: float, seconds: float) -> Iterator[str]:
     The units that failed since then with the end of their journal, those that had failed before, those that still
     start; of a machine that is gone the end of its console. It may take ``seconds``.
     """
+    now = records.read(record.machine)
+    if now is None or now.state == "stopping":
+        return  # somebody removes it, which is all there is to say
     if not os.path.exists(records.ready_file(record.machine)):
         yield from console(record)
         return
