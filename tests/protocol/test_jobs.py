@@ -25,6 +25,9 @@ ALL_STAGES = (
     "after_script", "archive_cache", "upload_artifacts_on_success", "cleanup_file_variables",
 )  # fmt: skip
 
+# The last line of a job's log; a host without controllers tells no memory.
+END = rb"nspawn-runner: took [0-9.]+ s, CPU time [0-9.]+ s(?:, memory up to [0-9]+ MiB)?(?:, wrote [0-9]+ MiB)?\n"
+
 
 @pytest.fixture
 def runner(host: DisposableHost) -> Iterator[RunnerStandIn]:
@@ -72,7 +75,8 @@ def test_a_whole_job(any_runner: RunnerStandIn, behaviour: Behaviour) -> None:
             assert call.stdout.startswith(f"in {name}\nof {name}\n".encode())
         else:
             assert call.stdout.startswith(f"in {name}\n".encode())
-            assert call.stderr == f"of {name}\n".encode()
+            assert re.sub(END, b"", call.stderr) == f"of {name}\n".encode()
+    assert len(re.findall(END, result.trace)) == 1
     assert "it's $5\n\\é|a\nb|/builds/group/project|running|run-1001|root\n".encode() in result.trace
     assert b"after success\n" in result.trace
 
@@ -110,7 +114,7 @@ def test_a_failing_job(runner: RunnerStandIn, script: str, behaviour: Behaviour,
     assert_sound(result)
     assert b"begun\n" in result.trace
     assert b"saw failed\n" in result.trace
-    assert b"nspawn-runner:" not in result.trace
+    assert b"nspawn-runner:" not in re.sub(END, b"", result.trace)
 
 
 def test_five_jobs_at_the_same_time(runner: RunnerStandIn) -> None:
@@ -227,3 +231,16 @@ def test_the_machine_is_not_the_host(runner: RunnerStandIn, host: DisposableHost
     inside = result.call("build_script").stdout.split()
     assert not set(inside[1:3]) & set(outside[1:3])
     assert inside[3] == b"systemd"
+
+
+def test_the_log_of_a_failed_job(any_runner: RunnerStandIn) -> None:
+    """It says which unit failed, and at last what the job took."""
+    unit = "[Service]\\nExecStart=/bin/sh -c 'echo no disk here; exit 3'\\n"
+    script = f'printf "{unit}" >/etc/systemd/system/disk.service; systemctl start disk; sleep 0.5; exit 4'
+    result = any_runner.job(Job(scripts={"build_script": script, "after_script": "echo after"}, image=IMAGE))
+    assert (result.status, result.exit_code) == ("script_failure", 4)
+    failed = result.call("build_script").stderr.decode()
+    assert failed.startswith("nspawn-runner: failed in the machine: disk.service (exit-code, status 3)\n  ")
+    assert "no disk here\n" in failed
+    assert result.call("after_script").stderr == b""
+    assert re.fullmatch(END, result.call("cleanup_file_variables").stderr)
