@@ -208,7 +208,8 @@ class Round:
         self.host, self.fault, self.call = host, fault, call
         self.chance = random.Random(fault.number)  # noqa: S311
         self.status = self.chance.choice([0, 0, 7])
-        self.limited = self.chance.random() < 0.3
+        # a loop device that writes to the state folder keeps it from becoming read-only
+        self.limited = self.chance.random() < 0.3 and fault.kind != "the state folder is read-only"
         variables = [{"key": "NSPAWN_DISK_MAX", "value": "200M"}] if self.limited else []
         self.job = Job(host, str(job_id), payload=payload(job_id, variables=variables))
         self.story = [f"{fault}{' (disk limited)' if self.limited else ''}"]
@@ -220,8 +221,8 @@ class Round:
             if self._prepare():
                 self._run()
             self._finish(nothing)
-        except BaseException as error:
-            error.add_note("\n".join(self.story))
+        except BaseException:
+            print("\n".join(self.story))
             raise
 
     def _prepare(self) -> bool:

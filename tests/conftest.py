@@ -124,4 +124,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("soak"):
+        config.option.reportchars += "P"  # the figures that the long tests print
     config.addinivalue_line("markers", "starts_processes: a unit test that starts harmless processes on purpose")
