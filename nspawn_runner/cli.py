@@ -44,9 +44,11 @@ VERBS = {
 }
 
 
-# A disk that is full, read-only or broken, and the kernel's limits: the host's trouble wherever it shows.
+# A disk that is full, read-only or broken, the kernel's limits, and what even root may not do (an immutable file, a
+# security module): the host's trouble wherever it shows.
 _OF_THE_HOST = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+    | {errno.EPERM, errno.EACCES}
 )
 STAGES = frozenset({"config", "gitlab-config", "prepare", "run", "cleanup"})
 

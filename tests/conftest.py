@@ -54,6 +54,12 @@ def trixie_host(job_image: Path) -> Iterator[DisposableHost]:
     yield from _host(job_image, "trixie", "overlay")
 
 
+@pytest.fixture(scope="module", params=["ext4", "btrfs"])
+def small_host(request: pytest.FixtureRequest, job_image: Path) -> Iterator[DisposableHost]:
+    """A bookworm host whose state folder is a small file system of its own, which can be full or read-only."""
+    yield from _host(job_image, "bookworm", request.param, size="4G")
+
+
 @pytest.fixture(params=["overlay", "btrfs"])
 def host(request: pytest.FixtureRequest) -> DisposableHost:
     """The bookworm hosts, one after the other."""
@@ -61,8 +67,14 @@ def host(request: pytest.FixtureRequest) -> DisposableHost:
     return found
 
 
-def _host(job_image: Path, suite: Suite, state: State) -> Iterator[DisposableHost]:
-    with DisposableHost(suite=suite, state=state) as host:
+@pytest.fixture(scope="session")
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether the long tests run in full: script/test --soak."""
+    return bool(request.config.getoption("soak"))
+
+
+def _host(job_image: Path, suite: Suite, state: State, *, size: str = "20G") -> Iterator[DisposableHost]:
+    with DisposableHost(suite=suite, state=state, size=size) as host:
         image = f"{STATE_FOLDER}/{IMAGE}"
         host.run(["btrfs", "subvolume", "create", image] if state == "btrfs" else ["mkdir", image])
         subprocess.run(["cp", "--archive", f"{job_image}/.", host.path(image)], check=True)
@@ -107,5 +119,11 @@ settings.register_profile("here", print_blob=True, deadline=None)
 settings.load_profile("ci" if IN_CI else "here")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run the tests of chaos and scale in full, which takes long")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("soak"):
+        config.option.reportchars += "P"  # the figures that the long tests print
     config.addinivalue_line("markers", "starts_processes: a unit test that starts harmless processes on purpose")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 
@@ -23,7 +24,9 @@ def write_atomically(path: str, content: bytes, *, mode: int = 0o600, on_disk: b
                 file.flush()
                 os.fsync(fd)
         os.rename(draft, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = error.filename or path  # or a full disk would not say which
         remove_file(draft)
         raise
 
@@ -35,9 +38,12 @@ def remove_file(path: str) -> None:
 
 
 def remove_folder(path: str) -> None:
-    """Remove the empty folder ``path`` if it is there; a folder that is not empty stays."""
-    with suppress(OSError):
+    """Remove the empty folder ``path`` if it is there; one that is not empty, or a mount, stays."""
+    try:
         os.rmdir(path)
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY}:
+            raise
 
 
 def remove_tree(path: str, *, subvolumes: bool = False) -> None:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -35,9 +36,9 @@ class Image(NamedTuple):
 
 
 def names(state_folder: str) -> list[str]:
-    """Return the names of the images there, sorted."""
+    """Return the names of the images there, sorted; also of one that the disk cannot read just now."""
     entries = _entries(state_folder)
-    return sorted(name for name in entries if is_image_name(name) and os.path.isdir(os.path.join(state_folder, name)))
+    return sorted(name for name in entries if is_image_name(name) and _may_be_folder(os.path.join(state_folder, name)))
 
 
 def find(state_folder: str, name: str) -> Image | None:
@@ -51,11 +52,11 @@ def find(state_folder: str, name: str) -> Image | None:
     path = os.path.join(state_folder, name)
     try:
         if not stat.S_ISLNK(os.lstat(path).st_mode):
-            return Image(name, "", path) if os.path.isdir(path) else None
+            return Image(name, "", path) if _is_folder(path) else None
         root = os.path.normpath(os.path.join(state_folder, os.readlink(path)))
     except FileNotFoundError:
         return None
-    if not os.path.isdir(root):
+    if not _is_folder(root):
         raise HostError(
             f"the image {name} is broken: {root} is not there",
             advice=f"make it anew: nspawn-runner chroot-remove {name}; nspawn-runner chroot-create {name}",
@@ -120,6 +121,26 @@ def known_names(state_folder: str) -> list[str]:
 def is_stamp(text: str) -> bool:
     """Tell whether ``text`` is a generation's stamp: the UTC second of its making, such as 20261121T093015Z."""
     return len(text) == 16 and text[8] == "T" and text[15] == "Z" and f"{text[:8]}{text[9:15]}".isdecimal()
+
+
+def _is_folder(path: str) -> bool:
+    """Tell whether ``path`` is a folder; raises OSError where a disk keeps that from being known.
+
+    os.path.isdir would say no then, and a job be blamed for an image that does not exist.
+    """
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+            return False
+        raise
+
+
+def _may_be_folder(path: str) -> bool:
+    try:
+        return _is_folder(path)
+    except OSError:
+        return True
 
 
 def _entries(folder: str) -> list[str]:

@@ -61,9 +61,18 @@ def _start(machine: str, wish: Wish, settings: Settings) -> Record:
             stop.remove(record)
         except HostError as another:
             # Why it did not start is what a person must know first.
+            if not (why := _why(error)):
+                raise another from error
             shown = error.evidence if isinstance(error, HostError) else ()
-            raise HostError(str(error), facts=another.what, advice=another.advice, evidence=shown) from error
+            raise HostError(why, facts=another.what, advice=another.advice, evidence=shown) from error
         raise
+
+
+def _why(error: BaseException) -> str:
+    """Return what failed in the words for people, nothing where it was a signal."""
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+    return str(error) if isinstance(error, Exception) else ""
 
 
 def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:

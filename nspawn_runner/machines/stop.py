@@ -98,7 +98,7 @@ def _all_gone(machine: str, layers: Mapping[str, str]) -> list[str]:
         attempt(partial(backends.named(name).detach, layer))
         attempt(partial(files.remove_file, records.hosts_file(layer)))
     for folder in _NSPAWN_FOLDERS:
-        files.remove_folder(f"{folder}/{machine}")
+        attempt(partial(files.remove_folder, f"{folder}/{machine}"))
     attempt(lambda: files.remove_tree(records.folder(machine)))
     return problems
 

@@ -1,5 +1,6 @@
 """Ends that nobody planned: machines that die under their script, signals to run and prepare, kills."""
 
+import json
 import random
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from by_hand import BUILD_FAILURE, SECONDS, SYSTEM_FAILURE, Job, Unchanged, terminate, together
+from by_hand import BUILD_FAILURE, SECONDS, SYSTEM_FAILURE, Job, Unchanged, payload, terminate, together
 from disposable_host import DisposableHost
 
 LONG = 600
@@ -135,6 +136,35 @@ def test_sigterm_stops_the_script_not_the_machine(machine: Job, kind: str) -> No
     assert (out == b"tidied\n") == (kind == "a shell that tidies up")
     assert machine.script(f"pgrep --full '^sleep {LONG}'").out == b""
     assert machine.output("systemctl is-system-running") == "running\n"
+
+
+@pytest.mark.parametrize("grace_seconds", [0, 2])
+def test_deaf_script_ends_with_its_grace(host: DisposableHost, grace_seconds: int) -> None:
+    """At most two seconds after it, and the machine is there for after_script."""
+    with Job(host, settings=f"stop_grace_seconds = {grace_seconds}\n") as job:
+        job.prepare()
+        with started(job, SCRIPTS_TO_STOP["deaf ones"]) as process:
+            began = time.monotonic()
+            terminate(process)
+            process.communicate(timeout=SECONDS)
+        assert grace_seconds <= time.monotonic() - began <= grace_seconds + 2
+        assert process.returncode == SYSTEM_FAILURE
+        assert job.output("echo after; pgrep --full '^sleep' || true") == "after\n"
+
+
+def test_signal_to_config_leaves_nothing(overlay_host: DisposableHost) -> None:
+    with Unchanged(overlay_host):
+        for milliseconds in range(0, 80, 8):
+            job = Job(overlay_host, payload=payload(5000))
+            argv = job.argv("config")
+            with job.host.popen(argv, env=job.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+                time.sleep(milliseconds / 1000)
+                terminate(process)
+                out, err = process.communicate(timeout=2)
+            assert b"Traceback" not in err
+            # 1 and -15: before there was anybody to hear it
+            assert process.returncode in ([0] if out else [1, -signal.SIGTERM, SYSTEM_FAILURE])
+            assert not out or json.loads(out)["driver"]
 
 
 def test_kill_of_run_leaves_a_machine_that_works(machine: Job) -> None:
