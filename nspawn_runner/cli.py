@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     debug = "--debug" in before_dashes(arguments)
     try:
         if arguments[:1] == ["reap"]:
-            return _command("reap").main(_Reap(arguments), None)  # type: ignore[arg-type]
+            return _reap(arguments)
         status = _run(arguments)
         sys.stdout.flush()
         return status
@@ -97,6 +97,13 @@ def main(arguments: Sequence[str]) -> int:
         return _tell_unexpected(error)
 
 
+def _reap(arguments: Sequence[str]) -> int:
+    from .commands import story
+
+    with story.Told("reap"):
+        return _command("reap").main(_Reap(arguments), None)  # type: ignore[arg-type]
+
+
 class _Reap:
     def __init__(self, arguments: Sequence[str]) -> None:
         if len(arguments) != 2:
@@ -109,24 +116,35 @@ def _command(verb: str) -> Command:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from . import settings
-
     args = plain_call(arguments) or parse(arguments)
     if args.verbose:
         from .host import process
 
         process.announced = True
-    _need_root(args.verb)
+    if args.verb not in STAGES:
+        _need_root(args.verb)
+        return _command(args.verb).main(args, _settings(args))
+    from .commands import story
+
+    with story.Told(args.verb, getattr(args, "stage", ""), job_id=args.id) as told:
+        _need_root(args.verb)
+        told.status = _command(args.verb).main(args, _settings(args))
+        sys.stdout.flush()
+    return told.status
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from . import settings
+
     try:
-        loaded = settings.load(args.config)
+        return settings.load(args.config)
     except Error as error:
         if args.verb not in {"cleanup", "doctor"}:
             raise
         # A mistake in the file must not keep a machine alive; its record says all that is needed. The doctor tells it.
         if args.verb == "cleanup":
             _tell(error)
-        loaded = settings.Settings()
-    return _command(args.verb).main(args, loaded)
+        return settings.Settings()
 
 
 def plain_call(arguments: Sequence[str]) -> argparse.Namespace | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..gitlab import job as jobs
 from ..machines import records, stop
+from . import story
 
 if TYPE_CHECKING:
     import argparse
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Remove the machine; returns 0 when nothing of it is left."""
-    job = jobs.from_environment(os.environ, job_id=args.id)
+    job = story.about(jobs.from_environment(os.environ, job_id=args.id))
     remove(job.id, job.server, settings, keep=args.id is None)
     return 0
 
@@ -43,6 +44,8 @@ def remove(job_id: str, server: str, settings: Settings, *, keep: bool) -> None:
         if records.find(job_id, server) is None and records.read(machine) is not None:
             return  # meanwhile the name went to another server's job of the same id
         record = records.read(machine)
+        if record is not None:
+            story.machine(record)
         if keep and record is not None and record.state != records.UNREADABLE:
             stop.end_job(record)
         else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..errors import Error
 from ..gitlab import job as jobs
-from . import job_image
+from . import job_image, story
 
 if TYPE_CHECKING:
     import argparse
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Print the answer."""
-    job = jobs.from_environment(os.environ, job_id=args.id)
+    job = story.about(jobs.from_environment(os.environ, job_id=args.id))
     answer = {
         "driver": {"name": "nspawn-runner", "version": __version__},
         "hostname": f"run-{job.id}",

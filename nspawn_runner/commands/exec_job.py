@@ -14,7 +14,7 @@ from ..gitlab.job import LOCAL, Job, made_up_id
 from ..host import files, locks
 from ..machines import script
 from ..settings import RUN_FOLDER
-from . import cleanup, job_image, observed, prepare, run
+from . import cleanup, job_image, observed, prepare, run, story
 
 if TYPE_CHECKING:
     import argparse
@@ -82,12 +82,14 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
         log.say(headings.warning(f"ignored here: {', '.join(ci_job.ignored)}", colour=log.colour))
     variables = dict(ci_job.variables)
     job = Job(job_id, server=LOCAL, wishes={name: variables[name] for name in JOB_VARIABLES if variables.get(name)})
+    story.about(job)
     try:
         log.section(headings.PREPARE)
         began = time.monotonic()
         options = [f"--bind-ro={bundle}:{_BUNDLE}"]
-        image = job_image.find(ci_job.image or settings.default_image, settings)
-        record = prepare.boot(job, image, job_image.settings_of(image, settings), options)
+        with story.Told("prepare"):
+            image = job_image.find(ci_job.image or settings.default_image, settings)
+            record = prepare.boot(job, image, job_image.settings_of(image, settings), options)
         log.say(prepare.report(record, time.monotonic() - began))
         project_dir = f"{settings.builds_dir}/{name}"
         try:
@@ -96,7 +98,8 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
             observed.tell_end(record)
     finally:
         log.section(headings.CLEANUP)
-        cleanup.remove(job.id, job.server, settings, keep=True)
+        with story.Told("cleanup"):
+            cleanup.remove(job.id, job.server, settings, keep=True)
 
 
 def _run_stages(
@@ -113,7 +116,9 @@ def _run_stages(
             run.tell(result, record)
             return result.status
 
-        return observed.run(record, name, script_in_machine)
+        with story.Told("run", name) as told:
+            told.status = observed.run(record, name, script_in_machine)
+        return told.status
 
     strategy = dict(ci_job.variables).get("GIT_STRATEGY", "clone")
     sources = scripts.get_sources(

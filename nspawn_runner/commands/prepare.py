@@ -12,7 +12,7 @@ from ..gitlab import job as jobs
 from ..machines import network, start
 from ..profiles import DEFAULT
 from ..settings import DEFAULT_FILE
-from . import caches, job_image, job_limits, permission
+from . import caches, job_image, job_limits, permission, story
 
 if TYPE_CHECKING:
     import argparse
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Boot the machine and say in one line which."""
     began = time.monotonic()
-    job = jobs.from_environment(os.environ, job_id=args.id)
+    job = story.about(jobs.from_environment(os.environ, job_id=args.id))
     asked = args.image if args.image is not None else job.image or args.default_image or settings.default_image
     image = job_image.find(asked, settings)
     if args.id is None:  # by hand it is root who asks
@@ -71,6 +71,7 @@ def report(record: Record, took_seconds: float) -> str:
 
 def boot(job: Job, image: store.Image, settings: Settings, binds: Sequence[str] = ()) -> Record:
     """Boot the machine of ``job`` from ``image`` with its ``settings``; ``binds`` are options of systemd-nspawn."""
+    story.image(image.name)
     settings = job_limits.of_job(job, settings)
     options = [*_cache_options(job, settings), *_helper_options(image.root, settings), *binds]
     wish = start.Wish(
@@ -82,7 +83,7 @@ def boot(job: Job, image: store.Image, settings: Settings, binds: Sequence[str] 
         root=image.root,
         binds=options,
     )
-    return start.start(wish, settings)
+    return story.machine(start.start(wish, settings))
 
 
 def _cache_options(job: Job, settings: Settings) -> list[str]:

@@ -11,7 +11,7 @@ from ..gitlab import job as jobs
 from ..gitlab import status
 from ..machines import records, script
 from ..machines.script import Outcome
-from . import observed
+from . import observed, story
 
 if TYPE_CHECKING:
     import argparse
@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Run the script; return 0, or the number that blames the job, having told the script's own status."""
     status.forget_script_status(os.environ)
-    job = jobs.from_environment(os.environ, job_id=args.id)
-    record = find_machine(job.id, job.server)
+    job = story.about(jobs.from_environment(os.environ, job_id=args.id))
+    record = story.machine(find_machine(job.id, job.server))
     if records.is_rebooting(record.machine):
         print(f"nspawn-runner: the machine {record.machine} is rebooting; waiting for it", file=sys.stderr, flush=True)
     if settings.journal_file and args.stage.startswith("upload_artifacts"):

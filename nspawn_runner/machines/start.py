@@ -183,6 +183,7 @@ def _properties(record: Record, settings: Settings) -> list[str]:
     """The unit's properties; reasons in the order of systemd.service(5), .exec(5), .kill(5), .resource-control(5)."""
     return [
         f"Description=nspawn-runner machine {record.machine}, job {record.job}, image {record.image}",
+        *_story(record),
         "Type=notify",
         "NotifyAccess=all",
         # 133 is how systemd-nspawn says that the machine wants to reboot: it comes back with its state.
@@ -214,6 +215,15 @@ def _properties(record: Record, settings: Settings) -> list[str]:
         *rights.unit_properties(_profile(record, settings), record),
         *limits.unit_properties(record.limits),
     ]
+
+
+def _story(record: Record) -> list[str]:
+    """Let the machine's console and what systemd says of the unit be found where the job's stages tell of themselves.
+
+    As properties of systemd-run each is one field.
+    """
+    known = {"JOB": record.job, "PROJECT": record.project, "IMAGE": record.image, "MACHINE": record.machine}
+    return [f"LogExtraFields=NSPAWN_RUNNER_{name}={value}" for name, value in known.items() if value]
 
 
 def _profile(record: Record, settings: Settings) -> profiles.Profile:
