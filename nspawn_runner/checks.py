@@ -97,6 +97,7 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "journal_file": _relative_file,
     "gc.cache_days": _between(0, 36500),
     "gc.cache_size": _room,
+    "metrics.file": lambda value: _absolute_path(value) if value else "",
     "network.mode": _one_of("private", "none", "host"),
     "network.bridge": _interface,
     "network.subnet": _subnet,

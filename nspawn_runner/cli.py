@@ -128,7 +128,8 @@ def _run(arguments: Sequence[str]) -> int:
 
     with story.Told(args.verb, getattr(args, "stage", ""), job_id=args.id) as told:
         _need_root(args.verb)
-        told.status = _command(args.verb).main(args, _settings(args))
+        told.settings = _settings(args)
+        told.status = _command(args.verb).main(args, told.settings)
         sys.stdout.flush()
     return told.status
 

@@ -41,6 +41,12 @@ class Gc(NamedTuple):
     cache_size: str = "infinity"
 
 
+class Metrics(NamedTuple):
+    """Where metrics for Prometheus are written: the absolute path ``file``, empty for nowhere."""
+
+    file: str = ""
+
+
 class Settings(NamedTuple):
     """All settings, with their defaults."""
 
@@ -65,6 +71,7 @@ class Settings(NamedTuple):
     limits: Limits = Limits()
     network: Network = Network()
     gc: Gc = Gc()
+    metrics: Metrics = Metrics()
 
 
 _TYPES = {bool: "true or false", int: "a whole number", str: "a text in quotes"}

@@ -44,8 +44,7 @@ def remove(job_id: str, server: str, settings: Settings, *, keep: bool) -> None:
         if records.find(job_id, server) is None and records.read(machine) is not None:
             return  # meanwhile the name went to another server's job of the same id
         record = records.read(machine)
-        if record is not None:
-            story.machine(record)
+        story.over(record)
         if keep and record is not None and record.state != records.UNREADABLE:
             stop.end_job(record)
         else:

@@ -87,7 +87,7 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
         log.section(headings.PREPARE)
         began = time.monotonic()
         options = [f"--bind-ro={bundle}:{_BUNDLE}"]
-        with story.Told("prepare"):
+        with story.Told("prepare", settings=settings):
             image = job_image.find(ci_job.image or settings.default_image, settings)
             record = prepare.boot(job, image, job_image.settings_of(image, settings), options)
         log.say(prepare.report(record, time.monotonic() - began))
@@ -98,7 +98,7 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
             observed.tell_end(record)
     finally:
         log.section(headings.CLEANUP)
-        with story.Told("cleanup"):
+        with story.Told("cleanup", settings=settings):
             cleanup.remove(job.id, job.server, settings, keep=True)
 
 
@@ -116,7 +116,7 @@ def _run_stages(
             run.tell(result, record)
             return result.status
 
-        with story.Told("run", name) as told:
+        with story.Told("run", name, settings=settings) as told:
             told.status = observed.run(record, name, script_in_machine)
         return told.status
 

@@ -67,6 +67,10 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         rows = [_told(each, dry=args.dry_run) for each in leftovers.find(settings, ended_seconds=ended_seconds)]
         if not args.dry_run:
             leftovers.remove_files(settings)
+    if settings.metrics.file and not args.dry_run:
+        from . import metrics
+
+        metrics.refresh(settings)
     if args.json:
         print(json.dumps([row._asdict() for row in rows], indent=1))
     else:

@@ -1,4 +1,4 @@
-"""A job's story: each stage leaves an entry in the host's journal when it ends, however it ends.
+"""A job's story: each stage leaves an entry in the host's journal when it ends, however it ends, and counts.
 
     journalctl NSPAWN_RUNNER_JOB=4711
 
@@ -18,6 +18,7 @@ from ..host import journal
 if TYPE_CHECKING:
     from ..gitlab.job import Job
     from ..machines.records import Record
+    from ..settings import Settings
 
 SUCCESS, FAILED, CANCELED, SYSTEM_FAILURE = "success", "failed", "canceled", "system failure"
 _PRIORITIES = {SUCCESS: journal.INFO, FAILED: journal.NOTICE, CANCELED: journal.NOTICE, SYSTEM_FAILURE: journal.ERROR}
@@ -30,7 +31,7 @@ _VERBS = {
 
 
 class _Known:
-    job = project = image = machine = event = ""
+    job = project = image = machine = server = outcome = event = ""
 
 
 _known = _Known()
@@ -38,7 +39,7 @@ _known = _Known()
 
 def about(job: Job) -> Job:
     """Note whose story it is; return ``job``."""
-    _known.job, _known.project, _known.image = job.id, job.project, job.image
+    _known.job, _known.project, _known.image, _known.server = job.id, job.project, job.image, job.server
     return job
 
 
@@ -61,19 +62,35 @@ def event(text: str) -> None:
     _known.event = text
 
 
+def over(record: Record | None) -> None:
+    """Note what became of a job whose machine is about to be removed, by its ``record``; to be called under its lock.
+
+    A removal that was begun before has noted that already, though it may not have ended.
+    """
+    from ..machines import records
+
+    if record is not None:
+        machine(record)
+        if record.state == "running":
+            _known.outcome = records.failure(record.machine) or SUCCESS
+        elif record.state == "starting":  # by a prepare that was killed
+            _known.outcome = SYSTEM_FAILURE
+
+
 class Told:
     """A stage in whose end an entry is written; errors pass through.
 
     ``script`` is GitLab's name of what a run runs, ``job_id`` the job's where a person named it. The stage sets its
-    ``status`` (0: success).
+    ``status`` (0: success), and ``settings`` as soon as it has them.
     """
 
     def __init__(
-        self, stage: str, script: str = "", *, job_id: str | None = None
+        self, stage: str, script: str = "", *, job_id: str | None = None, settings: Settings | None = None
     ) -> None:
         self.stage = stage.removeprefix("gitlab-")
         self.script = script
         self.job_id = job_id
+        self.settings = settings
         self.status = 0
 
     def __enter__(self) -> Self:
@@ -83,6 +100,7 @@ class Told:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         seconds = time.monotonic() - self.began
         result = result_of(error) if error is not None else FAILED if self.status else SUCCESS
+        outcome, _known.outcome = _known.outcome, ""
         if error is not None and not _known.job:
             _find_job(self.job_id)
         journal.send(
@@ -99,6 +117,12 @@ class Told:
                 "NSPAWN_RUNNER_RESULT": result,
             },
         )
+        if self.settings is not None and self.settings.metrics.file and os.geteuid() == 0:
+            from . import metrics
+            from .counters import Ended
+
+            job = f"{_known.server} {_known.job}" if _known.job else ""
+            metrics.stage_ended(self.settings, Ended(self.stage, seconds, result, job, outcome))
 
 
 def result_of(error: BaseException) -> str:

@@ -89,12 +89,12 @@ def _folder_of(job_id: str) -> Iterator[str]:
 
 
 def _write_settings(path: str, config_file: str | None, backend: str) -> None:
-    """Write the settings that hold, but with ``backend``."""
+    """Write the settings that hold, but with ``backend``, and so that the job, which is nobody's, counts nowhere."""
     import toml
 
     file = config_file or DEFAULT_FILE
     data = tomllib.loads(files.read_head(file, 1 << 20).decode()) if os.path.exists(file) else {}
-    files.write_atomically(path, toml.dumps({**data, "backend": backend}).encode())
+    files.write_atomically(path, toml.dumps({**data, "backend": backend, "metrics": {}}).encode())
 
 
 class _Trial:

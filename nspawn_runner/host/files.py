@@ -19,6 +19,7 @@ def write_atomically(path: str, content: bytes, *, mode: int = 0o600, on_disk: b
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
+            os.fchmod(fd, mode)  # whatever our caller's umask is
             file.write(content)
             if on_disk:
                 file.flush()
@@ -35,6 +36,16 @@ def remove_file(path: str) -> None:
     """Remove the file or link ``path`` if it is there."""
     with suppress(FileNotFoundError):
         os.unlink(path)
+
+
+def remove_drafts(path: str) -> None:
+    """Remove what killed processes left of their ``write_atomically`` to ``path``."""
+    folder, name = os.path.split(path)
+    with suppress(FileNotFoundError):
+        for entry in os.listdir(folder):
+            pid = entry.removeprefix(f"{name}.").removesuffix(".new")
+            if entry == f"{name}.{pid}.new" and pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
+                remove_file(os.path.join(folder, entry))
 
 
 def remove_folder(path: str) -> None:

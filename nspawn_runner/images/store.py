@@ -65,6 +65,23 @@ def find(state_folder: str, name: str) -> Image | None:
     return Image(name, os.path.basename(root) if ours else "", root)
 
 
+def created(image: Image) -> int | None:
+    """Return when the tree of ``image`` was made, in epoch seconds; None where that was not written down.
+
+    Of a plain folder it is when something right in it changed last.
+    """
+    if not image.generation:
+        return round(os.stat(image.root).st_mtime)
+    known = facts(image).get("created")
+    return known if isinstance(known, int) else None
+
+
+def published(state_folder: str, image: Image) -> int | None:
+    """Return when jobs began to get the tree of ``image``, in epoch seconds: the age of its link, if it has one."""
+    status = os.lstat(os.path.join(state_folder, image.name))
+    return round(status.st_mtime) if stat.S_ISLNK(status.st_mode) else None
+
+
 def alias_of(state_folder: str, name: str) -> str:
     """Return the image that ``name`` is an alias of, nothing where it is none: a link to a mere name is one."""
     try:
