@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def tell_end(record: Record) -> None:
         known.append(f"wrote {human_size(used.written_bytes)}")
     _say(", ".join(known))
     if record.keep_failed_seconds and records.failure(record.machine):
-        host, age = socket.gethostname(), human_age(record.keep_failed_seconds)
+        host, age = os.uname().nodename, human_age(record.keep_failed_seconds)
         _say(f"the machine's root is kept on {host} for {age}: nspawn-runner login {record.job}")
 
 

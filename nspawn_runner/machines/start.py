@@ -194,7 +194,7 @@ def _properties(record: Record, settings: Settings) -> list[str]:
         f"TimeoutStartSec={START_TIMEOUT_SECONDS}",
         # SIGKILL needs no time; the reaper may, for a layer of many files.
         "TimeoutStopSec=120",
-        f"ExecStopPost={_exec_line(_exec_stop_post(record, settings))}",
+        *(f"ExecStopPost=-{_exec_line(argv)}" for argv in _exec_stop_post(record, settings)),
         # The overlay's mounts live and die with the unit.
         "PrivateMounts=yes",
         *network.unit_properties(record, settings.network),
@@ -230,15 +230,19 @@ def _profile(record: Record, settings: Settings) -> profiles.Profile:
     return profiles.find(record.profile, settings.profiles)
 
 
-def _exec_stop_post(record: Record, settings: Settings) -> list[str]:
-    """Return the command that the unit runs when it ends: our reaper, unless it is us who remove the machine."""
+def _exec_stop_post(record: Record, settings: Settings) -> list[list[str]]:
+    """Return the commands that the unit runs when it ends: its neighbour is forgotten, our reaper called.
+
+    Not the reaper if it is us who remove the machine. Neither forks, since the job may have used up the unit's tasks.
+    """
     main = os.path.join(os.path.dirname(os.path.dirname(__file__)), "__main__.py")
     reap = [sys.executable, "-I", "-S", main, "reap", record.machine]
-    # What the host was told of its hardware address goes with it; where it was told nothing, ip's protest is nobody's
-    # concern.
-    neighbour = [network.address(settings.network, record.slot), settings.network.bridge]
-    script = 'ip neighbour delete "$1" dev "$2" 2>/dev/null; shift 2; [ -e "$0" ] || exec "$@"'
-    return ["/bin/sh", "-c", script, records.removal_file(record.machine), *neighbour, *reap]
+    neighbour = ["ip", "neighbour", "delete", network.address(settings.network, record.slot)]
+    return [
+        # Where the host was not told of it yet, ip's protest is nobody's concern.
+        ["/bin/sh", "-c", 'exec "$0" "$@" 2>/dev/null', *neighbour, "dev", settings.network.bridge],
+        ["/bin/sh", "-c", '[ -e "$0" ] || exec "$@"', records.removal_file(record.machine), *reap],
+    ]
 
 
 def _exec_line(argv: Sequence[str]) -> str:
