@@ -267,7 +267,7 @@ def _tell(error: Error) -> int:
     from .gitlab import status
 
     for line in error.evidence:
-        print(line, file=sys.stderr)
+        print(line if line.startswith(" ") else f"nspawn-runner: {line}", file=sys.stderr)
     for number, line in enumerate(error.lines()):
         print(f"nspawn-runner: {line}" if number == 0 else f"  {line}", file=sys.stderr)
     return status.of_error(error, os.environ)

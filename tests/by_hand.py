@@ -60,6 +60,13 @@ class Done(NamedTuple):
         assert "Traceback" not in text, text
         return text
 
+    @property
+    def last_words(self) -> list[str]:
+        """The last message, by its lines: behind what a machine's console and units said."""
+        lines = self.message.splitlines()
+        begins = [number for number, line in enumerate(lines) if line.startswith("nspawn-runner: ")]
+        return lines[begins[-1] :] if begins else []
+
 
 class Job:
     """A job by hand. Without a payload it is named by --id, with one by JOB_RESPONSE_FILE; leaving cleans it up."""

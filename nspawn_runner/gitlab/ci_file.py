@@ -194,6 +194,8 @@ def _inherit(job: Mapping[str, Node], what: str) -> Wanted:
 def _text(node: Node, keyword: str) -> str:
     if not isinstance(node.value, str) or not node.value:
         raise wrong(node, f'"{keyword}" is {kind(node)}, it must be a text' if node.value else f'"{keyword}" is empty')
+    if "\0" in node.value:
+        raise wrong(node, f'"{keyword}" has a NUL character')
     return node.value
 
 

@@ -181,6 +181,7 @@ KEYWORDS = [
 @cases(1600)
 @given(st.dictionaries(st.sampled_from(KEYWORDS), values(*KEYWORDS), max_size=4), st.booleans(), st.booleans())
 @example({"extends": [], "variables": {"A": "$A"}}, False, False)
+@example({"image": "a\0b"}, False, False)
 def test_pipelines_with_other_values(
     tmp_path_factory: pytest.TempPathFactory, keywords: dict[str, Any], top: bool, references: bool
 ) -> None:
