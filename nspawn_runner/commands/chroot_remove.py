@@ -52,5 +52,5 @@ def _refuse_used(state_folder: str, name: str) -> None:
         raise HostError(
             f"the image {name} is in use",
             facts=f"by {', '.join(machines)}",
-            advice="wait until these machines have ended (see: machinectl), or break them with --force",
+            advice="wait until these machines have gone (see: nspawn-runner list), or break them with --force",
         )

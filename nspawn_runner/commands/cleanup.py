@@ -43,9 +43,9 @@ def remove(job_id: str, server: str, settings: Settings, *, keep: bool) -> None:
     with records.lock(machine):
         if records.find(job_id, server) is None and records.read(machine) is not None:
             return  # meanwhile the name went to another server's job of the same id
-        record = records.read(machine)
-        story.over(record)
-        if keep and record is not None and record.state != records.UNREADABLE:
-            stop.end_job(record)
-        else:
-            stop.remove_leftovers(machine, settings.state_folder)
+        with story.end_of(machine):
+            record = records.read(machine)
+            if keep and record is not None and record.state != records.UNREADABLE:
+                stop.end_job(record)
+            else:
+                stop.remove_leftovers(machine, settings.state_folder)

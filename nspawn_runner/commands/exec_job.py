@@ -117,7 +117,7 @@ def _run_stages(
             return result.status
 
         with story.Told("run", name, settings=settings) as told:
-            told.status = observed.run(record, name, script_in_machine)
+            told.status = observed.run(record, name, script_in_machine, decides=name != "after_script")
         return told.status
 
     strategy = dict(ci_job.variables).get("GIT_STRATEGY", "clone")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..amounts import seconds
 from ..errors import Error, UsageError, printable
-from ..host import files, locks
+from ..host import files, journal, locks
 from ..host.leftover import Leftover, size_bytes
 from ..settings import RUN_FOLDER
 from . import leftovers
@@ -87,12 +87,22 @@ def _told(found: Leftover, *, dry: bool) -> Row:
     if dry:
         return row
     try:
-        return row._replace(result=REMOVED if found.remove() else BUSY)
+        removed = found.remove()
+        if removed and found.kind == "machine":
+            _end_story(found)
+        return row._replace(result=REMOVED if removed else BUSY)
     except locks.Busy:
         return row._replace(result=BUSY)
     except (Error, OSError) as error:
         lines = error.lines() if isinstance(error, Error) else [str(error)]
         return row._replace(result=FAILED, problem=printable("; ".join(lines)))
+
+
+def _end_story(machine: Leftover) -> None:
+    """Tell the journal what became of the machine of a job, whose stages will not."""
+    job = machine.name.removeprefix("run-").partition("-")[0]
+    fields = {"NSPAWN_RUNNER_JOB": job, "NSPAWN_RUNNER_MACHINE": machine.name, "NSPAWN_RUNNER_STAGE": "gc"}
+    journal.send(f"job {job}: gc removed its machine: {machine.why}", priority=journal.NOTICE, fields=fields)
 
 
 def _lines(rows: Sequence[Row]) -> Iterator[str]:

@@ -143,7 +143,7 @@ def advice(rows: Sequence[Row]) -> list[str]:
         if row.state in {"abandoned", records.UNREADABLE}:
             told.append(f"{row.machine} is {row.state}; remove it: {REMOVAL}")
         elif row.kept_until is not None:
-            until = time.strftime("%H:%M", time.localtime(row.kept_until))
+            until = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.kept_until))
             told.append(f"{row.machine} is kept until {until}; look into it: nspawn-runner login {row.machine}")
     return told
 

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from .. import profiles
 from ..errors import HostError, UsageError, printable
 from ..host import process, systemd
 from ..machines import kept, records
@@ -36,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Open the shell and return its exit status, 255 when the machine went under it."""
-    del settings
     record = find(args.job)
     if record.state not in {"running", "kept"}:
         raise HostError(f"the machine {record.machine} is {record.state}", advice="see: nspawn-runner list")
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         raise UsageError("login is for a terminal", advice="" if record.state == "kept" else for_script)
     if record.state == "kept":
         print(f"a root shell in what is kept of {record.machine}: not booted, no network", file=sys.stderr, flush=True)
-        return kept.shell(record)
+        return kept.shell(record.machine, profiles.find(record.profile, settings.profiles))
     if not systemd.is_active(record.unit):
         raise HostError(f"the machine {record.machine} has ended", advice=f"see: journalctl --unit={record.unit}")
     print(f"a root shell in {record.machine}, image {printable(record.image)}", file=sys.stderr, flush=True)

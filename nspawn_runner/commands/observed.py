@@ -5,29 +5,36 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 
-from ..errors import Cancelled, JobError
+from ..errors import Cancelled, Error, JobError
 from ..machines import evidence, records
 from ..machines.records import Record
 from .words import human_age, human_size
 
 # gitlab-runner's last call of run for a job (common/build.go).
 LAST_STAGE = "cleanup_file_variables"
-# A failure of after_script does not fail the job.
-_HARMLESS = "after_script"
 _EVIDENCE_SECONDS = 5
 # The runner waits for a cancelled stage.
 _CANCELLED_SECONDS = 1
 
 
-def run(record: Record, stage: str, script: Callable[[], int]) -> int:
+def decides(stage: str, environ: Mapping[str, str]) -> bool:
+    """Tell whether the job fails with its ``stage``, by the runner's rules (common/build.go)."""
+    if stage == "after_script":
+        return environ.get("CUSTOM_ENV_AFTER_SCRIPT_IGNORE_ERRORS", "").lower() in {"false", "0", "f"}
+    return stage != LAST_STAGE
+
+
+def run(record: Record, stage: str, script: Callable[[], int], *, decides: bool) -> int:
     """Call ``script``, which runs one in the machine, and return its status, having noted how the ``stage`` ended.
 
-    Of a failure the log tells what the machine knows.
+    Of a failure the log tells what the machine knows. ``decides`` is whether the job fails with this stage.
     """
     began, result = time.monotonic(), "system failure"
+    if decides:
+        records.note_begin(record.machine, stage)
     try:
         status = script()
         result = "failed" if status else "success"
@@ -39,33 +46,42 @@ def run(record: Record, stage: str, script: Callable[[], int]) -> int:
         result = "failed"
         raise
     finally:
-        if stage != _HARMLESS:
+        if decides:
             records.note_result(record.machine, stage, result)
         if result != "success":
-            seconds = _CANCELLED_SECONDS if result == "canceled" else _EVIDENCE_SECONDS
-            _say(*evidence.lines(record, since=began, seconds=seconds))
+            _tell_failure(record, began, _CANCELLED_SECONDS if result == "canceled" else _EVIDENCE_SECONDS)
         if stage == LAST_STAGE:
             tell_end(record)
 
 
+def _tell_failure(record: Record, began: float, seconds: float) -> None:
+    with _unasked():
+        _say(*evidence.lines(record, since=began, seconds=seconds))
+
+
 def tell_end(record: Record) -> None:
     """Say what the job has used, and where its root can be looked at if that is kept."""
-    used = evidence.usage(record)
-    known = [f"took {used.wall_seconds:.1f} s"]
-    if used.cpu_seconds is not None:
-        known.append(f"CPU time {used.cpu_seconds:.1f} s")
-    if used.memory_peak_bytes is not None:
-        known.append(f"memory up to {human_size(used.memory_peak_bytes)}")
-    if used.written_bytes is not None:
-        known.append(f"wrote {human_size(used.written_bytes)}")
-    _say(", ".join(known))
-    if record.keep_failed_seconds and records.failure(record.machine):
-        host, age = os.uname().nodename, human_age(record.keep_failed_seconds)
-        _say(f"the machine's root is kept on {host} for {age}: nspawn-runner login {record.job}")
+    with _unasked():
+        used = evidence.usage(record)
+        known = [f"took {used.wall_seconds:.1f} s"]
+        if used.cpu_seconds is not None:
+            known.append(f"CPU time {used.cpu_seconds:.1f} s")
+        if used.memory_peak_bytes is not None:
+            known.append(f"memory up to {human_size(used.memory_peak_bytes)}")
+        if used.written_bytes is not None:
+            known.append(f"wrote {human_size(used.written_bytes)}")
+        _say(", ".join(known))
+        if record.keep_failed_seconds and records.failure(record.machine):
+            host, age = os.uname().nodename, human_age(record.keep_failed_seconds)
+            _say(f"the machine's root is kept on {host} for {age}: nspawn-runner login {record.job}")
+
+
+def _unasked() -> AbstractContextManager[None]:
+    """Let what is only told beside a stage's result not change that, as on a host without memory or room."""
+    return suppress(Error, OSError)
 
 
 def _say(*lines: str) -> None:
-    with suppress(OSError):  # whoever reads the log has gone; that is not what the stage is about
-        for line in lines:
-            print(line if line.startswith(" ") else f"nspawn-runner: {line}", file=sys.stderr)
-        sys.stderr.flush()
+    for line in lines:
+        print(line if line.startswith(" ") else f"nspawn-runner: {line}", file=sys.stderr)
+    sys.stderr.flush()

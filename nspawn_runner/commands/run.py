@@ -25,6 +25,8 @@ settings or the image name another user.
 
 Output is passed through as it comes. What the script leaves running stays until cleanup."""
 
+_LONGEST_PATH = 2048  # characters; PATH_MAX is 4096 bytes
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add SCRIPT, STAGE, --id and --shell."""
@@ -41,15 +43,16 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     record = story.machine(find_machine(job.id, job.server))
     if records.is_rebooting(record.machine):
         print(f"nspawn-runner: the machine {record.machine} is rebooting; waiting for it", file=sys.stderr, flush=True)
-    if settings.journal_file and args.stage.startswith("upload_artifacts"):
-        leave_journal(record, settings)
 
     def run() -> int:
+        if settings.journal_file and args.stage.startswith("upload_artifacts"):
+            leave_journal(record, settings)
         result = run_file(record, args.script, args.stage, args.shell or record.shell, settings)
         tell(result, record)
         return result.status
 
-    return status.tell_script_status(os.environ, observed.run(record, args.stage, run))
+    decides = observed.decides(args.stage, os.environ)
+    return status.tell_script_status(os.environ, observed.run(record, args.stage, run, decides=decides))
 
 
 def leave_journal(record: Record, settings: Settings) -> None:
@@ -58,7 +61,10 @@ def leave_journal(record: Record, settings: Settings) -> None:
 
     # In the machine, by the job's own user: whatever the job says its folder is.
     folder = os.environ.get("CUSTOM_ENV_CI_PROJECT_DIR", "")
-    problem = evidence.write_journal(record, f"{folder}/{settings.journal_file}") if folder else "no CI_PROJECT_DIR"
+    if folder.startswith("/") and len(folder) < _LONGEST_PATH:
+        problem = evidence.write_journal(record, f"{folder}/{settings.journal_file}")
+    else:
+        problem = "CI_PROJECT_DIR is no absolute path"
     if problem:
         print(f"nspawn-runner: WARNING: the machine's journal is not in the project: {problem}", file=sys.stderr)
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 from ..errors import Cancelled, Error, HostError, JobError, printable
 from ..host import journal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..gitlab.job import Job
     from ..machines.records import Record
     from ..settings import Settings
@@ -62,19 +64,27 @@ def event(text: str) -> None:
     _known.event = text
 
 
-def over(record: Record | None) -> None:
-    """Note what became of a job whose machine is about to be removed, by its ``record``; to be called under its lock.
+@contextmanager
+def end_of(machine_name: str) -> Iterator[None]:
+    """Note what became of the job of the machine that is removed inside; to be used under the machine's lock.
 
     A removal that was begun before has noted that already, though it may not have ended.
     """
     from ..machines import records
 
-    if record is not None:
-        machine(record)
-        if record.state == "running":
-            _known.outcome = records.failure(record.machine) or SUCCESS
-        elif record.state == "starting":  # by a prepare that was killed
-            _known.outcome = SYSTEM_FAILURE
+    record = records.read(machine_name)
+    if record is None:
+        yield
+        return
+    machine(record)
+    # A record that says starting is of a prepare that was killed.
+    outcomes = {"running": records.failure(record.machine) or SUCCESS, "starting": SYSTEM_FAILURE}
+    try:
+        yield
+    finally:
+        now = records.read(machine_name)
+        if now is None or now.state != record.state:
+            _known.outcome = outcomes.get(record.state, "")
 
 
 class Told:

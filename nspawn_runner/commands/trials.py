@@ -7,10 +7,10 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ..errors import HostError
+from ..errors import Error, HostError
 from ..gitlab.job import made_up_id
 from ..host import process, systemd
 from ..images import shell
@@ -76,7 +76,9 @@ def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
         result = script.run(record, content, "smoke_test", shell=_SHELL, grace_seconds=5)
         said = _last_line(log, before)
         if result.status:
-            print(*evidence.lines(record, since=began, seconds=5), sep="\n", file=sys.stderr, flush=True)
+            with suppress(Error, OSError):  # which must not hide that it failed
+                for line in evidence.lines(record, since=began, seconds=5):
+                    print(line, file=sys.stderr, flush=True)
     if result.outcome is not Outcome.FINISHED or result.status:
         how = f"exit status {result.status}" if result.outcome is Outcome.FINISHED else str(result.outcome.value)
         raise HostError(f"the smoke test failed: {how}", facts=f"its output: {log}", advice=said)

@@ -21,6 +21,8 @@ INSIDE_PROPERTIES = (
     "SendSIGHUP=no",
 )
 
+_JOURNAL_SECONDS = 5
+
 
 def escaped(argv: Sequence[str]) -> list[str]:
     """Return ``argv`` so that systemd passes it on as it is: it expands $ in commands (systemd.service(5))."""
@@ -83,8 +85,16 @@ def stop_soon(unit: str) -> None:
 
 
 def journal_tail(unit: str, *, since: float, lines: int = 200) -> list[str]:
-    """Return the last ``lines`` lines that processes of the host's ``unit`` wrote after ``since`` (epoch seconds)."""
+    """Return the last ``lines`` lines that processes of the host's ``unit`` wrote after ``since`` (epoch seconds).
+
+    None where the journal cannot be read in some seconds.
+    """
     # Forwards, journalctl would give the first lines after that time.
     options = [f"--since=@{since:.0f}", "--reverse", f"--lines={lines}", "--output=cat", "--no-pager"]
-    done = process.run(["journalctl", *options, f"_SYSTEMD_UNIT={unit}"], check=False)
+    # What goes through their standard output, not the entries that our own tool makes in the unit.
+    argv = ["journalctl", *options, f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout"]
+    try:
+        done = process.run(argv, check=False, timeout_seconds=_JOURNAL_SECONDS)
+    except process.CommandError:
+        return []
     return done.stdout.decode(errors="replace").splitlines()[::-1]

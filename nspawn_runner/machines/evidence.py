@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ..errors import HostError, printable
+from ..errors import printable
 from ..host import process, systemd
 from . import cgroups, records
 from .records import Record
@@ -20,16 +20,23 @@ _LIMIT_BYTES = 64 << 10
 _WIDTH = 300  # characters of a line
 _UNITS, _LINES = 5, 10
 _CONSOLE_LINES = 15
+_LONGEST_NAME = 255  # of a unit (UNIT_NAME_MAX)
 
-# For each unit: what systemd knows of it, a line that ends that, its journal, and NUL. "$0" is the number of lines.
+# The jobs of the machine's systemd, NUL, and what that knows of each unit, between empty lines.
 _ASK = r"""
 systemctl list-jobs --plain --no-legend --no-pager --full | head -n 20
 printf '\0'
-systemctl list-units --state=failed,auto-restart --plain --no-legend --no-pager --full | head -n 50 |
-while read -r unit _; do
-    systemctl show --property=Id,Result,ExecMainStatus,StateChangeTimestampMonotonic -- "$unit"
-    echo
-    journalctl --quiet --no-pager --all --output=short --lines="$0" --unit="$unit"
+set -f
+units=$(systemctl list-units --state=failed,auto-restart --plain --no-legend --no-pager --full |
+    head -n 50 | cut -d ' ' -f 1)
+[ -z "$units" ] || systemctl show --property=Id,Result,ExecMainStatus,StateChangeTimestampMonotonic -- $units
+"""
+# The end of the journal of each unit, and NUL.
+_ASK_JOURNAL = r"""
+lines=$1
+shift
+for unit; do
+    journalctl --quiet --no-pager --all --output=short --lines="$lines" --unit="$unit"
     printf '\0'
 done
 """
@@ -41,7 +48,6 @@ class FailedUnit(NamedTuple):
     name: str
     result: str
     at: float
-    journal: Sequence[str]
 
 
 class Usage(NamedTuple):
@@ -65,11 +71,14 @@ def lines(record: Record, *, since: float, seconds: float) -> Iterator[str]:
     if not os.path.exists(records.ready_file(record.machine)):
         yield from console(record)
         return
-    jobs, failed = ask(record.machine, seconds)
+    deadline = time.monotonic() + seconds
+    jobs, failed = _ask(record.machine, seconds)
     before = [unit.name for unit in failed if unit.at < since]
-    for unit in [unit for unit in failed if unit.at >= since][:_UNITS]:
+    fresh = sorted((unit for unit in failed if unit.at >= since), key=lambda unit: unit.at)[-_UNITS:]
+    journals = _journals(record.machine, [unit.name for unit in fresh], deadline - time.monotonic())
+    for unit, journal in zip(fresh, journals, strict=True):
         yield f"failed in the machine: {unit.name} ({unit.result})"
-        yield from (f"  {line}" for line in unit.journal)
+        yield from (f"  {line}" for line in journal)
     if before:
         yield printable(f"failed in the machine before that: {', '.join(before)}", _WIDTH)
     if jobs:
@@ -82,25 +91,35 @@ def console(record: Record) -> list[str]:
     return ["the end of the machine's console:", *(f"  {line}" for line in told[-_CONSOLE_LINES:])] if told else []
 
 
-def ask(machine: str, seconds: float) -> tuple[list[str], list[FailedUnit]]:
+def _ask(machine: str, seconds: float) -> tuple[list[str], list[FailedUnit]]:
     """Return the units that the machine's systemd is about to start or stop, and those that failed; none if it is mute.
 
     Units of scripts are left out.
     """
+    jobs, _, units = _said(machine, [_ASK], seconds).partition("\0")
+    words = [line.split() for line in jobs.splitlines()]
+    waiting = [each[1] for each in words if len(each) == 4 and each[3] == "running"]
+    failed = [unit for text in units.split("\n\n") if (unit := _parsed(text)) is not None]
+    return [job for job in waiting if not _is_ours(job)], [unit for unit in failed if not _is_ours(unit.name)]
+
+
+def _journals(machine: str, units: Sequence[str], seconds: float) -> list[list[str]]:
+    """Return the last lines of the journal of each of ``units``; fewer or none where the machine does not say them."""
+    told = _said(machine, [_ASK_JOURNAL, "sh", str(_LINES), *units], seconds).split("\0") if units else []
+    lines = [[_plain(line) for line in text.splitlines()[-_LINES:]] for text in told]
+    return [lines[number] if number < len(lines) else [] for number in range(len(units))]
+
+
+def _said(machine: str, script: Sequence[str], seconds: float) -> str:
+    """Return what root's shell in the machine says to ``script`` and its arguments within ``seconds``."""
     argv = systemd.run_argv(
-        systemd.escaped(["/bin/sh", "-c", _ASK, str(_LINES)]),
+        systemd.escaped(["/bin/sh", "-c", *script]),
         unit=f"nspawn-runner-evidence-{time.monotonic_ns()}.service",
         options=["--pipe", "--wait", f"--machine={machine}"],
         properties=["RuntimeMaxSec=10", "StandardError=null"],
     )
-    try:
-        said = process.head(argv, limit_bytes=_LIMIT_BYTES, timeout_seconds=seconds)
-    except HostError:
-        return [], []
-    head, *rest = said.decode(errors="replace").split("\0")
-    jobs = [words[1] for words in map(str.split, head.splitlines()) if len(words) == 4 and words[3] == "running"]
-    units = [unit for text in rest if (unit := _parsed(text)) is not None]
-    return [job for job in jobs if not _is_ours(job)], [unit for unit in units if not _is_ours(unit.name)]
+    said = process.head(argv, limit_bytes=_LIMIT_BYTES, timeout_seconds=max(0.1, seconds))
+    return said.decode(errors="replace")
 
 
 def _is_ours(unit: str) -> bool:
@@ -109,15 +128,15 @@ def _is_ours(unit: str) -> bool:
 
 def _parsed(text: str) -> FailedUnit | None:
     """Return the unit that a part of the machine's answer tells of; None for one that is cut off or made up."""
-    shown, _, journal = text.partition("\n\n")
-    known = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    known = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     name, at = known.get("Id", ""), known.get("StateChangeTimestampMonotonic", "")
-    if not name or not (at.isascii() and at.isdigit() and len(at) < 20):
+    if not name or len(name) > _LONGEST_NAME or not name.isprintable() or name.startswith("-"):
+        return None
+    if not (at.isascii() and at.isdigit() and len(at) < 20):
         return None
     status = known.get("ExecMainStatus", "")
     result = f"{known.get('Result', '')}{f', status {status}' if status not in {'', '0'} else ''}"
-    lines = [_plain(line) for line in journal.splitlines()[-_LINES:]]
-    return FailedUnit(printable(name, 100), printable(result, 60), int(at) / 1e6, lines)
+    return FailedUnit(name, printable(result, 60), int(at) / 1e6)
 
 
 def _plain(line: str) -> str:

@@ -4,25 +4,48 @@ from __future__ import annotations
 
 import os
 
+from ..errors import HostError
 from ..host import files, process, systemd
-from . import backends, records
+from ..profiles import Profile
+from . import backends, limits, records, rights
 from .records import Record
 
 
-def shell(record: Record) -> int:
+def shell(machine: str, profile: Profile) -> int:
     """Open a root shell on the terminal in the root of a machine that is kept, and return its exit status.
 
-    Meanwhile nobody removes that. Raises locks.Busy where somebody else is in it, or removes it.
+    Whoever it belonged to may be hostile: the shell is as confined as the machine was, by ``profile`` and the limits.
+    Meanwhile nobody removes the root. Raises locks.Busy where somebody else is in it, or removes it, and HostError.
     """
-    with records.lock(record.machine, wait_seconds=0):
+    with records.lock(machine, wait_seconds=0):
+        record = records.read(machine)
+        if record is None or record.state != "kept":
+            raise HostError(f"the machine {machine} is kept no longer", advice="see: nspawn-runner list")
+        if record.backend == "overlay" and os.path.islink(record.root):
+            raise HostError(
+                f"the image {record.image} was changed since, so the root of {machine} is whole no more",
+                facts=f"what the job wrote is in {record.layer}/upper",
+            )
+        unit = records.login_unit_name(machine)
+        _end(unit)  # of a login that was killed
         files.make_private_folder(record.folder)
         try:
-            return process.spawn(_argv(record), stdin=0, env={"TERM": os.environ.get("TERM", "dumb")}).wait()
+            return process.spawn(_argv(record, profile, unit), stdin=0, env=_terminal()).wait()
         finally:
+            _end(unit)
             files.remove_tree(record.folder)
 
 
-def _argv(record: Record) -> list[str]:
+def _end(unit: str) -> None:
+    if systemd.is_loaded(unit):
+        systemd.stop(unit)
+
+
+def _terminal() -> dict[str, str]:
+    return {"TERM": os.environ.get("TERM", "dumb")}
+
+
+def _argv(record: Record, profile: Profile, unit: str) -> list[str]:
     """Return the call of a unit that mounts the root in a namespace of its own, as the machine's did."""
     command = [
         *backends.named(record.backend).command(record),
@@ -39,13 +62,22 @@ def _argv(record: Record) -> list[str]:
         "--as-pid2",
         "--console=interactive",
         "--setenv=HISTFILE=/dev/null",
+        *rights.nspawn_options(profile, record),
         *_command(record),
     ]
     return systemd.run_argv(
         systemd.escaped(command),
-        unit=f"nspawn-runner-login-{record.machine}.service",
+        unit=unit,
         options=["--pty", "--wait"],
-        properties=["PrivateMounts=yes", "Delegate=yes", "Environment=SYSTEMD_NSPAWN_LOCK=0"],
+        properties=[
+            "PrivateMounts=yes",
+            "Environment=SYSTEMD_NSPAWN_LOCK=0",
+            # What started in the root would not hear anything else.
+            "KillMode=mixed",
+            "KillSignal=SIGKILL",
+            *rights.confinement(profile, record),
+            *limits.unit_properties(record.limits),
+        ],
     )
 
 

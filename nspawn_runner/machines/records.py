@@ -94,6 +94,11 @@ def unit_name(machine: str) -> str:
     return f"nspawn-runner-{machine}.service"
 
 
+def login_unit_name(machine: str) -> str:
+    """Return the name of the host's unit for a shell in what is kept of ``machine``."""
+    return f"nspawn-runner-login-{machine}.service"
+
+
 def uid_base(slot: int) -> int:
     """Return the first host uid of the range of 65536 that belongs to ``slot``."""
     return 0x70000000 + slot * UID_COUNT
@@ -278,6 +283,12 @@ def read_end(machine: str) -> End | None:
         return None
 
 
+def note_begin(machine: str, stage: str) -> None:
+    """Write down that a ``stage`` of the machine's job begins: whatever kills us, it has then not succeeded."""
+    if not _noted(machine)[0]:
+        note_result(machine, stage, "system failure")
+
+
 def note_result(machine: str, stage: str, result: str) -> None:
     """Write down how a ``stage`` of the machine's job ended: ``success``, ``failed``, ``canceled``, ``system failure``.
 
@@ -291,7 +302,7 @@ def note_result(machine: str, stage: str, result: str) -> None:
         if result == "success":
             if noted[0] == stage:
                 files.remove_file(_failure_file(machine))
-        elif not noted[0]:
+        elif noted[0] in {"", stage}:
             files.write_atomically(_failure_file(machine), f"{stage}\n{result}".encode())
 
 

@@ -38,10 +38,19 @@ def nspawn_options(profile: Profile, record: Record) -> list[str]:
     return options
 
 
-def unit_properties(profile: Profile, record: Record) -> list[str]:
-    """Return the properties of the unit for a machine of ``profile``."""
-    # m: systemd-nspawn 257 makes some nodes itself, and refuses to start when it may use but not make them.
-    return [f"DeviceAllow={path} rwm" for path in _devices(profile, record)]
+def confinement(profile: Profile, record: Record) -> list[str]:
+    """Return the properties of the unit for a machine of ``profile`` that keep it from devices and other services."""
+    return [
+        "Slice=machine.slice",
+        "Delegate=yes",
+        "DevicePolicy=closed",
+        "DeviceAllow=char-pts rw",
+        # systemd-nspawn 257 makes /dev/net/tun itself and refuses to start without the right to; by number, since the
+        # node need not exist on the host.
+        "DeviceAllow=/dev/char/10:200 rwm",
+        # m: systemd-nspawn 257 makes some nodes itself, and refuses to start when it may use but not make them.
+        *(f"DeviceAllow={path} rwm" for path in _devices(profile, record)),
+    ]
 
 
 def make_volumes(profile: Profile, record: Record) -> None:

@@ -183,6 +183,8 @@ def _properties(record: Record, settings: Settings) -> list[str]:
     """The unit's properties; reasons in the order of systemd.service(5), .exec(5), .kill(5), .resource-control(5)."""
     return [
         f"Description=nspawn-runner machine {record.machine}, job {record.job}, image {record.image}",
+        # The console's lines say whose they are.
+        f"SyslogIdentifier={record.machine}",
         *_story(record),
         "Type=notify",
         "NotifyAccess=all",
@@ -205,14 +207,7 @@ def _properties(record: Record, settings: Settings) -> list[str]:
         "OOMPolicy=continue",
         # The tree is this machine's alone. A lock's file would stay, one for each machine that is killed.
         "Environment=SYSTEMD_NSPAWN_LOCK=0",
-        "Slice=machine.slice",
-        "Delegate=yes",
-        "DevicePolicy=closed",
-        "DeviceAllow=char-pts rw",
-        # systemd-nspawn 257 makes /dev/net/tun itself and refuses to start without the right to; by number, since the
-        # node need not exist on the host.
-        "DeviceAllow=/dev/char/10:200 rwm",
-        *rights.unit_properties(_profile(record, settings), record),
+        *rights.confinement(_profile(record, settings), record),
         *limits.unit_properties(record.limits),
     ]
 

@@ -17,6 +17,8 @@ from .records import Record
 # systemd-nspawn leaves these two, empty, when it is killed (measured with 252 to 262).
 _NSPAWN_FOLDERS = ("/run/systemd/nspawn/propagate", "/run/systemd/nspawn/unix-export")
 _FORGET_SECONDS = 5
+# Share of the state folder's disk that must be free for a failed job's root to be kept.
+_LEAST_ROOM = 0.1
 
 
 def remove(record: Record) -> None:
@@ -37,8 +39,12 @@ def remove(record: Record) -> None:
 
 
 def end_job(record: Record) -> None:
-    """Remove the machine of a job that is over, or keep its root where the job failed and that is wished."""
-    if record.keep_failed_seconds and record.state == "running" and records.failure(record.machine):
+    """Remove the machine of a job that is over, or keep its root where the job failed and that is wished.
+
+    It is not kept where the disk has become nearly full: other jobs need the room.
+    """
+    failed = record.state == "running" and records.failure(record.machine)
+    if failed and record.keep_failed_seconds and _has_room(record.layer):
         _keep(record)
     elif record.state != "kept":
         remove(record)
@@ -49,14 +55,23 @@ def _keep(record: Record) -> None:
 
     Whatever kills us meanwhile leaves a record by which gc removes all of it.
     """
-    records.write(record._replace(state="stopping"))
+    with suppress(OSError):  # a full /run must not keep a machine alive
+        records.write(record._replace(state="stopping"))
     if problems := _all_gone(record.machine, {}):
         raise HostError(
             f"the machine {record.machine} could not be stopped",
             facts="; ".join(problems),
             advice=f"mend that, then: nspawn-runner cleanup --id {record.job}",
         )
-    records.write(record._replace(state="kept", kept_until=time.time() + record.keep_failed_seconds))
+    try:
+        records.write(record._replace(state="kept", kept_until=time.time() + record.keep_failed_seconds))
+    except OSError:
+        remove(record)  # of what cannot be written down nobody would know
+
+
+def _has_room(layer: str) -> bool:
+    disk = os.statvfs(os.path.dirname(layer))
+    return disk.f_bavail > disk.f_blocks * _LEAST_ROOM
 
 
 def remove_leftovers(machine: str, state_folder: str) -> None:
@@ -93,6 +108,9 @@ def _all_gone(machine: str, layers: Mapping[str, str]) -> list[str]:
     with suppress(OSError):
         files.write_atomically(records.removal_file(machine), b"")
     attempt(lambda: systemd.stop(records.unit_name(machine)))
+    # Of a login whose own process was killed.
+    if systemd.is_loaded(records.login_unit_name(machine)):
+        attempt(lambda: systemd.stop(records.login_unit_name(machine)))
     attempt(lambda: _wait_until_forgotten(machine))
     for name, layer in layers.items():
         attempt(partial(backends.named(name).detach, layer))

@@ -1,12 +1,19 @@
 """keep_failed: the root of a failed job is kept, can be entered, and goes by gc."""
 
+import contextlib
 import json
+import os
+import pty
+import re
+import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from by_hand import SYSTEM_FAILURE, TOOL, Job, Unchanged, login, payload, terminate, wait_until
-from disposable_host import DisposableHost
+from by_hand import SECONDS, SYSTEM_FAILURE, TOOL, Job, Unchanged, login, payload, terminate
+from disposable_host import STATE_FOLDER, DisposableHost
 
 KEEP = 'keep_failed = "2h"\n'
 
@@ -19,6 +26,19 @@ class KeptJob(Job):
 
     def __exit__(self, *_: object) -> None:
         assert self.host.run([TOOL, "cleanup", "--id", self.id]).stderr == b""
+
+
+@contextlib.contextmanager
+def logged_in(host: DisposableHost, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A shell of login that has shown its prompt."""
+    ours, theirs = pty.openpty()
+    with host.popen([TOOL, "login", name], stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while b"# " not in shown:
+            shown += os.read(ours, 4096)
+        yield process
+    os.close(ours)
 
 
 def listed(host: DisposableHost) -> list[dict[str, Any]]:
@@ -67,13 +87,72 @@ def test_gc_leaves_one_that_somebody_is_in(overlay_host: DisposableHost) -> None
         job.script("exit 3")
         job.cleanup()
         time.sleep(1.1)
-        lock = overlay_host.popen(["flock", f"/run/nspawn-runner/{job.machine}.lock", "sleep", "30"])
-        wait_until(lambda: overlay_host.path(f"/run/nspawn-runner/{job.machine}.lock").exists())
-        time.sleep(0.2)
-        assert overlay_host.run([TOOL, "gc"]).stdout == b"nothing is left over\n"
-        terminate(lock)
-        lock.wait()
+        with logged_in(overlay_host, job.id) as process:
+            assert overlay_host.run([TOOL, "gc"]).stdout == b"nothing is left over\n"
+            process.kill()
         assert b"removed" in overlay_host.run([TOOL, "gc"]).stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_login_that_is_killed(host: DisposableHost, number: int) -> None:
+    with Unchanged(host), KeptJob(host, 7808) as job:
+        job.prepare(None)
+        job.script("echo the trace >/root/trace; exit 3")
+        job.cleanup()
+        with logged_in(host, job.id) as process:
+            terminate(process, number)
+        assert "the trace" in login(host, job.id, b"cat /root/trace; exit 0\n")[1]
+
+
+def test_whoever_looks_into_it_is_confined(host: DisposableHost) -> None:
+    """As the job was: what it left there may be hostile."""
+    settings = KEEP + 'user_namespace = false\n[limits]\nmemory_max = "256M"\n'
+    with Unchanged(host), KeptJob(host, 7809, settings) as job:
+        job.prepare(None)
+        job.script("exit 3")
+        job.cleanup()
+        typed = b"mknod hd b 7 0 && head -c 1 hd; echo d=$?; python3 -c 'b\"x\" * (600 << 20)'; echo m=$?; exit 0\n"
+        shown = login(host, job.id, typed)[1]
+        assert re.search(r"\bd=[1-9]", shown), shown
+        assert re.search(r"\bm=137", shown), shown
+
+
+def test_a_full_run_keeps_no_machine(host: DisposableHost) -> None:
+    with Unchanged(host), KeptJob(host, 7810) as job:
+        job.prepare(None)
+        job.script("exit 3")
+        host.run(["sh", "-c", "head -c 100G /dev/zero >/run/filler 2>/dev/null || true"])
+        try:
+            done = job.call("cleanup")
+            assert host.run(["systemctl", "is-active", job.unit], check=False).returncode != 0, done.message
+        finally:
+            host.path("/run/filler").unlink()
+
+
+def test_nothing_is_kept_on_a_disk_that_is_nearly_full(btrfs_host: DisposableHost) -> None:
+    with Unchanged(btrfs_host), KeptJob(btrfs_host, 7811) as job:
+        job.prepare(None)
+        job.script("exit 3")
+        disk = os.statvfs(btrfs_host.path(STATE_FOLDER))
+        much = disk.f_bavail * disk.f_frsize - disk.f_blocks * disk.f_frsize // 12
+        btrfs_host.run(["fallocate", f"--length={much}", f"{STATE_FOLDER}/.filler"])
+        try:
+            job.cleanup()
+            assert listed(btrfs_host) == []
+        finally:
+            btrfs_host.path(f"{STATE_FOLDER}/.filler").unlink()
+
+
+def test_a_run_that_is_killed_has_not_succeeded(host: DisposableHost) -> None:
+    with Unchanged(host), KeptJob(host, 7812) as job:
+        job.prepare(None)
+        running = job.start("echo begun; sleep 60")
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"begun\n"
+        terminate(running, signal.SIGKILL)
+        running.communicate(timeout=SECONDS)
+        job.cleanup()
+        assert [row["state"] for row in listed(host)] == ["kept"]
 
 
 def test_what_is_not_kept(host: DisposableHost) -> None:

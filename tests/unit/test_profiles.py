@@ -23,7 +23,8 @@ def record(**changed: object) -> Record:
 
 def test_the_default_adds_nothing() -> None:
     assert rights.nspawn_options(BUILT_IN["default"], record()) == []
-    assert rights.unit_properties(BUILT_IN["default"], record()) == []
+    properties = rights.confinement(BUILT_IN["default"], record())
+    assert [text for text in properties if "=/dev/" in text] == ["DeviceAllow=/dev/char/10:200 rwm"]
     assert parse(b"", FILE).profile == "default"
 
 
@@ -174,7 +175,7 @@ def test_what_a_profile_means(tmp_path: Path) -> None:
         f"--bind={tmp_path}:/b:idmap",
         f"--bind-ro={tmp_path}:/c",
     ]
-    assert rights.unit_properties(profile, record()) == ["DeviceAllow=/dev/null rwm"]
+    assert rights.confinement(profile, record())[-1] == "DeviceAllow=/dev/null rwm"
     bare = rights.nspawn_options(profile, record(user_namespace=False, backend="btrfs"))
     assert f"--bind-ro={tmp_path}:/a" in bare
     assert not [option for option in bare if "volumes" in option]
