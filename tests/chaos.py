@@ -212,11 +212,15 @@ class Round:
         self.limited = self.chance.random() < 0.3 and fault.kind != "the state folder is read-only"
         variables = [{"key": "NSPAWN_DISK_MAX", "value": "200M"}] if self.limited else []
         self.job = Job(host, str(job_id), payload=payload(job_id, variables=variables))
-        self.story = [f"{fault}{' (disk limited)' if self.limited else ''}"]
+        self.keeps = self.chance.random() < 0.2
+        self.story = [f"{fault}{' (disk limited)' if self.limited else ''}{' (failed are kept)' if self.keeps else ''}"]
         self._struck_machine = False
 
     def play(self, nothing: Nothing) -> None:
         """Let the job run to its end and what is left be removed; fails unless all that must be true is."""
+        settings = self.host.path(SETTINGS)
+        settings.parent.mkdir(exist_ok=True)
+        settings.write_text('keep_failed = "1h"\n' if self.keeps else "")
         try:
             if self._prepare():
                 self._run()
@@ -224,6 +228,8 @@ class Round:
         except BaseException:
             print("\n".join(self.story))
             raise
+        finally:
+            settings.unlink()
 
     def _prepare(self) -> bool:
         done = self._stage(PREPARE)
@@ -273,10 +279,20 @@ class Round:
         elif done.status != 0:
             done = self._plain(CLEANUP)
             assert done.status == 0, done
+        if self.keeps:
+            self._remove_kept()
         if stage_killed and not by_gc:
             # Drafts and locks of killed processes are left to it, and nothing else.
             assert gc(self.host) == []
         nothing.check()
+
+    def _remove_kept(self) -> None:
+        """Remove the root of a failed job, which a cleanup by gitlab-runner has kept; nothing of it runs."""
+        with contextlib.suppress(FileNotFoundError):
+            assert self.job.record()["state"] == "kept"
+            assert lines_of(self.host, f"systemctl list-units --no-legend {self.job.unit}") == []
+            done = self.host.run([TOOL, "cleanup", "--id", self.job.id], check=False)
+            assert done.returncode == 0, done.stderr
 
     def _stage(self, verb: str, *arguments: str) -> Done:
         done = self._struck(verb, *arguments) if verb == self.fault.stage else self._plain(verb, *arguments)
@@ -323,8 +339,10 @@ class Round:
             return
         if self.fault.kind == "terminate the stage" and not lines:
             return  # it came before there was anybody to hear it
-        if self._struck_machine and lines[0].startswith("Failed to "):
-            del lines[0]  # systemd-run's, on the script's own stderr
+        # Before the message may stand what the machine knows of a failure, and what systemd-run says of a machine that
+        # it cannot reach, on the script's own stderr.
+        if told := [line for line in lines if line.startswith("nspawn-runner: ")]:
+            del lines[: lines.index(told[-1])]
         assert done.status == SYSTEM_FAILURE, done
         assert done.code is None, done
         assert 1 <= len(done.last_words) <= 3, done
@@ -457,7 +475,8 @@ def _read_only_state(host: DisposableHost) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _full_run(host: DisposableHost) -> Iterator[None]:
+def full_run(host: DisposableHost) -> Iterator[None]:
+    """Leave no room in the host's /run."""
     size = host.run(["findmnt", "--noheadings", "--output=OPTIONS", "/run"]).stdout.decode().strip()
     before = next((option for option in size.split(",") if option.startswith("size=")), "size=10%")
     host.run(["sh", "-c", "mount -o remount,size=$(df --output=used --block-size=1 /run | tail -n 1) /run"])
@@ -470,7 +489,7 @@ def _full_run(host: DisposableHost) -> Iterator[None]:
 CONDITIONS: dict[str, Callable[[DisposableHost], contextlib.AbstractContextManager[None]]] = {
     "the state folder is full": _full_state,
     "the state folder is read-only": _read_only_state,
-    "/run is full": _full_run,
+    "/run is full": full_run,
 }
 
 

@@ -49,7 +49,11 @@ def _keep(record: Record) -> None:
 
     Whatever kills us meanwhile leaves a record by which gc removes all of it.
     """
-    records.write(record._replace(state="stopping"))
+    try:
+        records.write(record._replace(state="stopping"))
+    except OSError:  # a full /run must not keep a machine alive, nor could be written there what is kept
+        remove(record)
+        return
     if problems := _all_gone(record.machine, {}):
         raise HostError(
             f"the machine {record.machine} could not be stopped",

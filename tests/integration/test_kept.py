@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from by_hand import SYSTEM_FAILURE, TOOL, Job, Unchanged, login, payload, terminate, wait_until
+from chaos import full_run
 from disposable_host import DisposableHost
 
 KEEP = 'keep_failed = "2h"\n'
@@ -47,6 +48,15 @@ def test_a_failed_job(host: DisposableHost, limits: str) -> None:
         assert "the trace\r\n0\r\nlo\r\n" in shown
         assert host.run([TOOL, "gc"]).stdout == b"nothing is left over\n"
         assert "job 7801 is over; its root is kept" in job.script("true").message
+
+
+def test_nothing_is_kept_where_it_cannot_be_noted(host: DisposableHost) -> None:
+    with Unchanged(host), KeptJob(host, 7812) as job:
+        job.prepare(None)
+        job.script("exit 3")
+        with full_run(host):
+            job.cleanup()
+        assert listed(host) == []
 
 
 def test_gc_ends_it(host: DisposableHost) -> None:
