@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from by_hand import SYSTEM_FAILURE, TOOL, Job, Unchanged, login, payload, terminate, wait_until
-from chaos import full_run
 from disposable_host import DisposableHost
+from faults import full_run
 
 KEEP = 'keep_failed = "2h"\n'
 
