@@ -16,6 +16,8 @@ from .records import Record
 
 # systemd-nspawn leaves these two, empty, when it is killed (measured with 252 to 262).
 _NSPAWN_FOLDERS = ("/run/systemd/nspawn/propagate", "/run/systemd/nspawn/unix-export")
+# systemd leaves this for each unit with LogExtraFields= (seen with 252).
+_LOG_FIELDS = "/run/systemd/units/log-extra-fields:"
 _FORGET_SECONDS = 5
 
 
@@ -97,6 +99,7 @@ def _all_gone(machine: str, layers: Mapping[str, str]) -> list[str]:
     with suppress(OSError):
         files.write_atomically(records.removal_file(machine), b"")
     attempt(lambda: systemd.stop(records.unit_name(machine)))
+    attempt(lambda: files.remove_file(_LOG_FIELDS + records.unit_name(machine)))
     attempt(lambda: _wait_until_forgotten(machine))
     for name, layer in layers.items():
         attempt(partial(backends.named(name).detach, layer))
