@@ -39,6 +39,7 @@ btrfs subvolume list {STATE_FOLDER} 2>/dev/null | sed 's/.* path /subvolume /'
 # These go a moment after the machine: machined and the kernel take their time.
 HOLDINGS_SOON = r"""
 find /run/systemd/nspawn /run/systemd/machines -mindepth 1 | sed 's/^/run /'
+find /run/systemd/units -name '*nspawn-runner-run-*' | sed 's/^/run /'
 ls /sys/class/net | grep -v '^nspr0$' | sed 's/^/interface /'
 machinectl list --no-legend | sed 's/^/machine /'
 ip neighbour show dev nspr0 nud permanent 2>/dev/null | sed 's/^/neighbour /'

@@ -13,9 +13,8 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from by_hand import (
     BUILD_FAILURE,
@@ -32,59 +31,10 @@ from by_hand import (
     wait_until,
     write,
 )
-from disposable_host import STATE_FOLDER, DisposableHost
+from disposable_host import DisposableHost
+from faults import CLEANUP, CONDITIONS, PREPARE, RUN, Call, Fault, drawn_call, failing_tool
 
-PREPARE, RUN, CLEANUP = "prepare", "run", "cleanup"
-EVERY = (PREPARE, RUN, CLEANUP)
-# kind of fault → the stages that it can strike
-KINDS = {
-    "kill the stage": EVERY,
-    "terminate the stage": EVERY,
-    "kill the driver alone": EVERY,
-    "kill a child of the stage": EVERY,
-    "kill systemd-nspawn": (PREPARE, RUN),
-    "kill the machine's PID 1": (PREPARE, RUN),
-    "a tool fails": EVERY,
-    "a system call fails": EVERY,
-    "the state folder is full": EVERY,
-    "the state folder is read-only": (PREPARE, CLEANUP),
-    "/run is full": EVERY,
-}
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
-# stage → the tools that it calls, and how often at most; systemd-nspawn and an ip of cleanup are called by the unit
-TOOLS = {
-    PREPARE: {"nft": 2, "systemd-run": 1, "machinectl": 2, "nsenter": 2, "bridge": 1, "ip": 2, "systemd-nspawn": 1},
-    RUN: {"systemd-run": 2, "systemctl": 1},
-    CLEANUP: {"systemctl": 1, "ip": 1},
-}
-ON_BTRFS = {PREPARE: {"btrfs": 1, "stat": 3}, RUN: {}, CLEANUP: {"btrfs": 1, "stat": 2}}
-ON_OVERLAY = {PREPARE: {"rm": 1}, RUN: {}, CLEANUP: {"rm": 3}}
-DISK_LIMITED = {PREPARE: {"mke2fs": 1, "mount": 1}, RUN: {}, CLEANUP: {"umount": 1, "nsenter": 1}}
-ERRORS = {"ENOSPC": "No space left on device", "EIO": "Input/output error", "EPERM": "Operation not permitted"}
-# stage → system calls and how often at most: of the driver itself, then those of its children. Left out
-# are those that the interpreter makes by the hundred while it starts: they are struck on the paths that are ours.
-CALLS = {
-    PREPARE: {"mkdir": 7, "rename": 8, "unlink": 11, "write": 11, "chown": 3, "chmod": 2, "flock": 2, "ftruncate": 2,
-              "vfork": 6, "pipe2": 18, "wait4": 8},
-    RUN: {"memfd_create": 1, "pipe2": 3, "vfork": 1, "write": 2, "fchmod": 1, "pidfd_open": 1, "poll": 3},
-    CLEANUP: {"rename": 2, "unlink": 6, "write": 2, "rmdir": 2, "vfork": 3, "pipe2": 12, "flock": 1, "mkdir": 1},
-}  # fmt: skip
-CHILDREN_S_CALLS: dict[str, dict[str, int]] = {
-    PREPARE: {"sendmsg": 3, "sendto": 4, "socket": 2, "connect": 1},
-    RUN: {},
-    CLEANUP: {"unlinkat": 20, "sendmsg": 3, "connect": 1},
-}  # strace counts for each process by itself; a systemd that never answers is waited for
-# What a job's stages have files and folders for, in the words of by_hand.Job.
-PLACES = (
-    "/run/nspawn-runner", "/run/nspawn-runner/{machine}", "/run/nspawn-runner/{machine}.json",
-    "/run/nspawn-runner/{machine}.lock", "/run/nspawn-runner/slots.lock", "/run/nspawn-runner/{machine}/ready",
-    "/run/nspawn-runner/{machine}/address", "/run/nspawn-runner/{machine}/removal", "/run/systemd/machines/{machine}",
-    "/run/systemd/transient/{unit}", STATE_FOLDER, STATE_FOLDER + "/bookworm", STATE_FOLDER + "/.overlays/{machine}",
-    STATE_FOLDER + "/.overlays/{machine}/upper", STATE_FOLDER + "/.overlays/{machine}.hosts",
-    STATE_FOLDER + "/.overlays/{machine}.disk", STATE_FOLDER + "/.snapshots/{machine}", "{code_file}", "{payload}",
-)  # fmt: skip
-STUBS = "/usr/local/sbin"
-COUNTS = "/root/stub-calls"
 SETTINGS = "/etc/nspawn-runner/nspawn-runner.toml"
 COUNTING = """exec python3 -c '
 import os, time
@@ -94,33 +44,6 @@ while not os.path.exists("/root/enough"):
     number += 1
     time.sleep(0.1)
 raise SystemExit(5)'"""
-
-
-class Fault(NamedTuple):
-    """What strikes, in which stage, and the number from which everything else about it is drawn."""
-
-    kind: str
-    stage: str
-    number: int
-
-
-class Call(NamedTuple):
-    """The system call that fails: the how manieth of its kind, as strace(1) names kinds, on a path or anywhere."""
-
-    calls: str
-    number: int
-    error: str
-    path: str = ""
-    follow: bool = False
-
-
-def faults(seed: int) -> Iterator[Fault]:
-    """Yield faults without end: each kind in turn, in an order that is drawn, and each stage of it in turn."""
-    chance = random.Random(seed)  # noqa: S311
-    stages = {kind: chance.sample(possible, len(possible)) for kind, possible in KINDS.items()}
-    for turn in range(1 << 30):
-        for kind in chance.sample(list(KINDS), len(KINDS)):
-            yield Fault(kind, stages[kind][turn % len(stages[kind])], chance.randrange(1 << 32))
 
 
 class Bystander:
@@ -212,11 +135,15 @@ class Round:
         self.limited = self.chance.random() < 0.3 and fault.kind != "the state folder is read-only"
         variables = [{"key": "NSPAWN_DISK_MAX", "value": "200M"}] if self.limited else []
         self.job = Job(host, str(job_id), payload=payload(job_id, variables=variables))
-        self.story = [f"{fault}{' (disk limited)' if self.limited else ''}"]
+        self.keeps = self.chance.random() < 0.2
+        self.story = [f"{fault}{' (disk limited)' if self.limited else ''}{' (failed are kept)' if self.keeps else ''}"]
         self._struck_machine = False
 
     def play(self, nothing: Nothing) -> None:
         """Let the job run to its end and what is left be removed; fails unless all that must be true is."""
+        settings = self.host.path(SETTINGS)
+        settings.parent.mkdir(exist_ok=True)
+        settings.write_text('keep_failed = "1h"\n' if self.keeps else "")
         try:
             if self._prepare():
                 self._run()
@@ -224,6 +151,8 @@ class Round:
         except BaseException:
             print("\n".join(self.story))
             raise
+        finally:
+            settings.unlink()
 
     def _prepare(self) -> bool:
         done = self._stage(PREPARE)
@@ -273,10 +202,20 @@ class Round:
         elif done.status != 0:
             done = self._plain(CLEANUP)
             assert done.status == 0, done
+        if self.keeps:
+            self._remove_kept()
         if stage_killed and not by_gc:
             # Drafts and locks of killed processes are left to it, and nothing else.
             assert gc(self.host) == []
         nothing.check()
+
+    def _remove_kept(self) -> None:
+        """Remove the root of a failed job, which a cleanup by gitlab-runner has kept; nothing of it runs."""
+        with contextlib.suppress(FileNotFoundError):
+            assert self.job.record()["state"] == "kept"
+            assert lines_of(self.host, f"systemctl list-units --no-legend {self.job.unit}") == []
+            done = self.host.run([TOOL, "cleanup", "--id", self.job.id], check=False)
+            assert done.returncode == 0, done.stderr
 
     def _stage(self, verb: str, *arguments: str) -> Done:
         done = self._struck(verb, *arguments) if verb == self.fault.stage else self._plain(verb, *arguments)
@@ -297,7 +236,7 @@ class Round:
             with CONDITIONS[kind](self.host):
                 done = self._ended(argv)
         elif kind == "a tool fails":
-            with self._failing_tool():
+            with failing_tool(self.host, self.fault.stage, self.chance, self.story, limited=self.limited):
                 done = self._ended(argv)
         elif kind == "a system call fails":
             done = self._ended([*self._failing_call(), *argv])
@@ -323,8 +262,10 @@ class Round:
             return
         if self.fault.kind == "terminate the stage" and not lines:
             return  # it came before there was anybody to hear it
-        if self._struck_machine and lines[0].startswith("Failed to "):
-            del lines[0]  # systemd-run's, on the script's own stderr
+        # Before the message may stand what the machine knows of a failure, and what systemd-run says of a machine that
+        # it cannot reach, on the script's own stderr.
+        if told := [line for line in lines if line.startswith("nspawn-runner: ")]:
+            del lines[: lines.index(told[-1])]
         assert done.status == SYSTEM_FAILURE, done
         assert done.code is None, done
         assert 1 <= len(done.last_words) <= 3, done
@@ -338,53 +279,11 @@ class Round:
 
     def _failing_call(self) -> list[str]:
         """Return the start of a command line that has one system call of the rest fail."""
-        calls, number, error, path, follow = call = self.call or self._drawn_call()
+        calls, number, error, path, follow = call = self.call or drawn_call(self.job, self.fault.stage, self.chance)
         self.story.append(str(call))
         options = [*(["-P", path] if path else []), *(["-f"] if follow else [])]
         inject = f"inject={calls}:error={error}:when={number}"
         return ["strace", "-qq", "-o", "/dev/null", "-e", "signal=none", *options, "-e", f"trace={calls}", "-e", inject]
-
-    def _drawn_call(self) -> Call:
-        stage, error = self.fault.stage, self.chance.choice(list(ERRORS))
-        of_children = CHILDREN_S_CALLS[stage]
-        where = self.chance.choice(["driver", "path", *(["children"] if of_children else [])])
-        if where == "path":
-            known = {"code_file": self.job.code_file, "payload": self.job.env["JOB_RESPONSE_FILE"]}
-            path = self.chance.choice(PLACES).format(machine=self.job.machine, unit=self.job.unit, **known)
-            return Call("%file,%desc", self.chance.randint(1, 6), error, path, follow=True)
-        possible = CALLS[stage] if where == "driver" else of_children
-        calls = self.chance.choice(list(possible))
-        return Call(calls, self.chance.randint(1, possible[calls]), error, follow=where == "children")
-
-    @contextlib.contextmanager
-    def _failing_tool(self) -> Iterator[None]:
-        """Put something in the place of a tool, of which one call fails."""
-        stage = self.fault.stage
-        tools = {**TOOLS[stage], **(ON_BTRFS if self.host.state == "btrfs" and not self.limited else ON_OVERLAY)[stage]}
-        if self.limited:
-            tools |= DISK_LIMITED[stage]
-        tool = self.chance.choice(list(tools))
-        number, error = self.chance.randint(1, tools[tool]), self.chance.choice(list(ERRORS))
-        real = f'PATH=/usr/sbin:/usr/bin:/sbin:/bin; export PATH; {{}} {tool} "$@"'
-        end = self.chance.choice([f"echo '{tool}: {ERRORS[error]}' >&2; exit 1", "kill -9 $$"])
-        first = self.chance.choice(["", real.format("") + "\n"])
-        self.story.append(f"call {number} of {tool}: {'the real one, then ' if first else ''}{end}")
-        stub = self.host.path(f"{STUBS}/{tool}")
-        stub.write_text(
-            f"#!/bin/sh\nn=1; until mkdir {COUNTS}/$n 2>/dev/null; do n=$((n + 1)); [ $n -lt 1000 ] || break; done\n"
-            f"[ $n = {number} ] || {real.format('exec')}\n{first}{end}\n"
-        )
-        stub.chmod(0o755)
-        counts = self.host.path(COUNTS)
-        counts.mkdir()
-        try:
-            yield
-        finally:
-            stub.unlink()
-            self.story.append(f"{tool} was called {len(os.listdir(counts))} times")
-            for folder in counts.iterdir():
-                folder.rmdir()
-            counts.rmdir()
 
     def _kill_stage(self, pid: int) -> str:
         os.killpg(pid, signal.SIGKILL)
@@ -432,45 +331,6 @@ STRIKES: dict[str, Callable[[Round, int], str]] = {
     "kill a child of the stage": Round._kill_child,
     "kill systemd-nspawn": Round._kill_nspawn,
     "kill the machine's PID 1": Round._kill_init,
-}
-
-
-@contextlib.contextmanager
-def _full_state(host: DisposableHost) -> Iterator[None]:
-    filler = f"{STATE_FOLDER}/.filler"
-    fill = f"""fallocate --length=$(df --output=avail --block-size=1 {filler} | tail -n 1) {filler}
-    for size in 1M 4k; do dd if=/dev/zero of={filler}.$size bs=$size; done; sync --file-system {filler}"""
-    host.run(["sh", "-c", f"touch {filler}; {{ {fill}; }} 2>/dev/null; true"])
-    try:
-        yield
-    finally:
-        host.run(["sh", "-c", f"rm {filler}*; sync --file-system {STATE_FOLDER}"])
-
-
-@contextlib.contextmanager
-def _read_only_state(host: DisposableHost) -> Iterator[None]:
-    host.run(["mount", "-o", "remount,bind,ro", STATE_FOLDER])
-    try:
-        yield
-    finally:
-        host.run(["mount", "-o", "remount,bind,rw", STATE_FOLDER])
-
-
-@contextlib.contextmanager
-def _full_run(host: DisposableHost) -> Iterator[None]:
-    size = host.run(["findmnt", "--noheadings", "--output=OPTIONS", "/run"]).stdout.decode().strip()
-    before = next((option for option in size.split(",") if option.startswith("size=")), "size=10%")
-    host.run(["sh", "-c", "mount -o remount,size=$(df --output=used --block-size=1 /run | tail -n 1) /run"])
-    try:
-        yield
-    finally:
-        host.run(["mount", "-o", f"remount,{before}", "/run"])
-
-
-CONDITIONS: dict[str, Callable[[DisposableHost], contextlib.AbstractContextManager[None]]] = {
-    "the state folder is full": _full_state,
-    "the state folder is read-only": _read_only_state,
-    "/run is full": _full_run,
 }
 
 

@@ -94,6 +94,8 @@ def journal_tail(unit: str, *, since: float, lines: int = 200) -> list[str]:
     # What goes through their standard output, not the entries that our own tool makes in the unit.
     argv = ["journalctl", *options, f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout"]
     try:
+        # What was said last may still wait for the journal to read it.
+        process.run(["journalctl", "--sync"], check=False, timeout_seconds=_JOURNAL_SECONDS)
         done = process.run(argv, check=False, timeout_seconds=_JOURNAL_SECONDS)
     except process.CommandError:
         return []

@@ -16,6 +16,8 @@ from .records import Record
 
 # systemd-nspawn leaves these two, empty, when it is killed (measured with 252 to 262).
 _NSPAWN_FOLDERS = ("/run/systemd/nspawn/propagate", "/run/systemd/nspawn/unix-export")
+# systemd leaves this for each unit with LogExtraFields= (seen with 252).
+_LOG_FIELDS = "/run/systemd/units/log-extra-fields:"
 _FORGET_SECONDS = 5
 # Share of the state folder's disk that must be free for a failed job's root to be kept.
 _LEAST_ROOM = 0.1
@@ -55,8 +57,11 @@ def _keep(record: Record) -> None:
 
     Whatever kills us meanwhile leaves a record by which gc removes all of it.
     """
-    with suppress(OSError):  # a full /run must not keep a machine alive
+    try:
         records.write(record._replace(state="stopping"))
+    except OSError:  # a full /run must not keep a machine alive, nor could be written there what is kept
+        remove(record)
+        return
     if problems := _all_gone(record.machine, {}):
         raise HostError(
             f"the machine {record.machine} could not be stopped",
@@ -111,6 +116,7 @@ def _all_gone(machine: str, layers: Mapping[str, str]) -> list[str]:
     # Of a login whose own process was killed.
     if systemd.is_loaded(records.login_unit_name(machine)):
         attempt(lambda: systemd.stop(records.login_unit_name(machine)))
+    attempt(lambda: files.remove_file(_LOG_FIELDS + records.unit_name(machine)))
     attempt(lambda: _wait_until_forgotten(machine))
     for name, layer in layers.items():
         attempt(partial(backends.named(name).detach, layer))

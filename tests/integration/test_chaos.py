@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 from by_hand import SECONDS, SYSTEM_FAILURE, Done, Job, terminate, wait_until
-from chaos import CLEANUP, PREPARE, Bystander, Call, Fault, Nothing, Round, faults
+from chaos import Bystander, Nothing, Round
 from disposable_host import STATE_FOLDER, DisposableHost
+from faults import CLEANUP, PREPARE, Call, Fault, faults
 
 RUNS, RUNS_OF_SOAK = 22, 200
 _job_ids = itertools.count(700001)

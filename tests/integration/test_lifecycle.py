@@ -1,14 +1,28 @@
 """Ends that nobody planned: machines that die under their script, signals to run and prepare, kills."""
 
+import contextlib
 import json
 import random
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
-from by_hand import BUILD_FAILURE, SECONDS, SYSTEM_FAILURE, Job, Unchanged, payload, terminate, together
+from by_hand import (
+    BUILD_FAILURE,
+    SECONDS,
+    SYSTEM_FAILURE,
+    Job,
+    Unchanged,
+    difference,
+    holdings,
+    payload,
+    terminate,
+    together,
+    wait_until,
+)
 from disposable_host import DisposableHost
 
 LONG = 600
@@ -70,6 +84,25 @@ def test_machine_that_dies_under_its_script(job: Job, how: str) -> None:
     assert (next_script.status, next_script.out) == (SYSTEM_FAILURE, b"")
     assert job.machine in next_script.message
     job.cleanup()
+
+
+@pytest.mark.parametrize("how", KILLS)
+def test_machine_that_ends_gives_back_what_it_held(host: DisposableHost, how: str) -> None:
+    """By itself: nobody calls cleanup. Only its record stays, and how it ended."""
+    disk = "" if host.state == "btrfs" else '[limits]\ndisk_max = "64M"\n'
+    with Unchanged(host), Job(host, settings=disk) as job:
+        before = holdings(host)
+        job.prepare()
+        command = KILLS[how].format(unit=job.unit, machine=job.machine, main_pid=job.main_pid())
+        host.run(["sh", "-c", command])
+        known = re.compile(rf"new: run /run/nspawn-runner/{job.machine}([.]json|/.*)?")
+
+        def left() -> list[str]:
+            return [line for line in difference(before, holdings(host)) if not known.fullmatch(line)]
+
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: not left(), seconds=10)
+        assert left() == []
 
 
 def test_machine_that_is_cleaned_up_under_its_script(job: Job) -> None:

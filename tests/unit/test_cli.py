@@ -1,6 +1,11 @@
 """The command line: calls of gitlab-runner read without argparse mean the same as with it."""
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
+from disposable_host import CHECKOUT
 
 from nspawn_runner import cli
 from nspawn_runner.errors import UsageError
@@ -92,3 +97,15 @@ def test_mistakes_are_told_in_two_lines(arguments: list[str]) -> None:
     with pytest.raises(UsageError) as raised:
         cli.parse(arguments)
     assert len(raised.value.lines()) == 2
+
+
+@pytest.mark.starts_processes
+@pytest.mark.parametrize("content", ["", "half of a li", "raise OSError(5, 'Input/output error')"])
+def test_a_program_that_cannot_be_loaded_does_not_blame_the_job(tmp_path: Path, content: str) -> None:
+    shutil.copy(CHECKOUT / "nspawn-runner", tmp_path)
+    (tmp_path / "nspawn_runner").mkdir()
+    (tmp_path / "nspawn_runner/cli.py").write_text(content)
+    environment = {"BUILD_FAILURE_EXIT_CODE": "1", "SYSTEM_FAILURE_EXIT_CODE": "92"}
+    done = subprocess.run([tmp_path / "nspawn-runner", "prepare"], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (92, b"", 1)
+    assert done.stderr.startswith(b"nspawn-runner: cannot load itself: ")
