@@ -291,8 +291,9 @@ def test_unreadable_records(host: DisposableHost) -> None:
 def caches(overlay_host: DisposableHost) -> Iterator[list[str]]:
     names = [f"gitlab.example.com-{number}-protected" for number in range(7, 11)]
     days = " ".join(f"{name}:{days}" for name, days in zip(names, (50, 40, 20, 10), strict=True))
-    shell(overlay_host, f"cd {STATE_FOLDER}/.cache; for each in {days}; do name=${{each%:*}}; mkdir -p $name; "
-          "head -c 5M /dev/zero > $name/file; touch -d \"${each#*:} days ago\" $name.used; done")  # fmt: skip
+    shell(overlay_host, f"cd {STATE_FOLDER}/.cache; rm -rf *; for each in {days}; do name=${{each%:*}}; "
+          "mkdir -p $name; head -c 5M /dev/zero > $name/file; touch -d \"${each#*:} days ago\" $name.used; "
+          "done")  # fmt: skip
     yield names
     shell(overlay_host, f"rm -rf {STATE_FOLDER}/.cache/*")
 
