@@ -90,7 +90,8 @@ def journal_tail(unit: str, *, since: float, lines: int = 200) -> list[str]:
     None where the journal cannot be read in some seconds.
     """
     # Forwards, journalctl would give the first lines after that time.
-    options = [f"--since=@{since:.0f}", "--reverse", f"--lines={lines}", "--output=cat", "--no-pager"]
+    # Whole seconds, and never later than asked for.
+    options = [f"--since=@{int(since)}", "--reverse", f"--lines={lines}", "--output=cat", "--no-pager"]
     # What goes through their standard output, not the entries that our own tool makes in the unit.
     argv = ["journalctl", *options, f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout"]
     try:
