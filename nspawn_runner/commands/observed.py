@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 
 from ..errors import Cancelled, Error, JobError
-from ..machines import evidence, records
+from ..machines import records
 from ..machines.records import Record
-from .words import human_age, human_size
 
 # gitlab-runner's last call of run for a job (common/build.go).
 LAST_STAGE = "cleanup_file_variables"
@@ -55,12 +54,17 @@ def run(record: Record, stage: str, script: Callable[[], int], *, decides: bool)
 
 
 def _tell_failure(record: Record, began: float, seconds: float) -> None:
+    from ..machines import evidence  # which most stages do without
+
     with _unasked():
         _say(*evidence.lines(record, since=began, seconds=seconds))
 
 
 def tell_end(record: Record) -> None:
     """Say what the job has used, and where its root can be looked at if that is kept."""
+    from ..machines import evidence
+    from .words import human_age, human_size
+
     with _unasked():
         used = evidence.usage(record)
         known = [f"took {used.wall_seconds:.1f} s"]
