@@ -62,7 +62,7 @@ def _tell_failure(record: Record, began: float, seconds: float) -> None:
 
 def tell_end(record: Record) -> None:
     """Say what the job has used, and where its root can be looked at if that is kept."""
-    from ..machines import evidence
+    from ..machines import evidence, stop
     from .words import human_age, human_size
 
     with _unasked():
@@ -75,7 +75,7 @@ def tell_end(record: Record) -> None:
         if used.written_bytes is not None:
             known.append(f"wrote {human_size(used.written_bytes)}")
         _say(", ".join(known))
-        if record.keep_failed_seconds and records.failure(record.machine):
+        if stop.is_to_be_kept(record):
             host, age = os.uname().nodename, human_age(record.keep_failed_seconds)
             _say(f"the machine's root is kept on {host} for {age}: nspawn-runner login {record.job}")
 

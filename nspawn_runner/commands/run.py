@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ..errors import HostError, JobError, printable
+from ..errors import Error, HostError, JobError, printable
 from ..gitlab import job as jobs
 from ..gitlab import status
 from ..machines import records, script
@@ -62,7 +62,10 @@ def leave_journal(record: Record, settings: Settings) -> None:
     # In the machine, by the job's own user: whatever the job says its folder is.
     folder = os.environ.get("CUSTOM_ENV_CI_PROJECT_DIR", "")
     if folder.startswith("/") and len(folder) < _LONGEST_PATH:
-        problem = evidence.write_journal(record, f"{folder}/{settings.journal_file}")
+        try:
+            problem = evidence.write_journal(record, f"{folder}/{settings.journal_file}")
+        except (Error, OSError) as error:
+            problem = str(error)
     else:
         problem = "CI_PROJECT_DIR is no absolute path"
     if problem:

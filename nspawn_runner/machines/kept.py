@@ -25,6 +25,7 @@ def shell(machine: str, profile: Profile) -> int:
             raise HostError(
                 f"the image {record.image} was changed since, so the root of {machine} is whole no more",
                 facts=f"what the job wrote is in {record.layer}/upper",
+                advice=f"look there, or remove it: nspawn-runner cleanup --id {record.job}",
             )
         unit = records.login_unit_name(machine)
         _end(unit)  # of a login that was killed

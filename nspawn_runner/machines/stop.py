@@ -41,15 +41,20 @@ def remove(record: Record) -> None:
 
 
 def end_job(record: Record) -> None:
-    """Remove the machine of a job that is over, or keep its root where the job failed and that is wished.
-
-    It is not kept where the disk has become nearly full: other jobs need the room.
-    """
-    failed = record.state == "running" and records.failure(record.machine)
-    if failed and record.keep_failed_seconds and _has_room(record.layer):
+    """Remove the machine of a job that is over, or keep its root where ``is_to_be_kept`` says so; raises HostError."""
+    if is_to_be_kept(record):
         _keep(record)
     elif record.state != "kept":
         remove(record)
+
+
+def is_to_be_kept(record: Record) -> bool:
+    """Tell whether the job of a running machine has failed and its root is to be kept.
+
+    It is not where there is none any more, or the disk has become nearly full: other jobs need the room.
+    """
+    failed = record.keep_failed_seconds and record.state == "running" and records.failure(record.machine)
+    return bool(failed) and os.path.isdir(record.layer) and _has_room(record.layer)
 
 
 def _keep(record: Record) -> None:

@@ -173,7 +173,8 @@ def test_the_journal_of_another_user_s_job(host: DisposableHost) -> None:
         env = {"CUSTOM_ENV_CI_PROJECT_DIR": "/builds/p"}
         done = job.script("stat --format=%U /builds/p/reports/journal.txt", "upload_artifacts_on_success", env=env)
         assert done.out == b"daemon\n"
-        for folder in ("/etc", "/builds/absent", "/builds/p/../../root", "/etc/x\ny$(id)"):
+        places = ("/etc", "/builds/absent", "/builds/p/../../root", "/etc/x\ny$(id)", "relative", "/" + "$" * 70000)
+        for folder in places:
             done = job.script("id -un", "upload_artifacts_on_success", env={"CUSTOM_ENV_CI_PROJECT_DIR": folder})
             assert (done.status, done.out) == (0, b"daemon\n")
             assert "WARNING: the machine's journal is not in the project: " in done.message

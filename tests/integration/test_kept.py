@@ -91,16 +91,16 @@ def test_gc_ends_it(host: DisposableHost) -> None:
         assert listed(host) == []
 
 
-def test_gc_leaves_one_that_somebody_is_in(overlay_host: DisposableHost) -> None:
-    with Unchanged(overlay_host), KeptJob(overlay_host, 7803, 'keep_failed = "1s"\n') as job:
+def test_gc_leaves_one_that_somebody_is_in(host: DisposableHost) -> None:
+    with Unchanged(host), KeptJob(host, 7803, 'keep_failed = "1s"\n') as job:
         job.prepare(None)
         job.script("exit 3")
         job.cleanup()
         time.sleep(1.1)
-        with logged_in(overlay_host, job.id) as process:
-            assert overlay_host.run([TOOL, "gc"]).stdout == b"nothing is left over\n"
+        with logged_in(host, job.id) as process:
+            assert host.run([TOOL, "gc"]).stdout == b"nothing is left over\n"
             process.kill()
-        assert b"removed" in overlay_host.run([TOOL, "gc"]).stdout
+        assert b"removed" in host.run([TOOL, "gc"]).stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -127,18 +127,31 @@ def test_whoever_looks_into_it_is_confined(host: DisposableHost) -> None:
         assert re.search(r"\bm=137", shown), shown
 
 
-def test_nothing_is_kept_on_a_disk_that_is_nearly_full(btrfs_host: DisposableHost) -> None:
-    with Unchanged(btrfs_host), KeptJob(btrfs_host, 7811) as job:
+def test_nothing_is_kept_on_a_disk_that_is_nearly_full(small_host: DisposableHost) -> None:
+    host = small_host
+    with Unchanged(host), KeptJob(host, 7811) as job:
         job.prepare(None)
         job.script("exit 3")
-        disk = os.statvfs(btrfs_host.path(STATE_FOLDER))
+        disk = os.statvfs(host.path(STATE_FOLDER))
         much = disk.f_bavail * disk.f_frsize - disk.f_blocks * disk.f_frsize // 12
-        btrfs_host.run(["fallocate", f"--length={much}", f"{STATE_FOLDER}/.filler"])
+        host.run(["fallocate", f"--length={much}", f"{STATE_FOLDER}/.filler"])
         try:
+            assert "kept" not in job.script("true", "cleanup_file_variables").message
             job.cleanup()
-            assert listed(btrfs_host) == []
+            assert listed(host) == []
         finally:
-            btrfs_host.path(f"{STATE_FOLDER}/.filler").unlink()
+            host.path(f"{STATE_FOLDER}/.filler").unlink()
+
+
+def test_nothing_is_kept_of_what_is_gone(host: DisposableHost) -> None:
+    with Unchanged(host), KeptJob(host, 7813) as job:
+        job.prepare(None)
+        job.script("exit 3")
+        host.run(["systemctl", "stop", job.unit])
+        remove = "btrfs subvolume delete" if host.state == "btrfs" else "rm -r"
+        host.run(["sh", "-c", f"{remove} {job.record()['layer']}"])
+        job.cleanup()
+        assert listed(host) == []
 
 
 def test_a_run_that_is_killed_has_not_succeeded(host: DisposableHost) -> None:
