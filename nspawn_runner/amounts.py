@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 from .errors import JobError
+from .light_typing import Any, NamedTuple
 
 AUTO, INFINITY = "auto", "infinity"
 UNLIMITED = float("inf")

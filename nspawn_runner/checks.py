@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from .amounts import (
     AUTO,
@@ -19,6 +18,7 @@ from .amounts import (
     shown_bytes,
     size_bytes,
 )
+from .light_typing import Any
 from .names import is_image_name, is_image_pattern, is_plain_path
 
 

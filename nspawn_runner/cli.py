@@ -8,10 +8,10 @@ import signal
 import sys
 from importlib import import_module
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 from . import __version__
 from .errors import Cancelled, Error, UsageError
+from .light_typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 if TYPE_CHECKING:
     import argparse

@@ -7,10 +7,10 @@ told in docs/profiles.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
 
 from . import checks
 from .checks import list_of
+from .light_typing import Any, NamedTuple
 from .names import is_image_name, is_plain_path
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .amounts import Limits, size_bytes
 from .errors import HostError, SettingsError
+from .light_typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from .policy import Rule

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
 
 from ..host import files, locks
+from ..light_typing import TYPE_CHECKING, NamedTuple
 from ..machines import records
 from ..settings import RUN_FOLDER
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from ..gitlab import job as jobs
+from ..light_typing import TYPE_CHECKING
 from ..machines import records, stop
 from . import story
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import Error
 from ..gitlab import job as jobs
+from ..light_typing import TYPE_CHECKING
 from . import job_image, story
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError, JobError, printable
 from ..images import names, store
+from ..light_typing import TYPE_CHECKING, Any
 from ..settings import with_run_values
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ..errors import JobError, printable
 from ..images import store
+from ..light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..gitlab.job import Job

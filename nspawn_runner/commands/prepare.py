@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from ..gitlab import host_runner
 from ..gitlab import job as jobs
+from ..light_typing import TYPE_CHECKING
 from ..machines import network, start
 from ..profiles import DEFAULT
 from ..settings import DEFAULT_FILE

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
+from ..light_typing import TYPE_CHECKING
 from ..machines import records, stop
 from ..names import is_machine_name
 from . import story

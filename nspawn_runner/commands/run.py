@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from ..errors import Error, HostError, JobError, printable
 from ..gitlab import job as jobs
 from ..gitlab import status
+from ..light_typing import TYPE_CHECKING
 from ..machines import records, script
 from ..machines.script import Outcome
 from . import observed, story

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Self
 
 from ..errors import Cancelled, Error, HostError, JobError, printable
 from ..host import journal
+from ..light_typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

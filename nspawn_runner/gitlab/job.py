@@ -11,10 +11,10 @@ import os
 import stat
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 from ..amounts import JOB_VARIABLES
 from ..errors import HostError, JobError, printable
+from ..light_typing import Any, NamedTuple
 from ..names import is_job_id
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024

@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from ..errors import HostError, printable
+from ..light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .owners import Owner

@@ -14,9 +14,9 @@ import errno
 import json
 import os
 import stat
-from typing import Any, NamedTuple
 
 from ..errors import HostError
+from ..light_typing import Any, NamedTuple
 from ..names import is_image_name
 
 GENERATIONS = ".generations"

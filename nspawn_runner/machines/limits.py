@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from .. import amounts
 from ..amounts import INFINITY, UNLIMITED, Limits, shown_bytes
+from ..light_typing import NamedTuple
 from . import cgroups
 from .records import End, Record
 

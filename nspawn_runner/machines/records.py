@@ -16,11 +16,11 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from typing import Any, NamedTuple
 
 from ..amounts import Limits
 from ..errors import HostError
 from ..host import files, locks
+from ..light_typing import Any, NamedTuple
 from ..names import is_machine_name
 from ..settings import RUN_FOLDER
 

@@ -16,10 +16,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
 
 from ..errors import Cancelled, HostError
 from ..host import process, systemd
+from ..light_typing import NamedTuple
 
 _PIPE_BYTES = 1024 * 1024
 _CHUNK_BYTES = 256 * 1024

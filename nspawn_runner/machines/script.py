@@ -10,10 +10,10 @@ import os
 import time
 from contextlib import suppress
 from enum import Enum
-from typing import NamedTuple
 
 from ..errors import Error, HostError, JobError
 from ..host import process, systemd
+from ..light_typing import NamedTuple
 from . import limits, network, records, relay
 from .records import Record
 

@@ -7,12 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 from .. import profiles
 from ..amounts import seconds
 from ..errors import HostError
 from ..host import callers, files, nspawn, process, systemd
+from ..light_typing import NamedTuple
 from ..settings import Settings
 from . import backends, limits, network, records, rights, stop, users
 from .records import Record

@@ -9,11 +9,12 @@ import pytest
 from nspawn_runner import cli
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-HEAVY = {"asyncio", "dataclasses", "inspect", "logging", "pathlib", "shutil", "tempfile", "toml", "yaml"}
+HEAVY = {"asyncio", "dataclasses", "inspect", "logging", "pathlib", "shutil", "tempfile", "toml", "typing", "yaml"}
 EXPECTED = {
     "config": {
         "cli",
         "errors",
+        "light_typing",
         "names",
         "settings",
         "amounts",

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "nspawn_runner"
 # Each layer may import those after it; the three rooms in the middle do not import each other.
 MIDDLE = ["gitlab", "images", "machines"]
 BELOW = [["settings"], ["policy", "profiles"], ["checks"], ["mistakes", "amounts"], ["names", "errors"]]
-LAYERS = [["__main__"], ["cli"], ["commands"], MIDDLE, ["host"], *BELOW]
+LAYERS = [["__main__"], ["cli"], ["commands"], MIDDLE, ["host"], *BELOW, ["light_typing"]]
 RANK = {room: number for number, layer in enumerate(LAYERS) for room in layer}
 
 
