@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 from ..errors import HostError, printable
-from ..light_typing import TYPE_CHECKING
+from ..light_typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .owners import Owner
@@ -76,24 +77,26 @@ def run(
     Raises CommandError when it fails and ``check`` is true, or cannot be started, or takes over ``timeout_seconds``.
     """
     _announce(argv)
+    child = _start(
+        argv,
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env=environment(env),
+        cwd=cwd,
+        user=owner.uid if owner else None,
+        group=owner.gid if owner else None,
+        extra_groups=owner.groups if owner else None,
+    )
     try:
-        done = subprocess.run(
-            argv,
-            check=False,
-            input=b"" if stdin is None else stdin,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            timeout=timeout_seconds,
-            env=environment(env),
-            cwd=cwd,
-            user=owner.uid if owner else None,
-            group=owner.gid if owner else None,
-            extra_groups=owner.groups if owner else None,
-        )
-    except FileNotFoundError:
-        raise missing(argv) from None
-    except subprocess.TimeoutExpired:
-        raise CommandError(argv, -9, f"no end after {timeout_seconds:g} s".encode()) from None
+        output, said = child.communicate(stdin, timeout=timeout_seconds)
+    except BaseException as error:
+        with child:  # whose end closes its pipes and waits for it
+            child.kill()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise CommandError(argv, -9, f"no end after {timeout_seconds:g} s".encode()) from None
+        raise
+    done = subprocess.CompletedProcess(argv, child.returncode, output, said)
     if check and done.returncode:
         raise CommandError(argv, done.returncode, done.stderr)
     return done
@@ -139,22 +142,56 @@ def spawn(
     ``own_session`` keeps a SIGTERM meant for our process group from it. Raises HostError when it cannot be started.
     """
     _announce(argv)
+    return _start(
+        argv,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=own_session,
+        env=environment(env),
+        cwd=cwd,
+    )
+
+
+def _start(argv: Sequence[str], **options: Any) -> Popen[bytes]:
+    """Start ``argv``; a signal that arrives meanwhile is heeded when the child is known, and has been ended.
+
+    Raised in the middle of Popen, its exception would leave a child behind that nobody knows of: a systemd-run that
+    starts a machine after all of it was removed, an archive that is unpacked while the tree is being deleted.
+    """
+    arrived: list[int] = []
+    child = None
     try:
-        return subprocess.Popen(
-            argv,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=own_session,
-            env=environment(env),
-            cwd=cwd,
-        )
+        with _noted(arrived):
+            child = subprocess.Popen(argv, **options)
+        for number in arrived:
+            os.kill(os.getpid(), number)
     except FileNotFoundError:
         raise missing(argv) from None
+    except BaseException:
+        if child is not None:
+            end_confined(child)
+        raise
+    return child
+
+
+@contextmanager
+def _noted(arrived: list[int]) -> Iterator[None]:
+    """Add the numbers of signals that would interrupt us to ``arrived`` instead, until the end."""
+    # They reach the main thread only. One that is ignored stays so: a child inherits that.
+    numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    for number in handlers:
+        signal.signal(number, lambda each, _frame: arrived.append(each))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def end_confined(child: Popen[bytes]) -> None:
-    """End ``child``, an unshare(1) with a PID namespace, and wait until nothing that ran in it is left.
+    """End ``child``, maybe an unshare(1) with a PID namespace, and wait until nothing that ran in it is left.
 
     The first process of its namespace is killed: unshare, its parent, ends when the kernel has reaped them all.
     """
