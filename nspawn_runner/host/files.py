@@ -16,14 +16,13 @@ def write_atomically(path: str, content: bytes, *, mode: int = 0o600, on_disk: b
     """
     draft = f"{path}.{os.getpid()}.new"
     remove_file(draft)  # of a process of that number that was killed
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(fd, mode)  # whatever our caller's umask is
+    try:  # from before it is there: a signal may arrive while it is made
+        with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            os.fchmod(file.fileno(), mode)  # whatever our caller's umask is
             file.write(content)
             if on_disk:
                 file.flush()
-                os.fsync(fd)
+                os.fsync(file.fileno())
         os.rename(draft, path)
     except BaseException as error:
         if isinstance(error, OSError):

@@ -122,11 +122,11 @@ def note(image: store.Image, known: Mapping[str, Any]) -> None:
 
 
 def remove_leftovers(state_folder: str, name: str) -> None:
-    """Remove what killed processes left of ``name``: half-made trees, facts without a tree."""
+    """Remove what killed processes left of ``name``: half-made trees, facts without a tree, drafts of facts."""
     folder = store.generations_folder(state_folder, name)
     for entry in os.listdir(folder):
         path = os.path.join(folder, entry)
-        if os.path.islink(path):
+        if os.path.islink(path) or (".json." in entry and os.path.isfile(path)):
             files.remove_file(path)
         elif entry.startswith("."):
             keepers.end(path)  # of an Ansible that was killed: it may be about to

@@ -69,8 +69,8 @@ def fill(root: str, source: Source, progress: Progress) -> tuple[Report, dict[st
 def _moved(root: str) -> Iterator[str]:
     """Yield where what is at ``root`` was put, out of the way, until the end."""
     layout = f"{root}.layout"
-    os.rename(root, layout)
     try:
+        os.rename(root, layout)
         yield layout
     finally:
         trees.remove(layout)

@@ -196,3 +196,11 @@ def test_a_removal_that_was_killed_is_taken_up(state: Path, monkeypatch: pytest.
             generations.remove_leftovers(str(state), "web")
         assert [name for name in left(state) if made.generation in name] == []
         made = store.generations(str(state), "web")[-1]
+
+
+def test_a_draft_of_facts_that_was_left_goes_with_the_next_change(state: Path) -> None:
+    made = change(state, "1")
+    Path(f"{made.root}.json.4711.new").write_text("{")
+    change(state, "2")
+    assert [name for name in left(state) if name.endswith(".new")] == []
+    assert store.facts(made)
