@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ..errors import HostError
 from . import files, process
@@ -14,6 +15,7 @@ from . import files, process
 _SUBVOLUME_INODE = 256
 # What a file system may still call free while a write of a package already fails.
 _FULL_BELOW_BYTES = 4 << 20
+_WRITE_SECONDS = 0.5
 NO_SPACE = "No space left on device"
 
 
@@ -39,7 +41,30 @@ def copy(source: str, target: str) -> None:
     make(target)
     # It dies with us: the next to come removes what is there, and must not meet somebody who still writes.
     die = ["setpriv", "--pdeathsig", "KILL", "--"]
-    process.run([*die, "cp", "--archive", "--reflink=auto", "--", f"{source}/.", target])
+    with _writing_out(target):
+        process.run([*die, "cp", "--archive", "--reflink=auto", "--", f"{source}/.", target])
+
+
+@contextmanager
+def _writing_out(path: str) -> Iterator[None]:
+    """Have the disk write while files are made in ``path``, so that ``write_out`` finds little left to wait for.
+
+    The kernel alone would begin when a tenth of the memory is full of them (dirty_background_ratio in proc_sys_vm(5)).
+    """
+    over = threading.Event()
+
+    def write() -> None:
+        with suppress(HostError):  # whoever waits for the end of it hears of that
+            while not over.wait(_WRITE_SECONDS):
+                write_out(path)
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        yield
+    finally:
+        over.set()
+        writing.join()
 
 
 def remove(path: str) -> None:

@@ -1,12 +1,13 @@
 """How an image changes, on a small tree: published in one step, and nothing left whatever happens between."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from nspawn_runner.errors import Cancelled, HostError
-from nspawn_runner.host import trees
+from nspawn_runner.host import process, trees
 from nspawn_runner.images import generations, store, upkeep
 
 
@@ -204,3 +205,31 @@ def test_a_draft_of_facts_that_was_left_goes_with_the_next_change(state: Path) -
     change(state, "2")
     assert [name for name in left(state) if name.endswith(".new")] == []
     assert store.facts(made)
+
+
+def test_a_long_copy_is_written_to_disk_meanwhile(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    enough = threading.Event()
+    run = process.run
+
+    def write_out(path: str) -> None:
+        written.append(path)
+        if len(written) == 3:
+            enough.set()
+            raise HostError("a disk that fails is told at the end")
+
+    def long_copy(argv: list[str]) -> object:
+        done = run(argv)
+        assert enough.wait(30)
+        return done
+
+    threads = threading.active_count()
+    monkeypatch.setattr(trees, "_WRITE_SECONDS", 0.001)
+    monkeypatch.setattr(trees, "write_out", write_out)
+    monkeypatch.setattr(process, "run", long_copy)
+    monkeypatch.setattr(trees, "make", os.mkdir)
+    monkeypatch.setattr(trees, "is_subvolume", lambda _: False)
+    trees.copy(str(state / "web"), str(state / "copy"))
+    assert written == [str(state / "copy")] * 3
+    assert (state / "copy/etc/version").read_text() == "0"
+    assert threading.active_count() == threads
