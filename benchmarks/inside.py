@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 STATE = "/var/lib/nspawn-runner"
+SETTINGS = "/etc/nspawn-runner/nspawn-runner.toml"
 SCRATCH = "/run/benchmark"
 UPPER = f"{STATE}/.benchmark"
 LINES = 200_000
@@ -138,6 +139,10 @@ def measure_config(rounds: int) -> None:
         note("config ours", done.seconds)
         note("memory config", done.peak_mib)
         note("config bare", call(["/usr/bin/python3", "-I", "-c", "pass"]).seconds)
+        with open(SETTINGS, "w") as file:
+            file.write('keep_failed = "2h"\n[limits]\nmemory_max = "4G"\n')
+        note("config with settings", job.stage("config").seconds)
+        os.unlink(SETTINGS)
 
 
 def measure_machines(backends: Sequence[str], rounds: int) -> None:
@@ -177,7 +182,8 @@ def measure_scripts(rounds: int) -> None:
 
 def main() -> None:
     backends, rounds = sys.argv[2].split(","), int(sys.argv[3])
-    os.makedirs(SCRATCH, exist_ok=True)
+    for folder in (SCRATCH, os.path.dirname(SETTINGS)):
+        os.makedirs(folder, exist_ok=True)
     for name, script in (("trivial", "true\n"), ("each-line", EACH_LINE), ("in-blocks", IN_BLOCKS)):
         with open(f"{SCRATCH}/{name}", "w") as file:
             file.write(script)
