@@ -136,9 +136,10 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _settings(args: argparse.Namespace) -> Settings:
     from . import settings
+    from .host import toml_cache
 
     try:
-        return settings.load(args.config)
+        return settings.load(args.config, toml_cache.loads)
     except Error as error:
         if args.verb not in {"cleanup", "doctor"}:
             raise

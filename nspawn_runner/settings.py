@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from .amounts import Limits, size_bytes
 from .errors import HostError, SettingsError
@@ -86,10 +86,11 @@ _IMAGES_OWN = {
 }
 
 
-def load(path: str | None = None) -> Settings:
+def load(path: str | None = None, read_toml: Callable[[str], dict[str, Any]] | None = None) -> Settings:
     """Return the settings of the file ``path``, or of the usual file, or the defaults where that is not there.
 
     Raises HostError that names the file and every wrong key in it, and for one that others than root may change.
+    ``read_toml`` does what tomllib.loads does, which is the default.
     """
     file = path or DEFAULT_FILE
     try:
@@ -110,20 +111,22 @@ def load(path: str | None = None) -> Settings:
             facts="" if changeable == [file] else f"so can their folder {changeable[0]}, where they can be replaced",
             advice=f"mend it: chown root {changeable[0]}; chmod go-w {changeable[0]}",
         )
-    return parse(content, file)
+    return parse(content, file, read_toml)
 
 
 def _is_others(status: os.stat_result) -> bool:
     return status.st_uid != 0 or bool(stat.S_IMODE(status.st_mode) & 0o022)
 
 
-def parse(content: bytes, file: str) -> Settings:
+def parse(content: bytes, file: str, read_toml: Callable[[str], dict[str, Any]] | None = None) -> Settings:
     """Return the settings in the TOML text ``content``; ``file`` is its name in the HostError about what is wrong."""
-    import tomllib
+    if read_toml is None:
+        import tomllib
 
+        read_toml = tomllib.loads
     try:
         text = content.decode()
-        data = tomllib.loads(text)
+        data = read_toml(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError and more: a number of 5000 digits, 500 brackets
         raise HostError(f"the settings {file} are not valid TOML", facts=str(error)) from None
     problems: list[tuple[str, str]] = []

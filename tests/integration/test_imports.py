@@ -1,5 +1,6 @@
 """What each stage imports: their start is paid for a dozen times in every job."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,20 @@ def test_config_loads_no_more_than_it_says() -> None:
     ours = {name.removeprefix("nspawn_runner.") for name in modules if name.startswith("nspawn_runner.")}
     assert ours == EXPECTED["config"]
     assert "subprocess" not in modules
+
+
+def test_a_settings_file_that_is_known_loads_no_reader(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    file = tmp_path / "settings.toml"
+    file.write_text('shell = "/bin/sh"\n')
+    file.chmod(0o644)
+    code = (
+        f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); from nspawn_runner import cli, settings; "
+        f"settings.DEFAULT_FILE, settings.RUN_FOLDER = {str(file)!r}, {str(tmp_path)!r}; "
+        "assert cli.main(['config', '--id', '1']) == 0; print(*sys.modules, file=sys.stderr)"
+    )
+    for is_known in (False, True):
+        argv = [sys.executable, "-I", "-S", "-c", code]
+        done = subprocess.run(argv, check=True, capture_output=True, text=True)
+        assert json.loads(done.stdout)["shell"] == "sh"
+        assert ({"tomllib", "typing"} & {*done.stderr.split()} == set()) is is_known
