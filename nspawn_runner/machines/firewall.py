@@ -53,6 +53,7 @@ def rules(network: Network, name_servers: Sequence[str]) -> str:
     """Return our tables in the words of nft(8).
 
     They masquerade what leaves, and keep machines from each other, from the host's listeners and from closed networks.
+    What claims to come from elsewhere goes nowhere: it would leave as it is.
     """
     bridge, subnet = network.bridge, network.subnet
     # systemd-nspawn's name for the host's end of the link to a machine run-ID; told by name, since a machine's port
@@ -76,6 +77,7 @@ table inet {TABLE} {{
     chain forward {{
         type filter hook forward priority filter
         iifname "{bridge}" oifname "{bridge}" drop
+        iifname "{bridge}" ip saddr != {subnet} drop
         oifname "{bridge}" ct state established,related accept
         oifname "{bridge}" drop
         {indent.join(_closed(network, name_servers))}

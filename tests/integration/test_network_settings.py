@@ -1,5 +1,6 @@
 """What the settings open and close in the network of machines; and rules that others take away come back."""
 
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -59,6 +60,31 @@ def test_what_is_named_is_open_and_what_is_named_is_closed(far: DisposableHost) 
         with Job(far, settings=OPEN) as other:
             other.prepare()
             assert reached(other, *targets) == ["169.254.169.254/80", "192.0.2.2/53", "192.0.2.2/80"]
+
+
+def test_nothing_leaves_that_says_it_came_from_elsewhere(far: DisposableHost) -> None:
+    """Only what has the machines' addresses becomes the host's on its way; all else would leave as it is."""
+    listen = (
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('192.0.2.2', 4711))\n"
+        "print('ready', flush=True)\n"
+        "for _ in range(2): print(*s.recvfrom(99), flush=True)"
+    )
+    send = (
+        "import socket, sys; own = sys.argv[1]; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        's.bind((own, 0)); s.sendto(own.encode(), ("192.0.2.2", 4711))'
+    )
+    each = f"for own in 203.0.113.9 0.0.0.0 203.0.113.9 0.0.0.0; do python3 -c '{send}' $own; done"
+    argv = ["ip", "netns", "exec", "far", "python3", "-c", listen]
+    with Job(far) as job, far.popen(argv, stdout=subprocess.PIPE) as listener:
+        try:
+            assert listener.stdout
+            assert listener.stdout.readline() == b"ready\n"
+            job.prepare()
+            job.output(f"ip address add 203.0.113.9/32 dev host0; {each}")
+            said = [listener.stdout.readline().split()[0] for _ in range(2)]
+        finally:
+            listener.kill()
+    assert said == [b"b'0.0.0.0'"] * 2
 
 
 def test_rules_come_back_with_the_next_machine(far: DisposableHost) -> None:
