@@ -41,6 +41,7 @@ MISSING = {
     "unit": "systemctl stop {unit}",
     "unit, then record": "systemctl stop {unit}; rm /run/nspawn-runner/{machine}.json",
     "unit and layer": "systemctl stop {unit}; rm -rf {layer}",
+    "what the unit does when it ends": "systemctl stop {unit}; ip -batch /run/nspawn-runner/{machine}/neighbour",
     "run folder": "rm -rf /run/nspawn-runner/{machine}",
     "all but the layer": "systemctl stop {unit}; mkdir -p {layer}/upper/x; rm -rf /run/nspawn-runner/{machine}*",
     "all of the run folders": "systemctl stop {unit}; rm -rf /run/nspawn-runner",
