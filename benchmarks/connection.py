@@ -18,9 +18,7 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT / "tests"))
 
-from debian_tree import debian_tree  # noqa: E402
-from disposable_host import STATE_FOLDER, DisposableHost, Suite  # noqa: E402
-from stages import PACKAGES  # noqa: E402
+from disposable_host import STATE_FOLDER, DisposableHost, Suite, image_tree  # noqa: E402
 
 PLUGINS = CHECKOUT / "nspawn_runner/images/connection_plugins"
 TREE = f"{STATE_FOLDER}/tree"
@@ -59,7 +57,7 @@ def seconds_of_play(host: DisposableHost, values: Mapping[str, Any]) -> float:
 
 def measured(suite: Suite, rounds: int) -> dict[str, list[float]]:
     """Return the seconds of the plays by their way, one of each way in every round."""
-    image = debian_tree("image", "bookworm", PACKAGES)
+    image = image_tree()
     series: dict[str, list[float]] = {way: [] for way in WAYS}
     with DisposableHost(suite=suite) as host:
         subprocess.run(["cp", "--archive", image, host.path(TREE)], check=True)

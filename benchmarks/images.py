@@ -16,9 +16,8 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT / "tests"))
 
-from debian_tree import debian_tree  # noqa: E402
-from disposable_host import DisposableHost, State, Suite  # noqa: E402
-from stages import PACKAGES, Row, evaluated, make_images, say, table  # noqa: E402
+from disposable_host import DisposableHost, State, Suite, image_tree  # noqa: E402
+from stages import Row, evaluated, make_images, say, table  # noqa: E402
 
 PARTS: dict[State, tuple[str, ...]] = {
     "btrfs": ("copies", "growth"),
@@ -53,7 +52,7 @@ def _rows_of_copies(state: State) -> Iterator[Row]:
 
 def measured(suite: Suite, state: State, parts: tuple[str, ...], rounds: int) -> list[dict[str, Any]]:
     """Boot a host, measure in it, and return the evaluated rows."""
-    tree = debian_tree("image", "bookworm", PACKAGES)
+    tree = image_tree()
     with DisposableHost(suite=suite, state=state, size="24G") as host:
         say(f"{state}: making the images")
         make_images(host, state, tree)

@@ -18,14 +18,8 @@ from typing import Any, NamedTuple
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT / "tests"))
 
-from debian_tree import debian_tree  # noqa: E402
-from disposable_host import STATE_FOLDER, DisposableHost, State, Suite  # noqa: E402
+from disposable_host import STATE_FOLDER, DisposableHost, State, Suite, image_tree  # noqa: E402
 
-# those of the tests, so that the tree is shared
-PACKAGES = (
-    "ca-certificates,dbus,git,iproute2,iputils-ping,libpam-systemd,mount,"
-    "passwd,procps,python3,sudo,systemd,systemd-sysv"
-)
 BACKENDS: dict[State, tuple[str, ...]] = {"overlay": ("overlay", "tmpfs"), "btrfs": ("btrfs",)}
 PADDING_FILES, PADDING_FILE_BYTES = 27, 100_000_000
 SMALL_FILES, SMALL_FILE_BYTES = 60_000, 400
@@ -127,7 +121,7 @@ def make_images(host: DisposableHost, state: State, tree: Path) -> None:
 
 def measured(suite: Suite, state: State, rounds: int) -> list[dict[str, Any]]:
     """Boot a host, measure in it, and return the evaluated rows."""
-    tree = debian_tree("image", "bookworm", PACKAGES)
+    tree = image_tree()
     with DisposableHost(suite=suite, state=state) as host:
         say("making the images")
         make_images(host, state, tree)

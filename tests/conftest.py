@@ -10,16 +10,12 @@ from typing import NoReturn
 
 import pytest
 from abilities import IN_CI, require_host
-from debian_tree import debian_tree
-from disposable_host import STATE_FOLDER, DisposableHost, State, Suite
+from disposable_host import STATE_FOLDER, DisposableHost, State, Suite, image_tree
 from hypothesis import settings
+from this_host import ThisHost
 
 UNIT = Path(__file__).parent / "unit"
 IMAGE = "bookworm"
-IMAGE_PACKAGES = (
-    "ca-certificates,dbus,git,iproute2,iputils-ping,libpam-systemd,mount,"
-    "passwd,procps,python3,sudo,systemd,systemd-sysv"
-)
 JOURNAL_LINES = 60
 
 
@@ -27,37 +23,37 @@ JOURNAL_LINES = 60
 def job_image() -> Path:
     """A Debian tree that machines boot from, on this machine: only to be copied."""
     require_host()
-    return debian_tree("image", "bookworm", IMAGE_PACKAGES)
+    return image_tree()
 
 
 @pytest.fixture(scope="session")
-def overlay_host(job_image: Path) -> Iterator[DisposableHost]:
+def overlay_host(request: pytest.FixtureRequest) -> Iterator[DisposableHost]:
     """A bookworm host whose state folder is a plain folder, with an image `bookworm` put there by hand."""
-    yield from _host(job_image, "bookworm", "overlay")
+    yield from _host(request, "bookworm", "overlay")
 
 
 @pytest.fixture(scope="session")
-def btrfs_host(job_image: Path) -> Iterator[DisposableHost]:
+def btrfs_host(request: pytest.FixtureRequest) -> Iterator[DisposableHost]:
     """The same with its state folder on btrfs, where the image is a subvolume."""
-    yield from _host(job_image, "bookworm", "btrfs")
+    yield from _host(request, "bookworm", "btrfs")
 
 
 @pytest.fixture(scope="session")
-def xfs_host(job_image: Path) -> Iterator[DisposableHost]:
+def xfs_host(request: pytest.FixtureRequest) -> Iterator[DisposableHost]:
     """The same with its state folder on xfs, where copies share their blocks."""
-    yield from _host(job_image, "bookworm", "xfs")
+    yield from _host(request, "bookworm", "xfs")
 
 
 @pytest.fixture(scope="session")
-def trixie_host(job_image: Path) -> Iterator[DisposableHost]:
+def trixie_host(request: pytest.FixtureRequest) -> Iterator[DisposableHost]:
     """The same as `overlay_host` with a newer systemd; its version 2 cgroups may have no controllers, so no limits."""
-    yield from _host(job_image, "trixie", "overlay")
+    yield from _host(request, "trixie", "overlay")
 
 
 @pytest.fixture(scope="module", params=["ext4", "btrfs"])
-def small_host(request: pytest.FixtureRequest, job_image: Path) -> Iterator[DisposableHost]:
+def small_host(request: pytest.FixtureRequest) -> Iterator[DisposableHost]:
     """A bookworm host whose state folder is a small file system of its own, which can be full or read-only."""
-    yield from _host(job_image, "bookworm", request.param, size="4G")
+    yield from _host(request, "bookworm", request.param, size="4G")
 
 
 @pytest.fixture(params=["overlay", "btrfs"])
@@ -73,7 +69,14 @@ def soak(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("soak"))
 
 
-def _host(job_image: Path, suite: Suite, state: State, *, size: str = "20G") -> Iterator[DisposableHost]:
+def _host(request: pytest.FixtureRequest, suite: Suite, state: State, *, size: str = "20G") -> Iterator[DisposableHost]:
+    if request.config.getoption("this_host"):
+        here = ThisHost()
+        if here.state != state:
+            pytest.skip(f"the state folder of this host is not on {state}")
+        yield here
+        return
+    job_image: Path = request.getfixturevalue("job_image")
     with DisposableHost(suite=suite, state=state, size=size) as host:
         image = f"{STATE_FOLDER}/{IMAGE}"
         host.run(["btrfs", "subvolume", "create", image] if state == "btrfs" else ["mkdir", image])
@@ -120,6 +123,7 @@ settings.load_profile("ci" if IN_CI else "here")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--this-host", action="store_true", help="use this machine as host: its images, its state folder")
     parser.addoption("--soak", action="store_true", help="run the tests of chaos and scale in full, which takes long")
 
 

@@ -38,6 +38,10 @@ HOST_PACKAGES = (
     "fdisk,git,iproute2,iputils-ping,kmod,libpam-systemd,mmdebstrap,mount,netbase,nftables,passwd,procps,python3,python3-toml,"
     "python3-yaml,strace,sudo,systemd,systemd-container,systemd-sysv,tar,uidmap,util-linux,xfsprogs,xz-utils,zstd"
 )
+IMAGE_PACKAGES = (
+    "ca-certificates,dbus,git,iproute2,iputils-ping,libpam-systemd,mount,"
+    "passwd,procps,python3,sudo,systemd,systemd-sysv"
+)
 # udev would answer the events of the whole machine; nobody logs in on a console
 MASKED = (
     "systemd-udevd.service systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udev-trigger.service "
@@ -93,6 +97,11 @@ exec nsenter "$@"
 def host_tree(suite: Suite = "bookworm") -> Path:
     """Give the Debian tree that hosts of this suite boot from; made once, never to be written to."""
     return debian_tree("host", suite, HOST_PACKAGES)
+
+
+def image_tree() -> Path:
+    """Give the Debian tree that machines of the tests boot from; made once, only to be copied."""
+    return debian_tree("image", "bookworm", IMAGE_PACKAGES)
 
 
 class DisposableHost:

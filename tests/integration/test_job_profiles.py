@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from by_hand import SYSTEM_FAILURE, Job, Unchanged
-from conftest import IMAGE_PACKAGES
 from debian_tree import debian_tree
-from disposable_host import STATE_FOLDER, DisposableHost
+from disposable_host import IMAGE_PACKAGES, STATE_FOLDER, DisposableHost
 
 IMAGE = "nesting"
 PACKAGES = f"{IMAGE_PACKAGES},busybox-static,crun,debian-archive-keyring,gdb,iptables,mmdebstrap,netavark,podman,strace"
