@@ -109,7 +109,7 @@ def run(tree: Path, disks: list[Path]) -> int:
         "setpriv", "--pdeathsig", "KILL", "--", "qemu-system-x86_64", "-accel", "tcg,thread=multi",
         "-cpu", "max", "-smp", "2", "-m", MEMORY, "-display", "none", "-monitor", "none", "-serial", "stdio",
         "-no-reboot", "-nic", "none", "-device", "virtio-rng-pci", *drives, "-kernel", kernel, "-initrd", initrd,
-        "-append", "root=/dev/vda rw console=ttyS0 loglevel=1 systemd.show_status=0 "
+        "-append", "root=/dev/vda rw console=ttyS0 quiet loglevel=1 systemd.show_status=0 "
         "systemd.mask=serial-getty@ttyS0.service",
     ]  # fmt: skip
     status = ""
