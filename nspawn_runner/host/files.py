@@ -64,13 +64,22 @@ def remove_tree(path: str, *, subvolumes: bool = False) -> None:
     """
     from . import process
 
-    if not os.path.lexists(path):
+    if not _is_there(path):
         return
     bounds = [] if subvolumes else ["--one-file-system"]
     done = process.run(["rm", "--recursive", "--force", *bounds, "--", path], check=False)
-    if os.path.lexists(path):
+    if _is_there(path):
         last = done.stderr.decode(errors="replace").strip().splitlines()
         raise HostError(f"cannot remove {path}", facts=last[-1] if last else "")
+
+
+def _is_there(path: str) -> bool:
+    """Tell whether there is anything at ``path``; raises OSError where that cannot be told."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def make_private_folder(path: str) -> None:
