@@ -204,12 +204,16 @@ class DisposableHost:
         ends it. A command that dies of one of these four gives status 1.
         """
         return subprocess.Popen(
-            ["sh", "-c", ENTER, "enter", "--target", str(self.leader), "--all", f"--wdns={cwd or '/root'}", "--",
-             "env", "--unset=PWD", "--unset=OLDPWD", "--default-signal=HUP,INT,QUIT,TERM",
-             "setpriv", "--pdeathsig", "KILL", "--", *argv],
+            [*self._way_in(cwd or "/root"), *argv],
             env={**ENVIRONMENT, **(env or {}), "CGROUPS": _words(self._entered)},
             stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=new_session,
         )  # fmt: skip
+
+    def _way_in(self, folder: str | Path) -> list[str]:
+        """A prefix by which a command starts in the host, in this folder of it."""
+        return ["sh", "-c", ENTER, "enter", "--target", str(self.leader), "--all", f"--wdns={folder}", "--",
+                "env", "--unset=PWD", "--unset=OLDPWD", "--default-signal=HUP,INT,QUIT,TERM",
+                "setpriv", "--pdeathsig", "KILL", "--"]  # fmt: skip
 
     def path(self, inside: str | Path) -> Path:
         """Say where a path of the host is seen from outside. An absolute symbolic link in it leads astray."""

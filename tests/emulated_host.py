@@ -2,7 +2,7 @@
 """A Debian host in an emulated machine, with a kernel of its own and control groups of version 2: tests run there.
 
 Disposable hosts share the kernel of whoever boots them, and with it the version of control groups. Here limits meet the
-other one. It needs root, mmdebstrap and qemu-system-x86; no virtualization, but without that it takes ten minutes.
+other one. It needs root, mmdebstrap and qemu-system-x86, no virtualization, and a quarter of an hour.
 
     python3 tests/emulated_host.py tests/integration/test_limits.py -k memory
 """
