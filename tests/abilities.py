@@ -4,8 +4,8 @@ import os
 import shutil
 
 import pytest
+from debian_tree import IN_CI
 
-IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 TOOLS = ("systemd-nspawn", "mmdebstrap", "slirp4netns", "nsenter", "setpriv")
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from abilities import IN_CI, require_host
+from abilities import require_host
+from debian_tree import IN_CI
 from disposable_host import STATE_FOLDER, DisposableHost, State, Suite, image_tree
 from hypothesis import settings
 from this_host import ThisHost

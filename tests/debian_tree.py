@@ -4,17 +4,23 @@
 import contextlib
 import fcntl
 import hashlib
+import math
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+MOST_SECONDS_IN_CI = 24 * 3600
 TAIL_LINES = 40
 # mmdebstrap leaves this machine's name and resolver, and a filled machine-id gives all clones the same identity
 CLEAN = 'rm --force "$1/etc/hostname" "$1/etc/resolv.conf"; : > "$1/etc/machine-id"'
+
+_locks: dict[Path, int] = {}
 
 
 class HostError(RuntimeError):
@@ -30,6 +36,7 @@ def debian_tree(purpose: str, suite: str, packages: str) -> Path:
     """Give a cached Debian tree with these packages (separated by commas), which reaches mirrors as this machine does.
 
     Made at the first call, by one of the processes that want it, and published complete or not at all. Only read it.
+    It stays as long as this process lives. In CI one that is older than a day is made again, from today's Debian.
     """
     settings = apt_settings()
     certificates = sorted(Path("/usr/local/share/ca-certificates").glob("**/*.crt"))
@@ -39,8 +46,8 @@ def debian_tree(purpose: str, suite: str, packages: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tree = folder / f"{purpose}-{suite}-{digest}"
     with locked(folder / f".{tree.name}.lock"):
-        if tree.exists():
-            return tree
+        if tree.exists() and not (IN_CI and _age_seconds(tree) > MOST_SECONDS_IN_CI):
+            return _held(tree)
         say(f"making a Debian {suite} tree ({purpose}), once; takes a minute")
         building = folder / f".{tree.name}.new"
         remove_tree(building)
@@ -58,9 +65,43 @@ def debian_tree(purpose: str, suite: str, packages: str) -> Path:
         if made.returncode:
             remove_tree(building)
             raise HostError(f"mmdebstrap of {suite} failed\n{tail(log)}")
+        if tree.exists():
+            tree.rename(folder / f".{tree.name}.{os.getpid()}.old")
         building.rename(tree)
+        _made(tree).touch()
+        for old in folder.glob(f".{tree.name}.*.old"):
+            _remove_unheld(old)
         say(f"made {tree}")
+        return _held(tree)
+
+
+def _age_seconds(tree: Path) -> float:
+    made = _made(tree)
+    return time.time() - made.stat().st_mtime if made.exists() else math.inf
+
+
+def _made(tree: Path) -> Path:
+    """The file whose time is when the tree was made."""
+    return tree.with_name(f".{tree.name}.made")
+
+
+def _held(tree: Path) -> Path:
+    """Keep others from removing the tree, by a lock that ends with this process."""
+    if tree not in _locks:
+        _locks[tree] = os.open(tree, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(_locks[tree], fcntl.LOCK_SH)
     return tree
+
+
+def _remove_unheld(tree: Path) -> None:
+    folder = os.open(tree, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_tree(tree)
+    except BlockingIOError:
+        pass  # a host of another run boots from it; the next one removes it
+    finally:
+        os.close(folder)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from ..errors import JobError
@@ -30,13 +31,37 @@ def parse(content: bytes, file: str, budget: Budget) -> Node:
             builder.take(event)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{file}:{mark.line + 1}" if mark else file
+        if mark is not None and (line := _too_deep(text[: mark.index], loader)):
+            raise _depth(builder.at(line)) from None
+        where = f"{file}:{mark.line + 1}" if mark is not None else file
         raise JobError(f"{where}: not valid YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError, OverflowError):  # the last two for "\\U00110000", without libyaml
         raise JobError(f"{file}: not valid YAML") from None
     if builder.root is None:
         raise JobError(f"{file}: the file is empty")
     return builder.root
+
+
+def _too_deep(text: str, loader: Any) -> int:
+    """Return the line where ``text`` is nested deeper than we allow, 0 if nowhere.
+
+    libyaml 0.2.6 has a limit of its own, and reads a line ahead of the events it gives: a text that it refuses is
+    judged by our limit first, so that the message is the same with every version.
+    """
+    import yaml
+
+    event: Any
+    depth = 0
+    with suppress(yaml.YAMLError):
+        for event in yaml.parse(text, Loader=loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                return int(event.start_mark.line + 1)
+    return 0
+
+
+def _depth(node: Node) -> JobError:
+    return wrong(node, f"nested more than {MAX_DEPTH} levels deep")
 
 
 def _text(content: bytes, file: str) -> str:
@@ -113,7 +138,7 @@ class _Builder:
         mapping = isinstance(event, yaml.MappingStartEvent)
         node = Node({} if mapping else [], self.file, line)
         if len(self.stack) >= MAX_DEPTH:
-            raise wrong(node, f"nested more than {MAX_DEPTH} levels deep")
+            raise _depth(node)
         reference = event.tag == "!reference" and not mapping
         if not reference and event.tag not in {None, "!", f"tag:yaml.org,2002:{'map' if mapping else 'seq'}"}:
             raise wrong(node, f"the tag {_shown(event.tag)} is not supported here")

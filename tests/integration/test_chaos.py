@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from abilities import IN_CI
 from by_hand import SECONDS, SYSTEM_FAILURE, Done, Job, terminate, wait_until
 from chaos import Bystander, Nothing, Round
+from debian_tree import IN_CI
 from disposable_host import STATE_FOLDER, DisposableHost
 from faults import CLEANUP, PREPARE, Call, Fault, faults
 
