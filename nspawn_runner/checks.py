@@ -55,6 +55,8 @@ def _interface(value: str) -> str:
 def _subnet(value: str) -> str:
     from ipaddress import IPv4Network
 
+    if not value:
+        return ""
     try:
         network = IPv4Network(value)
     except ValueError as error:

@@ -21,13 +21,14 @@ RUN_FOLDER = "/run/nspawn-runner"
 class Network(NamedTuple):
     """What network machines have; with ``private`` the bridge they are joined to, and the /20 of their addresses.
 
+    Without a ``subnet`` a free one is chosen (machines.network.settled).
     ``dns`` are their name servers, empty for the host's; ``closed`` networks that they cannot reach; ``host_ports``
     what they can reach of the host, as in tcp/8080; ``extra_hosts`` addresses by name.
     """
 
     mode: str = "private"
     bridge: str = "nspr0"
-    subnet: str = "10.213.0.0/20"
+    subnet: str = ""
     dns: tuple[str, ...] = ()
     closed: tuple[str, ...] = ("metadata",)
     host_ports: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -128,11 +129,11 @@ def full_disk_told(path: str) -> Iterator[None]:
     except (HostError, OSError) as error:
         if not _for_want_of_space(error, path):
             raise
-        disk = process.run(["df", "--output=source,target", "--", path], check=False).stdout.decode(errors="replace")
-        device, _, mounted_on = disk.strip().rpartition("\n")[2].partition(" ")
+        asked = process.run(["findmnt", "--json", "--output=SOURCE,TARGET", f"--target={path}"], check=False).stdout
+        disk = json.loads(asked)["filesystems"][-1] if asked else {"source": "the disk", "target": "?"}
         raise HostError(
             f"the disk that holds {path} is full",
-            facts=f"{device} mounted on {mounted_on.strip()}: {room_bytes(path) >> 20} MiB free",
+            facts=f"{disk['source']} mounted on {disk['target']}: {room_bytes(path) >> 20} MiB free",
             advice="make room there and try again; chroot-list --generations shows what the images take",
         ) from error
 

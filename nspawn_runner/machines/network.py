@@ -8,6 +8,7 @@ loopback instead, which systemd-nspawn brings up, or the host's own.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from ..errors import HostError
 from ..host import files, process
 from ..settings import Network
-from . import firewall, records
+from . import firewall, records, subnets
 from .records import Record
 
 PRIVATE, NONE, HOST = "private", "none", "host"
@@ -23,6 +24,17 @@ INTERFACE = "host0"  # systemd-nspawn's name for the machine's end of --network-
 _LOCALHOST = b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 _UPLINK = "/run/systemd/resolve/resolv.conf"
 FORWARD = "/proc/sys/net/ipv4/ip_forward"
+
+
+def settled(network: Network) -> Network:
+    """Return ``network`` with the subnet that its machines have: of the settings, of the bridge, else a free one.
+
+    Raises HostError where none is free.
+    """
+    if network.subnet or network.mode != PRIVATE:
+        return network
+    of_bridge = subnets.of_bridge(network.bridge) if is_up(network.bridge) else ""
+    return network._replace(subnet=of_bridge or subnets.choose(network.bridge))
 
 
 def gateway(network: Network) -> str:
@@ -46,10 +58,10 @@ def write_files(record: Record, network: Network) -> None:
 
     And what ip and bridge are to do on the host, so that no machine can take the place of another on the bridge.
     """
-    own, via = address(network, record.slot), gateway(network).partition("/")[0]
     # Without an address of its own a machine's name is 127.0.1.1, as Debian has it.
+    own = address(network, record.slot) if record.network == PRIVATE else "127.0.1.1"
     known = _hosts_file() if record.network == HOST else _LOCALHOST
-    hosts = known + f"{own if record.network == PRIVATE else '127.0.1.1'} {record.machine}\n".encode()
+    hosts = known + f"{own} {record.machine}\n".encode()
     hosts += "".join(f"{address} {name}\n" for name, address in network.extra_hosts.items()).encode()
     files.make_private_folder(os.path.dirname(record.hosts_file))
     files.write_atomically(record.hosts_file, hosts, mode=0o644)
@@ -59,7 +71,7 @@ def write_files(record: Record, network: Network) -> None:
     if network.dns:
         servers = "".join(f"nameserver {server}\n" for server in network.dns)
         files.write_atomically(_resolver(record), servers.encode(), mode=0o644)
-    hardware = hardware_address(network, record.slot)
+    hardware, via = hardware_address(network, record.slot), gateway(network).partition("/")[0]
     batch = (
         "link set lo up",
         f"link set {INTERFACE} address {hardware}",
@@ -142,7 +154,7 @@ def join(record: Record, *, seconds: float) -> None:
         leader = _leader(record.machine)
         said = "systemd-machined does not know it"
         if leader:
-            enter = ["nsenter", f"--target={leader}", "--net", "ip", "-batch", f"{record.folder}/address"]
+            enter = ["nsenter", f"--target={leader}", "--net", "ip", "-json", "-batch", f"{record.folder}/address"]
             done = process.run(enter, check=False)
             error = done.stderr or b"ip failed" if done.returncode else _keep_place(record, done.stdout)
             if not error:
@@ -160,7 +172,7 @@ def _keep_place(record: Record, shown: bytes) -> bytes:
     ``shown`` is what ip says of the machine's end of the link. A job that reboots may make it name another port, and
     only loses its own traffic by that: the addresses are not its word.
     """
-    port = b"if" + shown.partition(b"@if")[2].partition(b":")[0]
+    port = f"if{json.loads(shown)[0]['link_index']}".encode()
     entry = files.read_head(f"{record.folder}/port", 256).replace(b"PORT", port)
     # The port first: where the machine is gone meanwhile there is none, and its neighbour must not stay.
     for argv, stdin in (["bridge", "-batch", "-"], entry), (["ip", "-batch", f"{record.folder}/neighbour"], b""):
@@ -205,9 +217,9 @@ def _forward() -> None:
 
 def _make_bridge(network: Network) -> None:
     bridge = network.bridge
-    if is_up(bridge):
+    if is_up(bridge) and subnets.of_bridge(bridge) == network.subnet:
         return
-    check_subnet(network)
+    subnets.check(network.subnet, bridge)
     # An address of its own: else it takes one of its ports', and each time that changes the kernel forgets all
     # neighbours, the fixed ones too.
     own = ["address", hardware_address(network, 1)]
@@ -223,19 +235,3 @@ def is_up(bridge: str) -> bool:
     except FileNotFoundError:
         return False
     return int(flags, 16) & 1 == 1  # IFF_UP
-
-
-def check_subnet(network: Network) -> None:
-    """Refuse a subnet that the host already has a route into: its own neighbours would vanish behind our bridge."""
-    from ipaddress import IPv4Network
-
-    ours = IPv4Network(network.subnet)
-    for line in process.run(["ip", "-4", "route", "show"]).stdout.decode().splitlines():
-        target = line.split(" ", 1)[0]
-        own = f" dev {network.bridge} " in f"{line} "
-        if target != "default" and not own and ours.overlaps(IPv4Network(target, strict=False)):
-            raise HostError(
-                f"the machines' network {network.subnet} overlaps one of the host's routes",
-                facts=line.strip(),
-                advice="choose another /20 in the settings: [network] subnet",
-            )

@@ -6,6 +6,7 @@ died), so the wrapper in the machine writes the status down, before the script i
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from contextlib import suppress
@@ -153,10 +154,10 @@ def _signal(machine: str, unit: str, name: str) -> None:
 def _has_processes(machine: str, unit: str) -> bool:
     """Tell whether a process of ``unit`` is left; with the end of the wrapper alone the unit is inactive already."""
     bus = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
-    argv = ["busctl", f"--machine={machine}", "call", *bus, "GetUnitProcesses", "s", unit]
+    argv = ["busctl", "--json=short", f"--machine={machine}", "call", *bus, "GetUnitProcesses", "s", unit]
     done = process.run(argv, check=False, timeout_seconds=_ANSWER_SECONDS)
-    # an array's text begins with the number of its entries; a unit without processes may be unknown by now
-    return done.returncode == 0 and done.stdout.split()[1:2] != [b"0"]
+    # A unit without processes may be unknown by now.
+    return done.returncode == 0 and json.loads(done.stdout)["data"] != [[]]
 
 
 def _result(record: Record, said: str, since: float, shell: str, kills_before: int) -> Result:

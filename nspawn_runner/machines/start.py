@@ -53,6 +53,7 @@ def start(wish: Wish, settings: Settings) -> Record:
 
 def _start(machine: str, wish: Wish, settings: Settings) -> Record:
     stop.remove_leftovers(machine, settings.state_folder)
+    settings = settings._replace(network=network.settled(settings.network))
     record = records.create(lambda slot: _record(machine, slot, wish, settings))
     try:
         return _bring_up(record, wish, settings)

@@ -7,13 +7,14 @@ What other programs put into the FORWARD chain of iptables, legacy or not, count
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 from ...errors import HostError
 from ...host import files, locks, process
@@ -31,7 +32,6 @@ _PACKETS, _ANSWERS = "what machines send", "the answers to what machines send"
 _TABLE = "nspawn_runner_doctor"
 # 4094 is the place that no machine has; a fixed neighbour keeps the trial from asking for it on the bridge.
 _SLOT = 4094
-_IPTABLES_DROPS = re.compile(r"chain FORWARD \{\s*type filter hook forward [^;]*; policy drop")
 # An echo request by hand, since ping(8) may not be installed: type 8, checksum, RFC 792. The status is 0 for an answer.
 _ECHO = """
 import os, socket, sys, time
@@ -54,20 +54,20 @@ _SEND = f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto
 
 def firewall(context: Context) -> Iterator[Finding]:
     """A machine's packet gets through the host, to where the default route leads."""
-    wanted = context.settings.network._replace(mode=network.PRIVATE)
+    wanted = network.settled(context.settings.network._replace(mode=network.PRIVATE))
     if not is_wanted(context) or (not forwards() and not os.access(network.FORWARD, os.W_OK)):
         return  # told already
     if _is_closed(_NOWHERE, wanted):
         yield ok("the settings close what is outside")
         return
-    route = process.run(["ip", "-4", "route", "show", "default"]).stdout.decode().split()
-    if not route:
+    routes = json.loads(process.run(["ip", "-json", "-4", "route", "show", "default"]).stdout)
+    if not routes:
         yield warning("the host has no default route: jobs reach nothing outside", "ip route add default via …")
         return
     files.make_private_folder(RUN_FOLDER)
     with locks.locked(f"{RUN_FOLDER}/doctor.lock", what="doctor's trial of the firewall"):
         network.set_up(wanted)()
-        dropped = _dropped(wanted, router=route[2] if route[1:2] == ["via"] else "")
+        dropped = _dropped(wanted, router=routes[0].get("gateway", ""))
     if not dropped:
         yield ok("lets packets of machines through")
         return
@@ -119,8 +119,9 @@ def _is_closed(address: str, wanted: Network) -> bool:
 def _leaves(machine: Sequence[str]) -> bool:
     """Send a packet from where ``machine`` enters, and tell whether any has left the host."""
     process.run([*machine, *_PYTHON, _SEND], check=False)
-    listed = process.run(["nft", "list", "table", "inet", _TABLE]).stdout.decode()
-    if int(re.findall(r"packets (\d+)", listed)[0]):
+    listed = json.loads(process.run(["nft", "--json", "list", "table", "inet", _TABLE]).stdout)["nftables"]
+    said = [part for each in listed for part in each.get("rule", {}).get("expr", ())]
+    if any(part.get("counter", {}).get("packets") for part in said if isinstance(part.get("counter"), dict)):
         return True
     time.sleep(0.05)
     return False
@@ -180,24 +181,34 @@ def _wait_for_namespace(pid: int) -> None:
 
 def _culprit(bridge: str) -> tuple[str, str]:
     """Return who is likely to have dropped a forwarded packet, and the command that lets the machines' through."""
-    ruleset = process.run(["nft", "--stateless", "list", "ruleset"], check=False).stdout.decode(errors="replace")
+    chains = _chains()
+    names = {chain["name"] for chain in chains}
     legacy = _legacy_rules()
     ipt = "iptables-legacy" if "-P FORWARD DROP" in legacy else "iptables"
-    if "table inet firewalld" in ruleset:
+    if any((chain["family"], chain["table"]) == ("inet", "firewalld") for chain in chains):
         add = f"firewall-cmd --permanent --zone=trusted --add-interface={bridge}; firewall-cmd --reload"
         return "firewalld", add
-    if "ufw-" in ruleset or "ufw-" in legacy:
+    if "ufw-" in legacy or any(name.startswith("ufw-") for name in names):
         return "ufw", f"ufw route allow in on {bridge}"
-    if "DOCKER-USER" in ruleset or "DOCKER-USER" in legacy:
+    if "DOCKER-USER" in legacy or "DOCKER-USER" in names:
         return "Docker's firewall", _accept(ipt, "DOCKER-USER", bridge)
-    if "-P FORWARD DROP" in legacy or _IPTABLES_DROPS.search(ruleset):
+    hooks = [chain for chain in chains if chain.get("hook") == "forward" and chain["family"] != "bridge"]
+    dropping = [chain for chain in hooks if chain.get("policy") == "drop"]
+    if "-P FORWARD DROP" in legacy or any(chain["name"] == "FORWARD" for chain in dropping):
         return f"the FORWARD chain of {ipt}", _accept(ipt, "FORWARD", bridge)
-    table, chain = _dropping_chain(ruleset)
-    if chain:
-        insert = f"nft insert rule {table} {chain}"
+    for chain in [*dropping, *(chain for chain in hooks if chain["table"] != ours.TABLE)]:
+        table = f"{chain['family']} {chain['table']}"
+        insert = f"nft insert rule {table} {chain['name']}"
         out, back = f"iifname {bridge} accept", f"oifname {bridge} ct state established,related accept"
-        return f"the chain {chain} of the table {table}", f"{insert} {out}; {insert} {back}"
+        return f"the chain {chain['name']} of the table {table}", f"{insert} {out}; {insert} {back}"
     return "a firewall rule", f"let the forward chains in: nft list ruleset, accept what comes from {bridge}"
+
+
+def _chains() -> list[dict[str, Any]]:
+    """Return the chains of all tables, as libnftables-json(5) has them."""
+    done = process.run(["nft", "--json", "--terse", "list", "chains"], check=False)
+    listed = json.loads(done.stdout or b"{}").get("nftables", [])
+    return [each["chain"] for each in listed if "chain" in each]
 
 
 def _legacy_rules() -> str:
@@ -216,21 +227,6 @@ def _legacy_rules() -> str:
 def _accept(ipt: str, chain: str, bridge: str) -> str:
     back = f"{ipt} -I {chain} -o {bridge} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
     return f"{ipt} -I {chain} -i {bridge} -j ACCEPT; {back}"
-
-
-def _dropping_chain(ruleset: str) -> tuple[str, str]:
-    """Return table and chain of the forward hook in ``ruleset`` that drops by default, else of any that is not ours."""
-    table = chain = ""
-    hooks = []
-    for line in ruleset.splitlines():
-        words = line.split()
-        if words[:1] == ["table"] and len(words) > 2:
-            table = f"{words[1]} {words[2]}"
-        elif words[:1] == ["chain"] and len(words) > 1:
-            chain = words[1]
-        elif "hook forward" in line and table.split()[-1] != ours.TABLE and not table.startswith("bridge"):
-            hooks.append(("policy drop" not in line, table, chain))
-    return min(hooks)[1:] if hooks else ("", "")
 
 
 CHECKS = (firewall,)

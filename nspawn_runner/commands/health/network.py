@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ...host import files, process
 from ...images import store
-from ...machines import firewall, network
+from ...machines import firewall, network, subnets
 from .. import job_image
 from . import Context, Finding, failed, ok, warning
 
@@ -27,25 +27,26 @@ def bridge(context: Context) -> Iterator[Finding]:
     if not is_wanted(context):
         yield ok("machines have no network of their own")
         return
-    name, gateway = context.settings.network.bridge, network.gateway(context.settings.network)
+    wanted = network.settled(context.settings.network._replace(mode=network.PRIVATE))
+    name, gateway = wanted.bridge, network.gateway(wanted)
     if os.path.exists(f"/sys/class/net/{name}"):
         if not os.path.isdir(f"/sys/class/net/{name}/bridge"):
             yield failed(f"the interface {name} is no bridge", "another name in the settings: [network] bridge")
             return
-        shown = process.run(["ip", "-oneline", "-4", "address", "show", "dev", name]).stdout.decode().split()
-        if network.is_up(name) and gateway not in shown:
+        if network.is_up(name) and subnets.of_bridge(name) != wanted.subnet:
             yield failed(f"{name} is up, but has not the address {gateway}", f"ip address add {gateway} dev {name}")
             return
+        subnets.check(wanted.subnet, name)
         yield ok(f"{name}, {gateway}")
         return
-    network.check_subnet(context.settings.network)
+    subnets.check(wanted.subnet, name)
     links = b"link add name bridge0 type bridge\nlink add name veth0 type veth peer name veth1\n"
     done = process.run([*_OWN_NETWORK, "ip", "-batch", "-"], stdin=links, check=False)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         yield failed(f"no bridge can be made: {said[0] if said else 'no message'}", "modprobe --all bridge veth")
     else:
-        yield ok(f"{name} is made with the first machine")
+        yield ok(f"{name} is made with the first machine, {gateway}")
 
 
 def forwarding(context: Context) -> Iterator[Finding]:
@@ -79,7 +80,7 @@ def address_translation(context: Context) -> Iterator[Finding]:
     """nft takes our tables, and they are in force where the bridge is up."""
     if not is_wanted(context):
         return
-    wanted = context.settings.network
+    wanted = network.settled(context.settings.network._replace(mode=network.PRIVATE))
     tables = firewall.rules(wanted, network.name_servers(wanted)).encode()
     done = process.run([*_OWN_NETWORK, "nft", "--file", "-"], stdin=tables, check=False)
     if done.returncode:

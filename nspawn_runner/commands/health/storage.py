@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -42,8 +43,8 @@ def state_folder(context: Context) -> Iterator[Finding]:
     wrong = {"ro": os.ST_RDONLY, "noexec": os.ST_NOEXEC, "nosuid": os.ST_NOSUID, "nodev": os.ST_NODEV}
     options = [name for name, flag in wrong.items() if flags & flag]
     if options:
-        ask = ["findmnt", "--noheadings", "--output=TARGET", f"--target={folder}"]
-        point = process.run(ask).stdout.decode(errors="replace").strip()
+        ask = ["findmnt", "--json", "--output=TARGET", f"--target={folder}"]
+        point = json.loads(process.run(ask).stdout)["filesystems"][-1]["target"]
         better = ",".join({"ro": "rw"}.get(name, name.removeprefix("no")) for name in options)
         tell = failed if {"ro", "noexec"} & {*options} else warning
         mend = f"mount --options=remount,{better} {point}; see /etc/fstab"

@@ -38,8 +38,8 @@ def init(context: Context) -> Iterator[Finding]:
     """PID 1 is systemd (sd_booted(3))."""
     del context
     if os.path.isdir("/run/systemd/system"):
-        version = process.run(["systemctl", "--version"]).stdout.decode(errors="replace").split()[1:2]
-        yield ok(f"PID 1 is systemd {''.join(version)}")
+        asked = ["systemctl", "show", "--property=Version", "--value"]
+        yield ok(f"PID 1 is systemd {process.run(asked).stdout.decode(errors='replace').strip()}")
     else:
         yield failed("PID 1 is not systemd", "apt install systemd-sysv; systemctl reboot, or boot such a host")
 
