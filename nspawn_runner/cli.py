@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from types import SimpleNamespace
 
 from . import __version__
 from .errors import Cancelled, Error, UsageError
-from .light_typing import TYPE_CHECKING, NoReturn, Protocol, cast
+from .host import signals
+from .light_typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from typing import TextIO
 
     from .settings import Settings
 
@@ -68,27 +70,28 @@ class Command(Protocol):
 
 def entry() -> NoReturn:
     """Run the tool with the arguments of this process and exit."""
+    sys.stderr = cast("TextIO", _Unbreakable(sys.stderr))
     # The stages have nothing to tear down, and the interpreter's own end takes some milliseconds.
     os._exit(main(sys.argv[1:]))
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the tool with ``arguments`` and return its exit status; messages go to stderr."""
-    _catch_signals()
+    signals.heed()
     debug = "--debug" in before_dashes(arguments)
     try:
         if arguments[:1] == ["reap"]:
             return _reap(arguments)
         status = _run(arguments)
         sys.stdout.flush()
+        signals.check()
         return status
     except Error as error:
         if debug:
             raise
         return _tell(error)
     except Cancelled as cancelled:
-        print(f"nspawn-runner: stopped by {signal.Signals(cancelled.signal_number).name}", file=sys.stderr)
-        return _system_failure()
+        return _tell_cancelled(cancelled.signal_number)
     except BrokenPipeError:
         return _system_failure()  # whoever read our output has gone; there is nobody to tell
     except Exception as error:
@@ -131,6 +134,7 @@ def _run(arguments: Sequence[str]) -> int:
         told.settings = _settings(args)
         told.status = _command(args.verb).main(args, told.settings)
         sys.stdout.flush()
+        signals.check()  # a stage that was told to end never says that it has succeeded
     return told.status
 
 
@@ -253,15 +257,23 @@ def _need_root(verb: str) -> None:
         )
 
 
-def _catch_signals() -> None:
-    def raise_cancelled(number: int, _frame: object) -> None:
-        # Once is enough: what follows undoes what was begun and must not be undone itself.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise Cancelled(number)
+class _Unbreakable:
+    """Standard error, which nobody may read any more: what we say there must not cut what we do, as a teardown."""
 
-    signal.signal(signal.SIGTERM, raise_cancelled)
-    signal.signal(signal.SIGINT, raise_cancelled)
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _tell(error: Error) -> int:
@@ -272,6 +284,16 @@ def _tell(error: Error) -> int:
     for number, line in enumerate(error.lines()):
         print(f"nspawn-runner: {line}" if number == 0 else f"  {line}", file=sys.stderr)
     return status.of_error(error, os.environ)
+
+
+def _tell_cancelled(number: int) -> int:
+    """Say which signal ended us; return what the runner takes for the host's doing, or by hand what a shell would."""
+    from signal import SIGINT, Signals
+
+    if number == SIGINT and sys.stderr.isatty():
+        print(file=sys.stderr)  # behind the terminal's ^C
+    print(f"nspawn-runner: stopped by {Signals(number).name}", file=sys.stderr)
+    return _system_failure() if "SYSTEM_FAILURE_EXIT_CODE" in os.environ else 128 + number
 
 
 def _tell_unexpected(error: Exception) -> int:

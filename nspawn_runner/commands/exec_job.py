@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..amounts import JOB_VARIABLES
 from ..errors import UsageError, printable
 from ..gitlab import checkout, ci_file, ci_predefined, headings, scripts
 from ..gitlab.job import LOCAL, Job, made_up_id
-from ..host import files, locks
+from ..host import callers, files, locks
 from ..machines import script
 from ..settings import RUN_FOLDER
 from . import cleanup, job_image, observed, prepare, run, story
@@ -89,7 +90,9 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
         options = [f"--bind-ro={bundle}:{_BUNDLE}"]
         with story.Told("prepare", settings=settings):
             image = job_image.find(ci_job.image or settings.default_image, settings)
-            record = prepare.boot(job, image, job_image.settings_of(image, settings), options)
+            record = prepare.boot(
+                job, image, job_image.settings_of(image, settings), owner=callers.this_process(), binds=options
+            )
         log.say(prepare.report(record, time.monotonic() - began))
         project_dir = f"{settings.builds_dir}/{name}"
         try:
@@ -156,7 +159,10 @@ def overrides(given: Sequence[str]) -> Mapping[str, str]:
 
 
 class _Log:
-    """The lines of the job's log that are ours; flushed, since the scripts write to the same stream by themselves."""
+    """The lines of the job's log that are ours; flushed, since the scripts write to the same stream by themselves.
+
+    When nobody reads them any more, as behind head(1), the job goes on and is cleaned up without them.
+    """
 
     def __init__(self) -> None:
         self.colour = headings.colour_wanted(sys.stdout, os.environ)
@@ -167,4 +173,5 @@ class _Log:
 
     def say(self, line: str) -> None:
         """Write a line."""
-        print(line, flush=True)
+        with suppress(OSError):
+            print(line, flush=True)

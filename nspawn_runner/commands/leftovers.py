@@ -45,7 +45,7 @@ def _orphaned(state_folder: str, record: Record) -> str:
     if record.server == trials.SERVER and not locks.is_held(chroot_maintenance.LOCK):
         return "its maintenance was killed"
     if callers.is_gone(record.owner):
-        return "its gitlab-runner has ended"
+        return "whoever started it has ended"
     for folder, kind, job in _work(state_folder):
         if job == record.job and os.path.isdir(folder) and not locks.is_held(_lock_of(kind, job)):
             return f"its {kind} was killed"

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import Cancelled, UsageError, printable
+from ..host import signals
 from ..machines import records, sight
 from . import trials, words
 from .words import human_age, human_size
@@ -89,7 +90,7 @@ def _watch(*, json_wanted: bool) -> int:
         while True:
             shown = "".join(f"{line}{_CLEAR_LINE}\n" for line in _lines(list(listing())))
             print(f"{_TOP}{shown}{_CLEAR_BELOW}", end="", flush=True)
-            time.sleep(_REFRESH_SECONDS)
+            signals.sleep(_REFRESH_SECONDS)
     except Cancelled:
         return 0
 

@@ -8,6 +8,7 @@ import time
 
 from ..gitlab import host_runner
 from ..gitlab import job as jobs
+from ..host import callers
 from ..light_typing import TYPE_CHECKING
 from ..machines import network, start
 from ..profiles import DEFAULT
@@ -49,7 +50,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     settings = job_image.settings_of(image, settings)
     if args.id is None and settings.policy:
         permission.check_profile(job, image.name, settings, args.config or DEFAULT_FILE)
-    record = boot(job, image, settings)
+    record = boot(job, image, settings, owner=callers.gitlab_runner())
     print(report(record, time.monotonic() - began))
     if job.services:
         _warn("the job asks for services, which there are none of here yet: it runs without them")
@@ -69,8 +70,11 @@ def report(record: Record, took_seconds: float) -> str:
     return f"image {record.image}{generation}{profile}, machine {record.machine}, ready in {took_seconds:.2f} s"
 
 
-def boot(job: Job, image: store.Image, settings: Settings, binds: Sequence[str] = ()) -> Record:
-    """Boot the machine of ``job`` from ``image`` with its ``settings``; ``binds`` are options of systemd-nspawn."""
+def boot(job: Job, image: store.Image, settings: Settings, *, owner: str, binds: Sequence[str] = ()) -> Record:
+    """Boot the machine of ``job`` from ``image`` with its ``settings``; ``binds`` are options of systemd-nspawn.
+
+    When the process ``owner`` has ended, gc removes it.
+    """
     story.image(image.name)
     settings = job_limits.of_job(job, settings)
     options = [*_cache_options(job, settings), *_helper_options(image.root, settings), *binds]
@@ -82,6 +86,7 @@ def boot(job: Job, image: store.Image, settings: Settings, binds: Sequence[str] 
         generation=image.generation,
         root=image.root,
         binds=options,
+        owner=owner,
     )
     return story.machine(start.start(wish, settings))
 

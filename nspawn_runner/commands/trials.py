@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Error, HostError
 from ..gitlab.job import made_up_id
-from ..host import process, systemd
+from ..host import process, signals, systemd
 from ..images import shell
 from ..machines import evidence, records, script, start, stop
 from ..machines.script import Outcome
@@ -60,7 +59,7 @@ def booted(spec: Spec, draft: Draft, settings: Settings) -> Iterator[str]:
                     f"the machine that the playbook changed was not shut down after {_POWEROFF_SECONDS} s",
                     advice="see which service of the image does not stop: journalctl --unit=" + record.unit,
                 )
-            time.sleep(0.05)
+            signals.sleep(0.05)
 
 
 def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
@@ -72,7 +71,7 @@ def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
     before = os.stat(log).st_size
     content = f"set -eu\n{spec.smoke_test}\n".encode()
     began = time.monotonic()
-    with _machine(spec, draft, settings) as record, _output_to(log), _at_most(_TRIAL_SECONDS):
+    with _machine(spec, draft, settings) as record, _output_to(log), signals.at_most(_TRIAL_SECONDS, "the smoke test"):
         result = script.run(record, content, "smoke_test", shell=_SHELL, grace_seconds=5)
         said = _last_line(log, before)
         if result.status:
@@ -119,22 +118,6 @@ def _output_to(log: str) -> Iterator[None]:
         for number, old in enumerate(kept, 1):
             os.dup2(old, number)
             os.close(old)
-
-
-@contextmanager
-def _at_most(seconds: int) -> Iterator[None]:
-    """Raise HostError inside when it takes longer than ``seconds``."""
-
-    def too_long(_number: int, _frame: object) -> None:
-        raise HostError(f"the smoke test was not over after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _last_line(log: str, before: int) -> str:

@@ -6,18 +6,40 @@ import os
 
 from . import files
 
-_GITLAB_RUNNER = b"gitlab-runner"
+_GITLAB_RUNNER = "gitlab-runner"
 
 
 def gitlab_runner() -> str:
-    """Return the gitlab-runner that called this process as "pid start", or nothing where it was called otherwise."""
+    """Return the gitlab-runner that called this process as "pid start", or nothing where it was called otherwise.
+
+    It is looked for among all ancestors: sudo or a script of the administrator's may stand between.
+    """
     pid = os.getppid()
-    name, state_and_more = _stat(pid)
-    return f"{pid} {state_and_more[19]}" if name == _GITLAB_RUNNER else ""
+    while pid > 1:
+        name, state_and_more = _stat(pid)
+        if _is_gitlab_runner(pid, name):
+            return f"{pid} {state_and_more[19]}"
+        pid = int(state_and_more[1]) if state_and_more else 0
+    return ""
+
+
+def this_process() -> str:
+    """Return this process as "pid start"."""
+    return f"{os.getpid()} {_stat(os.getpid())[1][19]}"
+
+
+def _is_gitlab_runner(pid: int, name: bytes) -> bool:
+    """Tell it by the process's name or its program's: either may have a version behind it, as gitlab-runner-17.0."""
+    if name.startswith(_GITLAB_RUNNER.encode()):
+        return True
+    try:
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith(_GITLAB_RUNNER)
+    except OSError:
+        return False
 
 
 def is_gone(caller: str) -> bool:
-    """Tell for sure that the process ``caller``, as ``gitlab_runner`` returned it, has ended."""
+    """Tell for sure that the process ``caller``, "pid start", has ended."""
     pid, _, start = caller.partition(" ")
     if not pid.isdigit():
         return False

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ..errors import HostError
+from . import signals
 
 
 class Busy(HostError):
@@ -50,7 +51,7 @@ def _acquire(path: str, what: str, wait_seconds: float) -> int:
                 raise Busy(
                     f"{what} is in use by another process", facts=f"process {holder} holds {path}", advice="try again"
                 ) from None
-            time.sleep(0.02)
+            signals.sleep(0.02)
         except BaseException:
             os.close(fd)
             raise

@@ -6,23 +6,34 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from ..errors import HostError, printable
 from ..light_typing import TYPE_CHECKING, Any
+from . import signals
 
 if TYPE_CHECKING:
     from .owners import Owner
 
-Popen = subprocess.Popen
 TimeoutExpired = subprocess.TimeoutExpired
+
+
+class Popen(subprocess.Popen[bytes]):
+    """A child of ours. Waiting for it ends when a signal asks us to end: raises Cancelled (see signals)."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return its status; raises TimeoutExpired after ``timeout`` seconds, and Cancelled."""
+        if self.poll() is None and not signals.ended(self.pid, timeout):
+            raise TimeoutExpired(self.args, timeout or 0)
+        return super().wait()
+
 
 # What a child may need of our own environment. Everything else stays here: CUSTOM_ENV_* holds the job's secrets and
 # could steer a tool that runs as root.
 _PASSED = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
+_READ_BYTES = 1 << 16
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -77,21 +88,26 @@ def run(
     Raises CommandError when it fails and ``check`` is true, or cannot be started, or takes over ``timeout_seconds``.
     """
     _announce(argv)
-    child = _start(
-        argv,
-        stdin=subprocess.PIPE,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        env=environment(env),
-        cwd=cwd,
-        user=owner.uid if owner else None,
-        group=owner.gid if owner else None,
-        extra_groups=owner.groups if owner else None,
-    )
+    given = in_memory(stdin) if stdin else subprocess.DEVNULL
     try:
-        output, said = child.communicate(stdin, timeout=timeout_seconds)
+        child = _start(
+            argv,
+            stdin=given,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            env=environment(env),
+            cwd=cwd,
+            user=owner.uid if owner else None,
+            group=owner.gid if owner else None,
+            extra_groups=owner.groups if owner else None,
+        )
+    finally:
+        if stdin:
+            os.close(given)
+    try:
+        output, said = output_of(child, timeout_seconds)
     except BaseException as error:
-        with child:  # whose end closes its pipes and waits for it
+        with signals.held(), child:  # whose end closes its pipes and waits for it
             child.kill()
         if isinstance(error, subprocess.TimeoutExpired):
             raise CommandError(argv, -9, f"no end after {timeout_seconds:g} s".encode()) from None
@@ -102,28 +118,62 @@ def run(
     return done
 
 
+def in_memory(content: bytes) -> int:
+    """Return a descriptor to read ``content`` from: no pipe that someone has to feed."""
+    fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def output_of(child: Popen, seconds: float | None = None) -> tuple[bytes, bytes]:
+    """Return what the child says on its pipes for stdout and stderr until both are closed and it has ended.
+
+    Raises TimeoutExpired after ``seconds``, and Cancelled when a signal asks us to end.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    out, err = bytearray(), bytearray()
+    streams = [(child.stdout, out), (child.stderr, err)]
+    reading = {stream.fileno(): into for stream, into in streams if stream and not stream.closed}
+
+    def left() -> float | None:
+        return None if deadline is None else deadline - time.monotonic()
+
+    while reading:
+        for fd in signals.wait(reading, left()):
+            piece = os.read(fd, _READ_BYTES)
+            reading[fd] += piece
+            if not piece:
+                del reading[fd]
+        if deadline is not None and reading and time.monotonic() >= deadline:
+            raise TimeoutExpired(child.args, seconds or 0)
+    child.wait(left())
+    for stream in (child.stdout, child.stderr):
+        if stream:
+            stream.close()
+    return bytes(out), bytes(err)
+
+
 def head(argv: Sequence[str], *, limit_bytes: int, timeout_seconds: float, stdin: int = subprocess.DEVNULL) -> bytes:
     """Return at most the first ``limit_bytes`` of what ``argv`` writes within ``timeout_seconds``, then end it.
 
     For what somebody else may make endless. Raises HostError when it cannot be started.
     """
-    import select
-
     child = spawn(argv, stdin=stdin, stdout=PIPE, stderr=DEVNULL, own_session=True)
     assert child.stdout is not None  # noqa: S101  (a pipe, as asked)
+    fd = child.stdout.fileno()
     deadline, found = time.monotonic() + timeout_seconds, b""
-    poll = select.poll()
-    poll.register(child.stdout, select.POLLIN)
     try:
-        while len(found) < limit_bytes and (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
-            piece = os.read(child.stdout.fileno(), limit_bytes - len(found))
+        while len(found) < limit_bytes and signals.wait([fd], deadline - time.monotonic()):
+            piece = os.read(fd, limit_bytes - len(found))
             if not piece:
                 break
             found += piece
     finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
+        with signals.held(), child:
+            child.kill()
     return found
 
 
@@ -136,7 +186,7 @@ def spawn(
     own_session: bool = False,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
-) -> subprocess.Popen[bytes]:
+) -> Popen:
     """Start ``argv`` and return it running; stdout and stderr are inherited unless given.
 
     ``own_session`` keeps a SIGTERM meant for our process group from it. Raises HostError when it cannot be started.
@@ -153,44 +203,16 @@ def spawn(
     )
 
 
-def _start(argv: Sequence[str], **options: Any) -> Popen[bytes]:
-    """Start ``argv``; a signal that arrives meanwhile is heeded when the child is known, and has been ended.
-
-    Raised in the middle of Popen, its exception would leave a child behind that nobody knows of: a systemd-run that
-    starts a machine after all of it was removed, an archive that is unpacked while the tree is being deleted.
-    """
-    arrived: list[int] = []
-    child = None
+def _start(argv: Sequence[str], **options: Any) -> Popen:
+    """Start ``argv``, unless a signal has asked us to end: what is undone must not meet what is only beginning."""
+    signals.check()
     try:
-        with _noted(arrived):
-            child = subprocess.Popen(argv, **options)
-        for number in arrived:
-            os.kill(os.getpid(), number)
+        return Popen(argv, **options)
     except FileNotFoundError:
         raise missing(argv) from None
-    except BaseException:
-        if child is not None:
-            end_confined(child)
-        raise
-    return child
 
 
-@contextmanager
-def _noted(arrived: list[int]) -> Iterator[None]:
-    """Add the numbers of signals that would interrupt us to ``arrived`` instead, until the end."""
-    # They reach the main thread only. One that is ignored stays so: a child inherits that.
-    numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-    handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
-    for number in handlers:
-        signal.signal(number, lambda each, _frame: arrived.append(each))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def end_confined(child: Popen[bytes]) -> None:
+def end_confined(child: Popen) -> None:
     """End ``child``, maybe an unshare(1) with a PID namespace, and wait until nothing that ran in it is left.
 
     The first process of its namespace is killed: unshare, its parent, ends when the kernel has reaped them all.

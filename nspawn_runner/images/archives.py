@@ -58,7 +58,7 @@ def unpack(fd: int, root: str, *, what: str, limits: Limits, layer: bool = False
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     argv = [*ALONE, sys.executable, "-ISc", _START, package, root, str(limits.size_bytes), str(limits.files),
             "layer" if layer else "archive"]  # fmt: skip
-    children: list[process.Popen[bytes]] = []
+    children: list[process.Popen] = []
     try:
         if program:
             children.append(process.spawn([*ALONE, *_NOBODY, program, "--decompress", "--stdout"], stdin=fd,
@@ -69,7 +69,7 @@ def unpack(fd: int, root: str, *, what: str, limits: Limits, layer: bool = False
         children.append(unpacker)
         if source:
             source.close()  # or the program would not hear of the unpacker's end
-        output, said = unpacker.communicate()
+        output, said = process.output_of(unpacker)
         complaint = _end(children[0], program) if program else ""
     finally:
         for child in children:
@@ -81,11 +81,10 @@ def unpack(fd: int, root: str, *, what: str, limits: Limits, layer: bool = False
     return Report(**json.loads(output))
 
 
-def _end(child: process.Popen[bytes], program: str) -> str:
+def _end(child: process.Popen, program: str) -> str:
     """Wait for the decompressing program and return its complaint, unless that is that nobody wanted to hear more."""
-    assert child.stderr is not None  # noqa: S101  (tells mypy about PIPE)
-    said = child.stderr.read(4096).decode(errors="replace").strip()
-    status = child.wait()
+    said = process.output_of(child)[1].decode(errors="replace").strip()
+    status = child.returncode
     if status in {0, _SIGPIPE, 128 - _SIGPIPE} or "roken pipe" in said:
         return ""
     if "No such file" in said and "setpriv" in said:

@@ -180,7 +180,7 @@ def _run(argv: Sequence[str], uid: int, stdin: bytes | int, stdout: int | None, 
         try:
             child = process.spawn(
                 argv,
-                stdin=stdin if isinstance(stdin, int) else _in_memory(stdin, stack),
+                stdin=stdin if isinstance(stdin, int) else _kept(process.in_memory(stdin), stack),
                 stdout=out_end,
                 stderr=err_end,
                 own_session=True,
@@ -201,18 +201,12 @@ def _run(argv: Sequence[str], uid: int, stdin: bytes | int, stdout: int | None, 
     return Ended(status if status >= 0 else 128 - status, bytes(said.get(out, b"")), bytes(said[err]))
 
 
-def _in_memory(content: bytes, stack: ExitStack) -> int:
-    """Return a descriptor to read ``content`` from: no pipe that someone has to feed."""
-    fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
+def _kept(fd: int, stack: ExitStack) -> int:
     stack.callback(os.close, fd)
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, os.SEEK_SET)
     return fd
 
 
-def _gather(child: process.Popen[bytes], said: dict[int, bytearray], machine: int | None) -> None:
+def _gather(child: process.Popen, said: dict[int, bytearray], machine: int | None) -> None:
     """Read the pipes until the child has ended, not longer: a daemon that a task started may hold them for ever."""
     ended = os.pidfd_open(child.pid)
     try:

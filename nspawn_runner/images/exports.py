@@ -72,9 +72,8 @@ def write(root: str, fd: int, ending: str) -> None:
             children.append(process.spawn(compressor, stdin=source.fileno(), stdout=fd, stderr=process.PIPE))
             source.close()  # or tar would not hear of the compressor's end
         for child in reversed(children):
-            assert child.stderr is not None  # noqa: S101
-            said = child.stderr.read()
-            if child.wait():
+            said = process.output_of(child)[1]
+            if child.returncode:
                 lines = said.decode(errors="replace").strip().splitlines()
                 raise HostError("cannot write the archive", facts=lines[0] if lines else f"status {child.returncode}")
     finally:

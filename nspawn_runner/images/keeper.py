@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import sys
@@ -15,8 +14,8 @@ import time
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
-from ..errors import HostError
-from ..host import files, locks, nspawn, process
+from ..errors import Cancelled, HostError
+from ..host import files, locks, nspawn, process, signals
 from . import entrance, shell
 
 _START_SECONDS = 120
@@ -83,10 +82,10 @@ def keep(order: Order, ansible: int) -> None:
         }
         files.write_atomically(order.state, json.dumps(told).encode())
         _answer(told)
-        select.select([ansible, os.pidfd_open(child.pid)], [], [])
+        signals.wait([ansible, os.pidfd_open(child.pid)])
 
 
-def _start(order: Order, ansible: int, stack: ExitStack) -> tuple[process.Popen[bytes], int]:
+def _start(order: Order, ansible: int, stack: ExitStack) -> tuple[process.Popen, int]:
     """Start nspawn and return it, once it is ready, with the pid of the container's first process."""
     ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
     ready.bind("")  # an abstract name that the kernel chooses (unix(7), autobind)
@@ -103,7 +102,7 @@ def _start(order: Order, ansible: int, stack: ExitStack) -> tuple[process.Popen[
     leader = 0
     deadline = time.monotonic() + _START_SECONDS
     while True:
-        readable, _, _ = select.select([ready.fileno(), ansible], [], [], 0.1)
+        readable = signals.wait([ready.fileno(), ansible], 0.1)
         if ansible in readable or time.monotonic() > deadline:
             raise HostError(_STOPPED, facts=f"tree: {order.root}; {_last_words(log)}")
         if ready.fileno() in readable:
@@ -126,7 +125,7 @@ def _advice(order: Order) -> str:
     return f"it needs {needed}, nobody else who runs it, and a file system that can be idmapped (no overlay)"
 
 
-def _end(child: process.Popen[bytes], boot: bool) -> None:
+def _end(child: process.Popen, boot: bool) -> None:
     """End the container in good order, then by force, and wait until its nspawn has put everything away."""
     if child.stdin:
         child.stdin.close()
@@ -161,20 +160,17 @@ def _answer(told: object) -> None:
 
 def main() -> int:
     """Do what the order on the command line says."""
-    signal.signal(signal.SIGTERM, _leave)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    signals.heed()
     try:
         keep(Order(*json.loads(sys.argv[1])), 0)
+    except Cancelled:
+        return 0
     except HostError as error:
         _answer({"error": [error.what, error.facts, error.advice]})
         return 1
     return 0
-
-
-def _leave(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(0)
 
 
 if __name__ == "__main__":

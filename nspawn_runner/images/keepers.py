@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..errors import HostError
-from ..host import files, locks, process
+from ..host import files, locks, process, signals
 from . import entrance
 from .keeper import Order
 
@@ -61,7 +61,7 @@ def wait_ended(root: str, owner: int | None = None, *, seconds: float = 60) -> N
             raise HostError(
                 f"the tree {root} is still in use by Ansible's connection", advice=f"see: fuser {_FOLDER}/*"
             )
-        time.sleep(0.01)
+        signals.sleep(0.01)
 
 
 def _state(root: str, owner: int, settings: tuple[bool, ...]) -> str:

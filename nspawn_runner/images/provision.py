@@ -137,7 +137,7 @@ def _program() -> str:
     return beside if os.access(beside, os.X_OK) else "ansible-playbook"
 
 
-def _end(child: process.Popen[bytes]) -> None:
+def _end(child: process.Popen) -> None:
     """End Ansible with all its forks, in good order and then by force."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if child.poll() is None:

@@ -102,7 +102,7 @@ def _content(path: str) -> bytes:
         return b""
 
 
-def _end(child: process.Popen[bytes]) -> None:
+def _end(child: process.Popen) -> None:
     """End nspawn where it still runs: on SIGTERM it kills what is inside and takes its mounts away."""
     if child.poll() is None:
         child.terminate()

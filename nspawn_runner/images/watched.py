@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 from ..errors import HostError
-from ..host import files, process
+from ..host import files, process, signals
 
 LOG_FOLDER = "/var/log/nspawn-runner"
 _LAST_LINES = 12
@@ -34,7 +33,7 @@ def run(
     *,
     log: str,
     heard: Callable[[str], None],
-    end: Callable[[process.Popen[bytes]], None],
+    end: Callable[[process.Popen], None],
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
 ) -> Ended:
@@ -67,14 +66,14 @@ def _write(log: BinaryIO, line: str) -> None:
         raise HostError(f"cannot write the log {log.name}", facts=str(error.strerror)) from error
 
 
-def _lines(fd: int, child: process.Popen[bytes]) -> Iterator[str | None]:
+def _lines(fd: int, child: process.Popen) -> Iterator[str | None]:
     """Yield the lines that come from ``fd``, None where half a second brought none, until it is closed.
 
     A process that outlives the child may hold it open: once the child is gone and nothing comes, that is the end too.
     """
     rest = b""
     while True:
-        if not select.select([fd], [], [], 0.5)[0]:
+        if not signals.wait([fd], 0.5):
             yield None
             if child.poll() is None:
                 continue

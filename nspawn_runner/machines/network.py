@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from ..errors import HostError
-from ..host import files, process
+from ..host import files, process, signals
 from ..settings import Network
 from . import firewall, records, subnets
 from .records import Record
@@ -163,7 +163,7 @@ def join(record: Record, *, seconds: float) -> None:
             said = error.decode(errors="replace").strip().replace("\n", " / ")
         if time.monotonic() > deadline:
             raise HostError(f"the machine {record.machine} got no address", facts=said)
-        time.sleep(0.005)
+        signals.sleep(0.005)
 
 
 def _keep_place(record: Record, shown: bytes) -> bytes:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import fcntl
 import os
 import select
-import signal
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from ..errors import Cancelled, HostError
-from ..host import process, systemd
+from ..host import process, signals, systemd
 from ..light_typing import NamedTuple
 
 _PIPE_BYTES = 1024 * 1024
@@ -47,10 +46,12 @@ def stream(
 ) -> None:
     """Run ``argv``, which starts a script in the machine, and pass the script's output on until it is over.
 
-    ``is_over`` is asked once ``argv`` has ended, which may be before the script. On SIGTERM or SIGINT ``end`` is called
-    to end the script, what it still says is passed on, and Cancelled raised. Raises OSError when our own streams break.
+    ``is_over`` is asked once ``argv`` has ended, which may be before the script. When a signal asks us to end,
+    ``end`` is called to end the script, what it still says is passed on, and Cancelled raised. Raises OSError when our
+    own streams break.
     """
-    with _signals_noted() as signals:
+    # An exception at any moment could lose a chunk of output, or a child that was just started.
+    with signals.held() as asked:
         streams = _open_streams()
         writers = {entry.target: entry.writer for entry in streams}
         client = process.spawn(
@@ -60,7 +61,7 @@ def stream(
             os.close(entry.writer)
         pump = _Pump({entry.reader: entry.target for entry in streams})
         try:
-            signal_number = _pass_on(pump, client, signals, is_over, end)
+            signal_number = _pass_on(pump, client, asked, is_over, end)
         except BaseException:
             _end_script(client, end)
             raise
@@ -70,38 +71,19 @@ def stream(
             raise Cancelled(signal_number)
 
 
-@contextmanager
-def _signals_noted() -> Iterator[int]:
-    """Yield a descriptor from which the numbers of SIGTERM and SIGINT can be read; nothing is interrupted by them.
-
-    An exception at any moment could lose a chunk of output, or a child that was just started.
-    """
-    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    try:
-        yield reader
-    finally:
-        signal.set_wakeup_fd(-1)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        os.close(reader)
-        os.close(writer)
-
-
 def _pass_on(
-    pump: _Pump, client: process.Popen[bytes], signals: int, is_over: Callable[[], bool], end: Callable[[], None]
+    pump: _Pump, client: process.Popen, asked: int, is_over: Callable[[], bool], end: Callable[[], None]
 ) -> int:
     """Pass output on until the script is over; return the number of the signal that ended it, or 0."""
     client_end = os.pidfd_open(client.pid)
     pump.watch(client_end)
-    pump.watch(signals)
+    pump.watch(asked)
     signal_number, ending, running = 0, None, True
     while True:
         ready = pump.step(None if running and ending is None else _STEP_MILLISECONDS)
-        if signals in ready:
-            signal_number = signal_number or os.read(signals, 64)[0]
-            pump.unwatch(signals)
+        if asked in ready:
+            signal_number = signals.take()
+            pump.unwatch(asked)
             # What the script says while it ends is passed on too, or a full pipe would keep it from ending.
             ending = threading.Thread(target=_end_script, args=(client, end))
             ending.start()
@@ -114,7 +96,7 @@ def _pass_on(
             return signal_number
 
 
-def _end_script(client: process.Popen[bytes], end: Callable[[], None]) -> None:
+def _end_script(client: process.Popen, end: Callable[[], None]) -> None:
     """End the script, and its client at the latest when the machine does not answer.
 
     More than once: a unit that was about to start when the signal came is there only afterwards.

@@ -13,7 +13,7 @@ from contextlib import suppress
 from enum import Enum
 
 from ..errors import Error, HostError, JobError
-from ..host import process, systemd
+from ..host import process, signals, systemd
 from ..light_typing import NamedTuple
 from . import limits, network, records, relay
 from .records import Record
@@ -77,7 +77,7 @@ def run(record: Record, content: bytes, stage: str, *, shell: str, grace_seconds
         # The script never started: the machine was on its way down just then, or cannot start any.
         if time.monotonic() > deadline or (systemd.is_active(record.unit) and _answers(record.machine)):
             raise _gone(record)
-        time.sleep(0.5)
+        signals.sleep(0.5)
 
 
 def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_seconds: int) -> str:
@@ -142,7 +142,7 @@ def _kill_script(machine: str, unit: str, grace_seconds: int) -> None:
     _signal(machine, unit, "TERM")
     deadline = time.monotonic() + grace_seconds
     while time.monotonic() < deadline and _has_processes(machine, unit):
-        time.sleep(0.05)
+        signals.sleep(0.05)
     _signal(machine, unit, "KILL")
 
 
@@ -199,7 +199,7 @@ def _await_end(record: Record, since: float) -> records.End | None:
         state = systemd.state(record.unit)
         if state.get("ActiveState") == "active" and _answers(record.machine):
             return None
-        time.sleep(0.05)
+        signals.sleep(0.05)
     return None
 
 
@@ -224,7 +224,7 @@ def _wait_until_up(record: Record, deadline: float) -> None:
             raise _gone(record)
         if state == "active":
             network.join(record, seconds=5)
-        time.sleep(0.05)
+        signals.sleep(0.05)
 
 
 def _gone(record: Record) -> Error:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from .. import profiles
 from ..amounts import seconds
 from ..errors import HostError
-from ..host import callers, files, nspawn, process, systemd
+from ..host import files, nspawn, process, systemd
 from ..light_typing import NamedTuple
 from ..settings import Settings
 from . import backends, limits, network, records, rights, stop, users
@@ -24,7 +24,8 @@ START_TIMEOUT_SECONDS = 90
 class Wish(NamedTuple):
     """The machine that is asked for; ``binds`` are options of systemd-nspawn.
 
-    With ``in_place`` it has no layer: it changes the tree itself.
+    ``owner`` is the process without which nobody needs it, in the words of callers. With ``in_place`` it has no layer:
+    it changes the tree itself.
     """
 
     job: str
@@ -35,6 +36,7 @@ class Wish(NamedTuple):
     root: str
     binds: Sequence[str] = ()
     in_place: bool = False
+    owner: str = ""
 
 
 def start(wish: Wish, settings: Settings) -> Record:
@@ -98,7 +100,7 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
         created=time.time(),
         # A tree that is changed itself is in the making: nothing of it is a job's.
         profile=profiles.DEFAULT if wish.in_place else settings.profile,
-        owner=callers.gitlab_runner(),
+        owner=wish.owner,
         # Of a tree in memory or of maintenance's own there is nothing to keep.
         keep_failed_seconds=(seconds(settings.keep_failed) or 0) if backend in {"overlay", "btrfs"} else 0,
     )
@@ -147,7 +149,7 @@ def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Calla
     )
 
 
-def _join_network(record: Record, client: process.Popen[bytes]) -> None:
+def _join_network(record: Record, client: process.Popen) -> None:
     """Give the machine its address while it boots; when the start has failed meanwhile, that is told instead."""
     while client.poll() is None or client.returncode == 0:
         try:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 
 from ..errors import Error, HostError
-from ..host import files, process, systemd
+from ..host import files, process, signals, systemd
 from . import backends, cgroups, records
 from .backends import overlay
 from .records import Record
@@ -155,7 +155,7 @@ def _wait_until_forgotten(machine: str) -> None:
     while os.path.lexists(f"/run/systemd/machines/{machine}"):
         if time.monotonic() > deadline:
             raise HostError(f"systemd-machined still lists {machine}", advice=f"machinectl terminate {machine}")
-        time.sleep(0.002)
+        signals.sleep(0.002)
 
 
 def reap(record: Record, *, result: str, exit_code: str, exit_status: str) -> None:

@@ -39,7 +39,7 @@ def kill(host: DisposableHost, process: subprocess.Popen[bytes], pattern: str) -
 
 def runs(host: DisposableHost) -> bool:
     """Tell whether a machine is up."""
-    return bool(shell(host, f"grep -l '\"state\": \"running\"' {RUN}/run-*.json 2>/dev/null || true"))
+    return bool(shell(host, f'grep -l \'"state": "running"\' {RUN}/run-*.json 2>/dev/null || true'))
 
 
 def popen(host: DisposableHost, *argv: Any, **options: Any) -> subprocess.Popen[bytes]:
@@ -113,10 +113,16 @@ def test_run_that_was_killed_leaves_the_machine_to_its_job(host: DisposableHost)
 
 
 def test_gitlab_runner_that_was_killed_takes_its_jobs_along(host: DisposableHost) -> None:
+    """Also where sudo, or a script of the administrator's, stands between it and the tool."""
     with Unchanged(host):
         jobs = [Job(host) for _ in range(3)]
         shell(host, "cp /bin/bash /root/gitlab-runner")
-        calls = "; ".join(" ".join(map(str, job.argv("prepare", "bookworm"))) for job in jobs)
+        host.path("/root/wrapper").write_text('#!/bin/sh\n"$@"\nexit $?\n')
+        host.path("/root/wrapper").chmod(0o755)
+        between = ["", "sudo ", "sudo --preserve-env /root/wrapper nice "]
+        calls = "; ".join(
+            way + " ".join(map(str, job.argv("prepare", "bookworm"))) for way, job in zip(between, jobs, strict=True)
+        )
         runner = popen(host, "/root/gitlab-runner", "-c", f"{calls}; touch /root/ready; sleep 600; :")
         wait_until(lambda: host.path("/root/ready").exists(), seconds=120)
         assert [gc(host), *(job.output("echo works") for job in jobs)] == [[], *(["works\n"] * 3)]
@@ -124,7 +130,51 @@ def test_gitlab_runner_that_was_killed_takes_its_jobs_along(host: DisposableHost
         runner.wait(timeout=60)
         rows = gc(host)
         assert {row["name"] for row in rows} == {job.machine for job in jobs}
-        assert {row["why"] for row in rows} == {"its gitlab-runner has ended"}
+        assert {row["why"] for row in rows} == {"whoever started it has ended"}
+
+
+def test_exec_whose_output_nobody_reads_leaves_nothing(host: DisposableHost) -> None:
+    """As `exec JOB | head`, or less and q; of one stream or both."""
+    folder = f"/root/project-{next(_numbers)}"
+    shell(host, f"mkdir {folder}")
+    script = "[seq 100000, sleep 1]"
+    host.path(f"{folder}/.gitlab-ci.yml").write_text(
+        f"job: {{image: bookworm, script: {script}, after_script: [pwd]}}\n"
+    )
+    with Unchanged(host):
+        for way in (f"{TOOL} exec job | head -n 1", f"{TOOL} exec job 2>&1 | true", f"{TOOL} exec job >/dev/full 2>&1"):
+            shell(host, f"cd {folder}; {way} || true")
+            assert not runs(host)
+            assert gc(host) == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_exec_that_is_told_to_end_leaves_nothing(host: DisposableHost, number: int, status: int) -> None:
+    folder = f"/root/project-{next(_numbers)}"
+    shell(host, f"mkdir {folder}")
+    host.path(f"{folder}/.gitlab-ci.yml").write_text("long: {image: bookworm, script: [sleep 600]}\n")
+    with Unchanged(host):
+        process = popen(host, "sh", "-c", f"{{ '{TOOL}' exec long; echo status $?; }} >/root/said 2>&1", cwd=folder)
+        wait_until(lambda: runs(host))
+        shell(host, f"pkill -{number} --full 'nspawn-runner exec long$'")
+        process.wait(timeout=60)
+        said = host.path("/root/said").read_text()
+        assert said.endswith(f"nspawn-runner: stopped by {signal.Signals(number).name}\nstatus {status}\n"), said
+        assert gc(host) == []
+
+
+def test_exec_that_was_killed_behind_its_own_back(host: DisposableHost) -> None:
+    """Its folder is gone, and with it what gc knew of it: the machine itself says whose it is."""
+    folder = f"/root/project-{next(_numbers)}"
+    with Unchanged(host):
+        shell(host, f"mkdir {folder}")
+        host.path(f"{folder}/.gitlab-ci.yml").write_text("long: {image: bookworm, script: [sleep 600]}\n")
+        process = popen(host, TOOL, "exec", "long", cwd=folder)
+        wait_until(lambda: runs(host))
+        kill(host, process, "nspawn-runner exec long")
+        shell(host, "rm -r /var/lib/nspawn-runner/.build/exec-*")
+        rows = gc(host)
+        assert [(row["kind"], row["why"]) for row in rows] == [("machine", "whoever started it has ended")]
 
 
 def test_exec_that_was_killed(host: DisposableHost) -> None:
@@ -247,7 +297,7 @@ def test_what_is_not_ours_stays(host: DisposableHost) -> None:
         try:
             link = "ip link add vb-mine type veth peer name vb-other"
             shell(host, f"umask 077; mkdir -p {paths}; {link}; systemd-run --quiet --unit=nspawn-runner-mine sleep 60")
-            assert gc(host, settings="[gc]\ncache_days = 1\ncache_size = \"1\"\n") == []
+            assert gc(host, settings='[gc]\ncache_days = 1\ncache_size = "1"\n') == []
             shell(host, f"ls -d {paths}; ip link show vb-mine; systemctl is-active nspawn-runner-mine")
         finally:
             made = f"{STATE_FOLDER}/own-image {STATE_FOLDER}/.generations/bookworm"

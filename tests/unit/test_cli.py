@@ -9,6 +9,7 @@ from disposable_host import CHECKOUT
 
 from nspawn_runner import cli
 from nspawn_runner.errors import UsageError
+from nspawn_runner.host import signals
 
 PLAIN = [
     ["config"],
@@ -73,7 +74,7 @@ def test_debug_is_ours_only_before_the_command(monkeypatch: pytest.MonkeyPatch) 
         raise UsageError("a mistake")
 
     monkeypatch.setattr(cli, "_run", fail)
-    monkeypatch.setattr(cli, "_catch_signals", lambda: None)
+    monkeypatch.setattr(signals, "heed", lambda: None)
     assert cli.main(["chroot-login", "image", "--", "ls", "--debug"]) != 0
     with pytest.raises(UsageError):
         cli.main(["--debug", "chroot-login", "image"])

@@ -17,7 +17,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from ...errors import HostError
-from ...host import files, locks, process
+from ...host import files, locks, process, signals
 from ...machines import firewall as ours
 from ...machines import network
 from ...machines.network import INTERFACE
@@ -123,7 +123,7 @@ def _leaves(machine: Sequence[str]) -> bool:
     said = [part for each in listed for part in each.get("rule", {}).get("expr", ())]
     if any(part.get("counter", {}).get("packets") for part in said if isinstance(part.get("counter"), dict)):
         return True
-    time.sleep(0.05)
+    signals.sleep(0.05)
     return False
 
 
@@ -176,7 +176,7 @@ def _wait_for_namespace(pid: int) -> None:
     while os.readlink(f"/proc/{pid}/ns/net") == ours:
         if time.monotonic() > deadline:
             raise HostError("no network namespace can be made", advice="sysctl user.max_net_namespaces")
-        time.sleep(0.005)
+        signals.sleep(0.005)
 
 
 def _culprit(bridge: str) -> tuple[str, str]:
