@@ -235,12 +235,13 @@ def _exec_stop_post(record: Record, settings: Settings) -> list[list[str]]:
     """
     main = os.path.join(os.path.dirname(os.path.dirname(__file__)), "__main__.py")
     reap = [sys.executable, "-I", "-S", main, "reap", record.machine]
-    neighbour = ["ip", "neighbour", "delete", network.address(settings.network, record.slot)]
-    return [
+    commands = [["/bin/sh", "-c", '[ -e "$0" ] || exec "$@"', records.removal_file(record.machine), *reap]]
+    if record.network == network.PRIVATE:
+        neighbour = ["ip", "neighbour", "delete", network.address(settings.network, record.slot)]
         # Where the host was not told of it yet, ip's protest is nobody's concern.
-        ["/bin/sh", "-c", 'exec "$0" "$@" 2>/dev/null', *neighbour, "dev", settings.network.bridge],
-        ["/bin/sh", "-c", '[ -e "$0" ] || exec "$@"', records.removal_file(record.machine), *reap],
-    ]
+        quiet = ["/bin/sh", "-c", 'exec "$0" "$@" 2>/dev/null', *neighbour, "dev", settings.network.bridge]
+        commands.insert(0, quiet)
+    return commands
 
 
 def _exec_line(argv: Sequence[str]) -> str:
