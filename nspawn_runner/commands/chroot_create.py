@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", metavar="ARCH", default="", help="architecture (default: the host's)")
     parser.add_argument("--packages", metavar="PACKAGE", nargs="+", default=[], help="added to the usual packages")
     parser.add_argument("--components", metavar="COMPONENT", nargs="+", default=["main"], help="(default: main)")
-    parser.add_argument("--keyring", metavar="FILE", default="", help="keys to check the suite with")
+    parser.add_argument("--keyring", metavar="FILE", default="", help="check the suite with these keys and no others")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:

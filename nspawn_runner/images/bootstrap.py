@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from ..errors import HostError
 from ..host import process, trees
@@ -32,12 +34,28 @@ def build(recipe: Recipe, root: str, *, log: str, progress: Progress, builder: s
         progress.show(output.phase, output.done, output.total)
 
     argv = builder_argv(builder, recipe, root, keyring=recipes.keyring(recipe))
-    ended = _run(argv, log, heard)
+    with _no_keys(root):
+        ended = _run(argv, log, heard)
     progress.end()
     if ended.status:
         progress.conclude(ended.last)
         raise failure(builder, recipe, ended.status, ended.last, log)
     return builder
+
+
+@contextmanager
+def _no_keys(root: str) -> Iterator[None]:
+    """Have an empty folder beside ``root``, for apt to find keys in that are not those asked for: none."""
+    folder = _no_keys_folder(root)
+    os.mkdir(folder)
+    try:
+        yield
+    finally:
+        os.rmdir(folder)
+
+
+def _no_keys_folder(root: str) -> str:
+    return f"{root}.keys"
 
 
 def run_command(command: Sequence[str], root: str, *, log: str, progress: Progress) -> None:
@@ -92,7 +110,9 @@ def builder_argv(builder: str, recipe: Recipe, root: str, *, keyring: str) -> li
         options += ["--mode=root", "--format=directory", "--verbose", "--dpkgopt=force-unsafe-io"]
         options += [f"--architectures={recipe.arch}"] if recipe.arch else []
         # Without one it finds the usual file itself and names it in the image's list of sources, as apt there needs.
-        options += [f"--keyring={keyring}"] if recipe.keyring else []
+        # A file counts beside the folder of keys that the host trusts, and a usual file that is found beside both.
+        if recipe.keyring:
+            options += [f"--keyring={keyring}", f"--keyring={_no_keys_folder(root)}", "--skip=check/signed-by"]
     else:
         options += ["--force-check-gpg"]  # without the keys it would go on unchecked
         options += [f"--arch={recipe.arch}"] if recipe.arch else []
@@ -107,13 +127,18 @@ def failure(builder: str, recipe: Recipe, status: int, last: Sequence[str], log:
     if trees.NO_SPACE in said:
         return HostError(trees.NO_SPACE)
     old_keys = "the keys on this host are too old or the wrong ones: update the keyring package, or use --keyring"
+    if recipe.keyring:
+        old_keys = f"{recipe.keyring} holds no key that signed this suite, and no other keys count beside it"
     # Without it mmdebstrap only warns, long before apt misses the keys.
-    if builder == "mmdebstrap" and not recipe.keyring and not _is_installed("gpg"):
+    elif builder == "mmdebstrap" and not _is_installed("gpg"):
         old_keys = "mmdebstrap needs gpg to choose the keyring: apt install gpg"
     no_suite = f"the mirror has no suite {recipe.suite}: check --suite and --mirror"
     reasons = {
         "NO_PUBKEY": old_keys,
         "unknown key": old_keys,
+        "signature verification failed": old_keys,  # apt with sqv
+        "is not signed": old_keys,
+        "Invalid Release signature": old_keys,
         "required for Release verification": "install what checks the keys: apt install gpgv",
         "does not have a Release file": no_suite,
         "404  Not Found": no_suite,

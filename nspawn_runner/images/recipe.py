@@ -73,6 +73,8 @@ def checked(recipe: Recipe) -> Recipe:
                 raise UsageError(f"--{field}: {wrong}")
     if recipe.keyring and not os.path.isfile(recipe.keyring):
         raise UsageError(f"--keyring: there is no file {recipe.keyring}")
+    if recipe.keyring and not os.path.getsize(recipe.keyring):
+        raise UsageError(f"--keyring: {recipe.keyring} is empty")
     return recipe
 
 

@@ -196,7 +196,9 @@ def _chroot_problem(field: str, value: Any, playbook: Playbook) -> str:
     """Return what is wrong with a value of the right type as what a tree begins as, or nothing."""
     if field in ("keyring", "tarball"):
         path = os.path.join(os.path.dirname(playbook.path), value)
-        return "" if os.path.isfile(path) else f"there is no file {path}"
+        if not os.path.isfile(path):
+            return f"there is no file {path}"
+        return "" if os.path.getsize(path) else f"{path} is empty"
     words = value if isinstance(value, list) else [value]
     return next(filter(None, (recipe.problem(field, word) for word in words)), "")
 

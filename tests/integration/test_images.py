@@ -253,6 +253,28 @@ def test_a_newer_systemd_changes_images_too(trixie_host: DisposableHost) -> None
     assert done.stdout == b"0\n" + trixie_host.path("/etc/resolv.conf").read_bytes()
 
 
+@pytest.mark.parametrize("newer", [False, True])
+def test_the_keys_that_are_named_decide(newer: bool, request: pytest.FixtureRequest) -> None:
+    host: DisposableHost = request.getfixturevalue("trixie_host" if newer else "overlay_host")
+    keys = "/usr/share/keyrings/debian-archive"
+    host.run(["mkdir", "-p", "/etc/nspawn-runner"])
+    playbook = "- hosts: all\n  vars:\n    nspawn_runner_chroot_suite: bookworm\n    nspawn_runner_chroot_builder: {}\n"
+    for builder in ("mmdebstrap", "debootstrap"):
+        path = f"/etc/nspawn-runner/keys-{builder}.yaml"
+        for file in ("/etc/passwd", f"{keys}-removed-keys.gpg"):
+            text = playbook.format(builder) + f"    nspawn_runner_chroot_keyring: {file}\n"
+            host.path(path).write_text(text)
+            done = tool(host, "chroot-create", f"keys-{builder}")
+            assert done.returncode != 0, file
+            assert f"{file} holds no key that signed this suite" in done.stdout.decode() + done.stderr.decode()
+        host.run(["rm", path])
+    right = tool(host, "chroot-create", "keys", "--suite", "bookworm", "--keyring", f"{keys}-keyring.gpg",
+                 "--packages", "no-such-package")  # fmt: skip
+    assert b"Unable to locate package no-such-package" in right.stderr, right.stderr.decode()
+    for name in ("keys", "keys-mmdebstrap", "keys-debootstrap"):
+        assert left_of(host, name) == []
+
+
 def test_a_plain_folder_becomes_a_generation_without_a_gap(host: DisposableHost) -> None:
     host.run(["cp", "--archive", "--reflink=auto", f"{STATE_FOLDER}/bookworm", f"{STATE_FOLDER}/plain"])
     [row] = listed_as(host, "plain")

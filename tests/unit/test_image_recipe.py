@@ -82,6 +82,14 @@ def test_debootstrap_never_goes_on_unchecked() -> None:
     assert {"--force-check-gpg", "--keyring=/keys.gpg", "--arch=i386", "--variant=minbase"} <= set(argv)
 
 
+def test_no_keys_count_beside_those_that_were_named(tmp_path: Path) -> None:
+    argv = bootstrap.builder_argv("mmdebstrap", Recipe("bookworm", keyring="/keys.gpg"), "/tree", keyring="/keys.gpg")
+    assert {"--keyring=/keys.gpg", "--keyring=/tree.keys", "--skip=check/signed-by"} <= set(argv)
+    (tmp_path / "keys.gpg").touch()
+    with pytest.raises(UsageError, match="is empty"):
+        recipe.checked(Recipe("bookworm", keyring=str(tmp_path / "keys.gpg")))
+
+
 @pytest.mark.parametrize(
     ("said", "advice"),
     [
@@ -105,5 +113,5 @@ def test_keys_that_mmdebstrap_cannot_find_want_gpg(monkeypatch: pytest.MonkeyPat
     last = ["W: GPG error: ... NO_PUBKEY 6ED0E7B82643E131"]
     monkeypatch.setattr("shutil.which", lambda program, **_: None if program == "gpg" else program)
     assert "apt install gpg" in bootstrap.failure("mmdebstrap", Recipe("noble"), 25, last, "/log").advice
-    assert "--keyring" in bootstrap.failure("mmdebstrap", Recipe("noble", keyring="/k"), 25, last, "/log").advice
+    assert "/k holds no key" in bootstrap.failure("mmdebstrap", Recipe("noble", keyring="/k"), 25, last, "/log").advice
     assert "--keyring" in bootstrap.failure("debootstrap", Recipe("noble"), 1, last, "/log").advice
