@@ -21,7 +21,7 @@ share blocks, this takes no time and no room.
     nspawn-runner chroot-clone bookworm web"""
 
 # What the playbook of the image that is copied has to do with; the new one may have its own.
-_OF_PLAYBOOK = {"playbook", "digest", "base_digest", "aliases", "parent", "maintained"}
+_OF_PLAYBOOK = {"playbook", "digest", "base_digest", "aliases", "parent", "inputs", "maintained"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,11 +36,8 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     state, new = settings.state_folder, new_image_name(args.new)
     name = store.own_name(state, args.name)
     upkeep.refuse_existing(state, new)
-    upkeep.find_generation(state, name, args.generation)
-    # The lock on NAME keeps the generation there while it is copied.
-    with generations.changing(state, name), generations.changing(state, new):
+    with upkeep.reading(state, name, args.generation) as source, generations.changing(state, new):
         upkeep.refuse_existing(state, new)
-        source = upkeep.find_generation(state, name, args.generation)
         generations.remove_unpublished(state, new)
         with generations.draft(state, new) as draft:
             trees.copy(os.path.realpath(source.root), draft.root)

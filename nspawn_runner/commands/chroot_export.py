@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..images import exports, generations, store, upkeep
+from ..images import exports, store, upkeep
 from .words import human_size
 
 if TYPE_CHECKING:
@@ -40,10 +40,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         raise UsageError("an archive on a terminal helps nobody", advice="name a file, or use a pipe")
     if args.file != "-" and os.path.lexists(args.file) and not args.force:
         raise UsageError(f"{args.file} is there already", advice="name another file, or replace it with --force")
-    upkeep.find_generation(state, name, args.generation)
-    # The lock keeps the generation there while it is read.
-    with generations.changing(state, name):
-        image = upkeep.find_generation(state, name, args.generation)
+    with upkeep.reading(state, name, args.generation) as image:
         if args.file == "-":
             exports.write(image.root, 1, compression)
         else:

@@ -76,6 +76,40 @@ def remove_unheld(path: str) -> None:
             pass
 
 
+@contextmanager
+def kept(folder: str) -> Iterator[bool]:
+    """Keep the folder where it is, as long as those who would take it away ask ``unkept``; yield whether it is there.
+
+    Many may keep it at once, also on a read-only disk.
+    """
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        yield _is_current(fd, folder)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def unkept(folder: str) -> Iterator[bool]:
+    """Yield whether nobody has ``kept`` the folder; if so nobody can before the end."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.close(fd)
+
+
 def is_held(path: str) -> bool:
     """Tell whether a process holds the lock ``path`` now. Asking takes it for an instant."""
     try:

@@ -63,7 +63,7 @@ def complete(state_folder: str, made: Draft, known: Mapping[str, Any]) -> store.
     The time is added to the facts. Everything is on disk before the generation appears under its name.
     """
     root = _completed(made)
-    _write_facts(root, known, time.time())
+    _write_facts(root, known, max(time.time(), _seconds(made.stamp)))
     trees.write_out(state_folder)
     os.rename(made.root, root)
     return store.Image(made.name, made.stamp, root)
@@ -78,7 +78,7 @@ def publish(state_folder: str, image: store.Image) -> None:
     path = os.path.join(state_folder, image.name)
     not_counted = [image]
     if os.path.isdir(path) and not os.path.islink(path):
-        not_counted.append(_adopt(state_folder, image.name))
+        not_counted.append(_adopt(state_folder, image))
     link = os.path.join(os.path.dirname(image.root), ".link")
     files.remove_file(link)
     os.symlink(os.path.relpath(image.root, state_folder), link)
@@ -89,11 +89,8 @@ def publish(state_folder: str, image: store.Image) -> None:
 
 
 def drop_old(state_folder: str, name: str, used_roots: Collection[str]) -> list[str]:
-    """Remove the generations that are ``old``; return the stamps removed."""
-    dropped = old(state_folder, name, used_roots)
-    for each in dropped:
-        _remove_generation(each.root)
-    return [each.generation for each in dropped]
+    """Remove the generations that are ``old`` and that nobody reads; return the stamps removed."""
+    return [each.generation for each in old(state_folder, name, used_roots) if _remove_generation(each.root)]
 
 
 def old(state_folder: str, name: str, used_roots: Collection[str]) -> list[store.Image]:
@@ -144,10 +141,18 @@ def remove_unpublished(state_folder: str, name: str) -> None:
 def remove(state_folder: str, name: str) -> None:
     """Remove the image ``name``: what jobs see of it first, then its generations and all that is known of them.
 
-    To be called under ``changing``.
+    To be called under ``changing``. Raises locks.Busy where one of them is being read.
     """
     path = os.path.join(state_folder, name)
     folder = store.generations_folder(state_folder, name)
+    for each in store.generations(state_folder, name):
+        with locks.unkept(each.root) as is_unkept:
+            if not is_unkept:
+                raise locks.Busy(
+                    f"the image {name} is being exported or cloned",
+                    facts=f"generation: {each.generation}",
+                    advice="try again when that is over",
+                )
     if os.path.isdir(path) and not os.path.islink(path):
         hidden = os.path.join(folder, ".removed")
         trees.remove(hidden)
@@ -162,22 +167,32 @@ def _completed(made: Draft) -> str:
     return os.path.join(os.path.dirname(made.root), made.stamp)
 
 
-def _remove_generation(root: str) -> None:
-    """Remove a generation so that it never looks complete while it goes, and what is left is known as such."""
-    hidden = os.path.join(os.path.dirname(root), f".{os.path.basename(root)}.old")
-    os.rename(root, hidden)
-    files.remove_file(f"{root}.json")
-    trees.remove(hidden)
+def _remove_generation(root: str) -> bool:
+    """Remove a generation so that it never looks complete while it goes, and what is left is known as such.
 
-
-def _adopt(state_folder: str, name: str) -> store.Image:
-    """Turn the plain folder of ``name`` into a generation and a link to it, and return it: the image is always there.
-
-    The link is made where the folder shall be; then the two change places.
+    Return False where it stays because somebody reads it.
     """
+    hidden = os.path.join(os.path.dirname(root), f".{os.path.basename(root)}.old")
+    with locks.unkept(root) as is_unkept:
+        if is_unkept:
+            os.rename(root, hidden)
+    if is_unkept:
+        files.remove_file(f"{root}.json")
+        trees.remove(hidden)
+    return is_unkept
+
+
+def _adopt(state_folder: str, new: store.Image) -> store.Image:
+    """Turn the plain folder that ``new`` follows into a generation and a link to it, and return it.
+
+    The image is always there: the link is made where the folder shall be; then the two change places. Whatever the
+    folder's date, what was made later has a later stamp.
+    """
+    name = new.name
     path = os.path.join(state_folder, name)
     folder = store.generations_folder(state_folder, name)
-    stamp = _stamp(os.stat(path).st_mtime)
+    oldest = store.generations(state_folder, name)[-1].generation
+    stamp = _stamp(max(0, min(os.stat(path).st_mtime, _seconds(oldest) - 1)))
     while os.path.lexists(os.path.join(folder, stamp)):
         stamp = _stamp(_seconds(stamp) - 1)
     root = os.path.join(folder, stamp)
@@ -219,10 +234,11 @@ def _text(known: Mapping[str, Any]) -> bytes:
 
 
 def _unused_stamp(state_folder: str, name: str) -> str:
-    """Return the stamp of now, or of the second after the newest generation where that is not in the past."""
-    there = store.generations(state_folder, name)
-    now = time.time()
-    return _stamp(max(now, _seconds(there[0].generation) + 1) if there else now)
+    """Return the stamp of now, or of the second after the newest generation was complete, where that is later."""
+    seconds = time.time()
+    for newest in store.generations(state_folder, name)[:1]:
+        seconds = max(seconds, _seconds(newest.generation) + 1, store.facts(newest).get("created", 0) + 1)
+    return _stamp(seconds)
 
 
 def _stamp(seconds: float) -> str:

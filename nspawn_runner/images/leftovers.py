@@ -106,8 +106,11 @@ def _remove(state_folder: str, name: str, path: str, look: Callable[[], dict[str
         files.make_private_folder(trash)
         hidden = os.path.join(trash, f"{name}-{os.path.basename(path).lstrip('.')}")
         trees.remove(hidden)
+        with locks.unkept(path) as is_unkept:
+            if not is_unkept:
+                return False
+            os.rename(path, hidden)
         files.remove_file(f"{path}.json")
-        os.rename(path, hidden)
     return _empty(state_folder, hidden)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ..errors import HostError
-from ..host import trees
+from ..host import locks, trees
 from . import generations, store
 from .generations import Draft
 
@@ -69,6 +69,25 @@ def find_generation(state_folder: str, name: str, stamp: str = "") -> store.Imag
     if found is None:
         raise no_generation(name, stamp, there)
     return found
+
+
+@contextmanager
+def reading(state_folder: str, name: str, stamp: str = "") -> Iterator[store.Image]:
+    """Yield what ``find_generation`` finds; it stays as it is until the end, while the image gets new generations.
+
+    Only a plain folder does not: others are kept from changing it, unless its disk is read-only.
+    """
+    while True:
+        image = find_generation(state_folder, name, stamp)
+        if not image.generation:
+            read_only = os.statvfs(state_folder).f_flag & os.ST_RDONLY
+            with nullcontext() if read_only else generations.changing(state_folder, name):
+                yield find_generation(state_folder, name, stamp)
+            return
+        with locks.kept(image.root) as is_there:
+            if is_there:
+                yield image
+                return
 
 
 def no_generation(name: str, stamp: str, there: Sequence[store.Image]) -> HostError:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nspawn_runner.errors import Cancelled, HostError
-from nspawn_runner.host import process, trees
+from nspawn_runner.host import locks, process, trees
 from nspawn_runner.images import generations, store, upkeep
 
 
@@ -46,6 +46,39 @@ def test_a_plain_folder_is_the_generation_before_the_first_change(state: Path) -
     first = store.generations(str(state), "web")[1]
     assert (Path(first.root) / "etc/version").read_text() == "0"
     assert store.facts(first)["complete"] is True
+
+
+def test_a_generation_is_later_than_the_one_before_whatever_the_clock_says(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.utime(state / "web", (1 << 32, 1 << 32))
+    made = [change(state, "1")]
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    made += [change(state, "2"), change(state, "3")]
+    there = store.generations(str(state), "web")
+    assert [each.generation for each in there[:3]] == [each.generation for each in reversed(made)]
+    when = [store.facts(each)["created"] for each in there]
+    assert when == sorted(set(when), reverse=True)
+
+
+def test_a_folder_of_any_date_becomes_a_generation_before_the_first(state: Path) -> None:
+    os.utime(state / "web", (-(1 << 33), -(1 << 33)))
+    change(state, "1")
+    there = store.generations(str(state), "web")
+    assert [(Path(each.root) / "etc/version").read_text() for each in there] == ["1", "0"]
+
+
+def test_a_generation_that_is_read_stays(state: Path) -> None:
+    change(state, "1")
+    with upkeep.reading(str(state), "web") as image:
+        for number in range(2, 7):
+            change(state, str(number))
+        assert (Path(image.root) / "etc/version").read_text() == "1"
+        with pytest.raises(locks.Busy, match="exported or cloned"), generations.changing(str(state), "web"):
+            generations.remove(str(state), "web")
+        assert version(state) == "6"
+    change(state, "7")
+    assert not os.path.exists(image.root)
 
 
 def test_each_generation_has_a_size_of_its_own(state: Path) -> None:

@@ -23,7 +23,7 @@ from abilities import require
 from disposable_host import CHECKOUT, STATE_FOLDER, DisposableHost
 
 from nspawn_runner.errors import HostError
-from nspawn_runner.images import archives, exports, imports
+from nspawn_runner.images import archives, exports, generations, imports
 from nspawn_runner.images.progress import Progress
 from nspawn_runner.images.unpack import Report
 
@@ -482,6 +482,25 @@ def test_a_clone_is_an_image_of_its_own(settings: Path, tree: Path, tmp_path: Pa
     assert call(settings, "chroot-remove", "web").returncode == 0
     assert (tmp_path / "state/other/etc/os-release").exists()
     assert sorted(os.listdir(tmp_path / "state")) == [".generations", "other"]
+
+
+def test_an_image_goes_out_while_it_changes_and_from_a_read_only_disk(
+    settings: Path, tree: Path, tmp_path: Path
+) -> None:
+    assert call(settings, "chroot-import", "web", tree).returncode == 0
+    state, out = tmp_path / "state", tmp_path / "x.tar"
+    with generations.changing(str(state), "web"):
+        done = call(settings, "chroot-export", "web", out)
+        assert done.returncode == 0, done.stderr
+        done = call(settings, "chroot-clone", "web", "other")
+        assert done.returncode == 0, done.stderr
+    mount = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    export: list[str | Path] = [TOOL, "--config", settings, "chroot-export", "--force"]
+    shutil.copytree(tree / "etc", state / "plain/etc", symlinks=True)
+    for name in ("web", "plain"):
+        argv: list[str | Path] = ["unshare", "--mount", "sh", "-c", mount, state, *export, name, out]
+        read_only = subprocess.run(argv, capture_output=True, check=False)
+        assert read_only.returncode == 0, read_only.stderr.decode()
 
 
 def test_exports_that_cannot_be(settings: Path, tree: Path, tmp_path: Path) -> None:
