@@ -5,6 +5,12 @@ from __future__ import annotations
 MAX_IMAGE_NAME = 64
 
 
+def host_name(text: str) -> str:
+    """Return ``text`` as a legal host's name: letters, digits and -, at most 40 of them (hostname(7))."""
+    words = "".join(char if char.isascii() and char.isalnum() else " " for char in text).split()
+    return "-".join(words)[:40].strip("-") or "image"
+
+
 def is_image_name(name: str) -> bool:
     """Tell whether ``name`` can be an image's: 1 to 64 ASCII letters, digits, and . _ - after the first."""
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from ..host import process, signals, systemd
 from ..images import shell
 from ..machines import evidence, records, script, start, stop
 from ..machines.script import Outcome
+from ..names import host_name
 from ..settings import with_run_values
 from . import job_limits
 
@@ -45,10 +46,14 @@ def booted(spec: Spec, draft: Draft, settings: Settings) -> Iterator[str]:
     root = draft.root
     if settings.network.mode == "none":  # which is for jobs; a playbook installs things
         settings = settings._replace(network=settings.network._replace(mode="private"))
+    # What the playbook and packages write down of the host is to be the same each time.
+    name = host_name(spec.image)
+    extra = {**settings.network.extra_hosts, name: "127.0.1.2"}
+    settings = settings._replace(network=settings.network._replace(extra_hosts=extra))
     with (
         shell.resolver_taken_back(root),
         shell.machine_id_taken_back(root),
-        _machine(spec, draft, settings, in_place=True) as record,
+        _machine(spec, draft, settings, in_place=True, options=[f"--hostname={name}"]) as record,
     ):
         yield record.machine
         process.run(["systemctl", f"--machine={record.machine}", "--no-block", "poweroff"], check=False)
@@ -84,7 +89,9 @@ def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
 
 
 @contextmanager
-def _machine(spec: Spec, draft: Draft, settings: Settings, *, in_place: bool = False) -> Iterator[Record]:
+def _machine(
+    spec: Spec, draft: Draft, settings: Settings, *, in_place: bool = False, options: Sequence[str] = ()
+) -> Iterator[Record]:
     wish = start.Wish(
         job=made_up_id(),
         server=SERVER,
@@ -92,6 +99,7 @@ def _machine(spec: Spec, draft: Draft, settings: Settings, *, in_place: bool = F
         image=spec.image,
         generation=draft.stamp,
         root=draft.root,
+        binds=options,
         in_place=in_place,
     )
     record = start.start(wish, job_limits.settled(settings)._replace(shell=_SHELL, user=""))

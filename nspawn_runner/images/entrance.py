@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
@@ -33,6 +33,8 @@ shift
 printf '\\n%s %s\\n' "$mark" "$?" >&2
 """
 )
+# The tree's systemd does not run: systemctl then works on files, and Ansible knows that no service can be started.
+_OFFLINE = {"SYSTEMD_OFFLINE": "1"}
 _READ_BYTES = 1 << 16
 _AFTER_MACHINE_SECONDS = 5
 
@@ -92,7 +94,7 @@ def run(
     the command too.
     """
     if isinstance(place, Container):
-        done = _run(_nsenter_argv(place, command), place.uid, stdin, stdout)
+        done = _run(_nsenter_argv(place, command), place.uid, stdin, stdout, env=_OFFLINE)
         if done.status and not os.path.exists(f"/proc/{place.leader}"):
             facts = done.stderr.decode(errors="replace").strip()
             raise HostError("the tree's container ended before the command did", facts=facts)
@@ -159,7 +161,15 @@ def _unit_argv(machine: str, unit: str, mark: str, command: Sequence[str]) -> li
     )
 
 
-def _run(argv: Sequence[str], uid: int, stdin: bytes | int, stdout: int | None, *, machine: int | None = None) -> Ended:
+def _run(
+    argv: Sequence[str],
+    uid: int,
+    stdin: bytes | int,
+    stdout: int | None,
+    *,
+    machine: int | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Ended:
     """Run ``argv`` with pipes that the user ``uid`` may open again, as ``echo >/dev/stderr`` does.
 
     It has a moment to end once the process of the pidfd ``machine`` is gone: systemd-run was seen waiting on.
@@ -184,7 +194,7 @@ def _run(argv: Sequence[str], uid: int, stdin: bytes | int, stdout: int | None, 
                 stdout=out_end,
                 stderr=err_end,
                 own_session=True,
-                env={"USER": "root", "LOGNAME": "root", "SHELL": "/bin/sh", "TERM": "dumb"},
+                env={"USER": "root", "LOGNAME": "root", "SHELL": "/bin/sh", "TERM": "dumb", **(env or {})},
             )
         finally:
             os.close(err_end)

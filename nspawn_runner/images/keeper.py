@@ -38,17 +38,19 @@ class Order(NamedTuple):
 def nspawn_argv(order: Order) -> list[str]:
     """Return how to call systemd-nspawn, which ends in good order when we die."""
     if not order.boot:
-        # The shell ends at the end of its input, which we hold open.
+        # The shell ends at the end of its input, which we hold open. It is the first process: nspawn's own in its place
+        # would be an init that Ansible takes for the name of a service manager. While it waits for the subshell, it
+        # buries what others leave behind.
         argv = shell.nspawn_argv(
             order.root,
             order.machine,
-            ["/bin/sh", "-c", "echo; read -r _"],
+            ["/bin/sh", "-c", "echo; (read -r _); exit"],
             user_namespace=order.user_namespace,
             interactive=False,
             death_signal="TERM",
         )
         at = argv.index("--as-pid2")
-        return [*argv[:at], f"--hostname={order.hostname}", *_network(order), *argv[at:]]
+        return [*argv[:at], f"--hostname={order.hostname}", *_network(order), *argv[at + 1 :]]
     return [
         "setpriv", "--pdeathsig", "TERM", "--",
         "systemd-nspawn", "--quiet", f"--directory={order.root}", f"--machine={order.machine}",

@@ -6,7 +6,6 @@ import glob
 import hashlib
 import json
 import os
-import re
 import sys
 import time
 from contextlib import suppress
@@ -14,7 +13,8 @@ from typing import Any
 
 from ..errors import HostError
 from ..host import files, locks, process, signals
-from . import entrance
+from ..names import host_name
+from . import entrance, store
 from .keeper import Order
 
 _FOLDER = "/run/nspawn-runner/connections"
@@ -126,7 +126,7 @@ def _order(root: str, state: str, *switches: bool) -> Order:
     if os.geteuid():
         raise HostError("only root can start a container", advice="run ansible-playbook as root")
     name = f"connection-{os.path.basename(state).replace('-', '')}"
-    return Order(real, name, _host_name(real), state, *switches)
+    return Order(real, name, host_name(store.image_of(real) or os.path.basename(real)), state, *switches)
 
 
 def _start(order: Order, owner: int) -> dict[str, Any]:
@@ -151,8 +151,3 @@ def _start(order: Order, owner: int) -> dict[str, Any]:
         what, facts, advice = told["error"]
         raise HostError(what, facts=facts, advice=advice)
     return told
-
-
-def _host_name(root: str) -> str:
-    """Return a legal host's name for the tree: letters, digits and -, at most 40 of them."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", os.path.basename(root))[:40].strip("-") or "image"

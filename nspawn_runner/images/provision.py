@@ -46,7 +46,8 @@ def player(spec: Spec, target: str, *, user_namespace: bool, log: str, progress:
             "ansible_connection": "nspawn",
             "nspawn_target": target,
             "nspawn_user_namespace": user_namespace,
-            "ansible_remote_tmp": "/tmp/.ansible",  # noqa: S108  (in the tree's container)
+            # In the tree's container. Each task makes a private folder there: one of root's would shut out other users.
+            "ansible_remote_tmp": "/tmp",  # noqa: S108
             "ansible_python_interpreter": "auto_silent",
         }
         inventory = {"all": {"hosts": {spec.image: host}}}

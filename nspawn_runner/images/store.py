@@ -21,7 +21,8 @@ from ..names import is_image_name
 
 GENERATIONS = ".generations"
 STAMP = "%Y%m%dT%H%M%SZ"
-_FACTS = {"aliases": list, "keep": int, "size_bytes": int, "created": int, "built": int, "suite": str, "base": str}
+_FACTS = {"aliases": list, "keep": int, "size_bytes": int, "created": int, "built": int, "suite": str, "base": str,
+          "inputs": dict}  # fmt: skip
 
 
 class Image(NamedTuple):
@@ -99,6 +100,12 @@ def own_name(state_folder: str, name: str) -> str:
 def generations_folder(state_folder: str, name: str) -> str:
     """Return the folder that holds the generations of the image ``name``."""
     return os.path.join(state_folder, GENERATIONS, name)
+
+
+def image_of(root: str) -> str:
+    """Return the image that the tree ``root`` is a generation of, complete or not; nothing where it is none."""
+    folder = os.path.dirname(root)
+    return os.path.basename(folder) if os.path.basename(os.path.dirname(folder)) == GENERATIONS else ""
 
 
 def lock_file(state_folder: str, name: str) -> str:

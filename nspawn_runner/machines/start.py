@@ -22,7 +22,7 @@ START_TIMEOUT_SECONDS = 90
 
 
 class Wish(NamedTuple):
-    """The machine that is asked for; ``binds`` are options of systemd-nspawn.
+    """The machine that is asked for; ``binds`` are options of systemd-nspawn, for binds and the like.
 
     ``owner`` is the process without which nobody needs it, in the words of callers. With ``in_place`` it has no layer:
     it changes the tree itself.

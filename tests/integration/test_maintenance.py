@@ -95,6 +95,48 @@ def content(host: DisposableHost, path: str) -> str:
 
 
 BASE = {"chroot_extends": "bookworm"}
+# What roles do. The second run of it changes nothing.
+ROLE = """
+- hosts: all
+  vars:
+    nspawn_runner_chroot_extends: bookworm
+    nspawn_runner_maint_boot: BOOT
+  tasks:
+    - copy: {dest: /etc/by-root, content: one}
+      notify: restart cron
+    - template: {src: host.j2, dest: /etc/host-facts, mode: "0644"}
+    - user: {name: worker, uid: 1717}
+    - copy: {dest: /home/worker/by-worker, content: two}
+      become: true
+      become_user: worker
+    - template: {src: host.j2, dest: /home/worker/host-facts}
+      become: true
+      become_user: worker
+    - unarchive: {src: files.tar.gz, dest: /home/worker}
+      become: true
+      become_user: worker
+    - command: {cmd: id -un, creates: /nonexistent}
+      become: true
+      become_user: worker
+      register: who
+      changed_when: who.stdout != "worker"
+    - apt: {name: cron, update_cache: true, cache_valid_time: 86400}
+    - cron: {name: nightly, user: worker, special_time: daily, job: "true"}
+      become: true
+    - service: {name: cron, enabled: false}
+      when: not already.stat.exists
+    - service: {name: cron, enabled: true}
+    - systemd: {name: cron.service, enabled: true, daemon_reload: true}
+      become: true
+    - service: {name: cron, state: started}
+    - hostname: {name: "{{ ansible_hostname }}"}
+  pre_tasks:
+    - stat: {path: /etc/by-root}
+      register: already
+  handlers:
+    - name: restart cron
+      service: {name: cron, state: restarted}
+"""
 
 
 def test_an_image_is_made_kept_and_taken_back(host: DisposableHost) -> None:
@@ -195,6 +237,27 @@ def test_a_failure_leaves_the_image_and_gives_others_their_turn(one_host: Dispos
     assert "it ended with: not this version" in told
     assert generations(host, "kept-a") + generations(host, "kept-b") == before
     assert [content(host, f"kept-{name}/etc/version") for name in "abc"] == ["1", "1", "2"]
+
+
+@pytest.mark.parametrize(("newer", "boot"), [(False, False), (True, False), (False, True)])
+def test_roles_meet_what_they_know(newer: bool, boot: bool, request: pytest.FixtureRequest) -> None:
+    for host in cleaned(request.getfixturevalue("trixie_host" if newer else "overlay_host")):
+        host.run(["mkdir", "-p", "-m", "755", PLAYBOOKS])
+        host.path(f"{PLAYBOOKS}/kept-role.2.yaml").write_text(ROLE.replace("BOOT", str(boot).lower()))
+        facts = "{{ ansible_hostname }} {{ ansible_fqdn }} {{ ansible_nodename }} {{ ansible_service_mgr }}\n"
+        host.path(f"{PLAYBOOKS}/host.j2").write_text(facts)
+        host.run(["tar", "--create", "--gzip", f"--file={PLAYBOOKS}/files.tar.gz", "--directory=/etc", "hosts"])
+        log = "/var/log/nspawn-runner/chroot-maintenance-kept-role.2.log"
+        result = maintain(host, "kept-role.2")["kept-role.2"]
+        assert result["result"] == "created", host.path(log).read_text()
+        for owner in ("etc", "home/worker"):
+            assert content(host, f"kept-role.2/{owner}/host-facts") == "kept-role-2 kept-role-2 kept-role-2 systemd\n"
+        tree = host.path(STATE_FOLDER) / "kept-role.2"
+        assert (tree / "home/worker/by-worker").stat().st_uid == (tree / "home/worker/hosts").stat().st_uid == 1717
+        assert os.path.lexists(tree / "etc/systemd/system/multi-user.target.wants/cron.service")
+        assert not (tree / "root/.ansible").exists()
+        again = maintain(host, "kept-role.2")["kept-role.2"]
+        assert again["result"] == "unchanged", host.path(log).read_text()
 
 
 def test_a_smoke_test_sees_a_machine_and_leaves_no_trace(one_host: DisposableHost) -> None:
@@ -314,6 +377,40 @@ def test_other_beginnings(one_host: DisposableHost) -> None:
     write(host, "kept-tar", {"chroot_tarball": "/root/tree.tar.gz", "maint_recreate": True})
     [again] = maintain(host, "kept-tar").values()
     assert again["result"] == "made anew"
+
+
+def test_other_content_of_what_an_image_begins_as_makes_it_anew(one_host: DisposableHost) -> None:
+    host = one_host
+    make = "#!/bin/sh\nset -e\ncp --archive /var/lib/nspawn-runner/bookworm/. \"$1\"; echo {} > \"$1/etc/version\"\n"
+    host.path("/root/make").write_text(make.format("one"))
+    host.path("/root/make").chmod(0o755)
+    tar = "cd /var/lib/nspawn-runner/bookworm; echo {} > /root/version; tar -cf /root/t.tar . -C /root version"
+    host.run(["sh", "-c", tar.format("one")])
+    host.run(["cp", "--archive", f"{STATE_FOLDER}/bookworm", f"{STATE_FOLDER}/kept-plain"])
+    write(host, "kept-command", {"chroot_command": ["/root/make", "{root}"]})
+    write(host, "kept-tar", {"chroot_tarball": "/root/t.tar"})
+    write(host, "kept-child", {"chroot_extends": "kept-plain"})
+    assert {each["result"] for each in maintain(host).values()} == {"created"}
+    host.run(["touch", "/root/t.tar", "/root/make"])
+    assert {each["result"] for each in maintain(host).values()} == {"unchanged"}
+
+    # The same size and date as before.
+    host.run(["cp", "--preserve", "/root/make", "/root/date"])
+    host.path("/root/make").write_text(make.format("two"))
+    host.run(["touch", "--reference=/root/date", "/root/make"])
+    host.run(["sh", "-c", tar.format("two")])
+    host.run(["sh", "-c", f"cd {STATE_FOLDER}; cp -a kept-plain new; rm -r kept-plain; mv new kept-plain"])
+    rows = maintain(host)
+    assert {each["result"] for each in rows.values()} == {"made anew"}
+    assert rows["kept-tar"]["reason"] == ["/root/t.tar has other content"]
+    assert rows["kept-command"]["reason"] == ["/root/make has other content"]
+    assert [content(host, f"kept-{name}/version") for name in ("command/etc", "tar")] == ["two\n", "two\n"]
+
+    # What a playbook says counts, also where none of its tasks tells of a change.
+    quiet = {"ansible.builtin.command": {"cmd": "touch /etc/quiet"}, "changed_when": False}
+    write(host, "kept-tar", {"chroot_tarball": "/root/t.tar"}, quiet)
+    assert maintain(host, "kept-tar")["kept-tar"]["result"] == "updated"
+    assert content(host, "kept-tar/etc/quiet") == ""
 
 
 def test_of_two_at_once_the_second_says_who_is_at_it(one_host: DisposableHost) -> None:

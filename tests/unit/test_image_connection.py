@@ -41,7 +41,8 @@ def test_systemd_gets_no_dollar_to_expand() -> None:
 def test_a_container_ends_in_good_order_with_its_keeper() -> None:
     argv = keeper.nspawn_argv(ORDER)
     assert argv[:3] == ["setpriv", "--pdeathsig", "TERM"]
-    assert {"--as-pid2", "--hostname=h", "--directory=/tree", "--private-users-ownership=map"} <= set(argv)
+    assert {"--as-pid2", "--boot"}.isdisjoint(argv)
+    assert {"--hostname=h", "--directory=/tree", "--private-users-ownership=map"} <= set(argv)
     assert "--private-network" not in argv
 
 
