@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import HostError
 from ..host import process, trees
-from . import bootstrap, finish, imports, recipe, store
+from . import bootstrap, finish, imports, inputs, recipe, store
 from .progress import Progress
 from .spec import Spec
 
@@ -19,12 +19,12 @@ def make(spec: Spec, root: str, state_folder: str, *, log: str, progress: Progre
 
     What programs say is added to the file ``log``. Raises HostError.
     """
-    facts: dict[str, Any] = {"built": round(time.time())}
+    facts: dict[str, Any] = {"built": round(time.time()), "inputs": inputs.noted(spec.inputs, {})}
     if spec.extends:
         parent = _parent(spec, state_folder)
         progress.show("copying its parent")
         trees.copy(parent.root, root)
-        known = {"parent": parent.generation, "builder": f"extends {spec.extends}", "suite": imports.suite(root)}
+        known = {"parent": _shown(parent), "builder": f"extends {spec.extends}", "suite": imports.suite(root)}
         return {**facts, **known}
     if spec.tarball:
         limits = imports.default_limits(state_folder)
@@ -54,11 +54,23 @@ def _reasons(spec: Spec, known: dict[str, Any], state_folder: str) -> Iterator[s
         yield "its playbook says something else of what it begins as"
     if "base_digest" not in known and spec.names_suite and known.get("suite") not in {None, "", spec.recipe.suite}:
         yield f"its suite was {known['suite']}"
-    if spec.extends and known.get("parent", "") != _parent(spec, state_folder).generation:
-        yield f"its parent {spec.extends} has another generation"
+    if spec.extends:
+        parent = _parent(spec, state_folder)
+        if known.get("parent", "") not in {_shown(parent), parent.generation}:
+            yield f"its parent {spec.extends} has another generation"
+    for path in inputs.changed(spec.inputs, known.get("inputs", {})):
+        yield f"{path} has other content"
     age_seconds = time.time() - known.get("built", known.get("created", time.time()))
     if spec.max_age_seconds and age_seconds > spec.max_age_seconds:
         yield f"it was made {age_seconds / 86400:.0f} days ago"
+
+
+def _shown(parent: store.Image) -> str:
+    """Return what tells the parent's tree from one that takes its place: its generation, or a plain folder's change."""
+    if parent.generation:
+        return parent.generation
+    there = os.stat(parent.root)
+    return f"{there.st_ino}-{there.st_ctime_ns}"
 
 
 def _parent(spec: Spec, state_folder: str) -> store.Image:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..errors import Error, HostError
 from ..host import trees
-from . import aliases, bases, generations, provision, store, upkeep, watched
+from . import aliases, bases, generations, inputs, provision, store, upkeep, watched
 from .generations import Draft
 from .progress import Progress
 from .spec import Spec
@@ -104,7 +104,8 @@ def _maintain(work: _Work, image: store.Image | None) -> Result:
         played = _play(work, draft)
         if image and not anew and not played.changed and facts.get("digest") == spec.digest:
             made, result = image, UNCHANGED
-            generations.note(image, {"maintained": round(time.time())})
+            noted = inputs.noted(spec.inputs, facts.get("inputs", {}))
+            generations.note(image, {"maintained": round(time.time()), "inputs": noted})
         else:
             made, result = _publish(work, draft, facts), CREATED if image is None else RECREATED if anew else UPDATED
     aliases.publish(state, spec)

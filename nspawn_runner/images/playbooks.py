@@ -71,11 +71,26 @@ def variables(playbook: Playbook) -> dict[str, Value]:
             plays = _plays(yaml.compose(file, Loader=yaml.SafeLoader))
         return _own_variables(playbook.path, plays[0]) if plays else {}
     except OSError as error:
-        raise HostError(f"cannot read the playbook {playbook.path}: {error.strerror}") from None
+        raise _unreadable(playbook, error) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise HostError(_yaml_problem(playbook.path, error)) from None
     except TypeError:
         raise NoPlaybookError(f"{playbook.path}:1: a playbook is a list of plays") from None
+
+
+def digest(playbook: Playbook) -> str:
+    """Return the SHA-256 of the playbook's text; raises HostError for a file that cannot be read."""
+    from hashlib import file_digest
+
+    try:
+        with open(playbook.path, "rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(playbook, error) from None
+
+
+def _unreadable(playbook: Playbook, error: OSError) -> HostError:
+    return HostError(f"cannot read the playbook {playbook.path}: {error.strerror}")
 
 
 def _plays(top: yaml.Node | None) -> list[yaml.MappingNode]:

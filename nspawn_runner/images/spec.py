@@ -40,6 +40,13 @@ class Spec(NamedTuple):
     aliases: tuple[str, ...] = ()
     run: Mapping[str, Any] = {}
     names_suite: bool = False
+    playbook_digest: str = ""
+
+    @property
+    def inputs(self) -> list[str]:
+        """The files whose content the tree is made from: archive, keys, and those that the command names by path."""
+        named = [word for word in self.command if word.startswith("/") and os.path.isfile(word)]
+        return [*filter(None, (self.tarball, self.recipe.keyring)), *named]
 
     @property
     def base_digest(self) -> str:
@@ -48,8 +55,9 @@ class Spec(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """A digest of all that is not the playbook's tasks."""
-        return _digest(self.base_digest, self.boot, self.smoke_test, self.keep, self.aliases, sorted(self.run.items()))
+        """A digest of all that the playbook says, whether or not its tasks tell of a change."""
+        kept = (self.boot, self.smoke_test, self.keep, self.aliases, sorted(self.run.items()))
+        return _digest(self.playbook_digest, self.base_digest, *kept)
 
 
 def read(playbook: Playbook, problems: list[str], run_problems: Callable[[Mapping[str, Any]], list[str]]) -> Spec:
@@ -114,6 +122,7 @@ def _spec(playbook: Playbook, good: Mapping[str, Any], run: Mapping[str, Any]) -
         aliases=tuple(good.get("aliases", ())),
         run=run,
         names_suite=bool(chroot("suite")),
+        playbook_digest=playbooks.digest(playbook),
     )
 
 

@@ -55,7 +55,7 @@ def test_an_image_without_variables_is_the_suite_of_its_name(tmp_path: Path) -> 
 
 def test_reads_every_variable(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
-    (tmp_path / "p/keys.gpg").touch()
+    (tmp_path / "p/keys.gpg").write_bytes(b"keys")
     made = read(
         tmp_path,
         "nspawn_runner_chroot_suite: trixie",
@@ -143,7 +143,7 @@ def test_tells_all_mistakes_at_once(tmp_path: Path) -> None:
 
 def test_what_it_begins_as_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
-    (tmp_path / "p/tree.tar").touch()
+    (tmp_path / "p/tree.tar").write_bytes(b"tar")
     lines = ("chroot_tarball: tree.tar", "chroot_extends: base", "chroot_packages: [git]", "chroot_suite: sid")
     found = problems_of(tmp_path, *(f"nspawn_runner_{line}" for line in lines))
     assert [problem.partition(":")[0] for problem in found] == ["4", "5"]
