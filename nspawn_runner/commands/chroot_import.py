@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 HELP = "make an image from an archive, a folder or a container image"
 DESCRIPTION = """Makes the image NAME from SOURCE: a tar archive (also compressed by gzip, xz, zstd or bzip2), a folder,
 or a container image: an OCI image layout (folder or archive) or what "docker save" wrote. No daemon is asked. What an
-archive holds cannot reach anything outside the image while it is unpacked.
+archive holds cannot reach anything outside the image while it is unpacked. A single folder that holds the whole tree
+becomes the tree. The name and the id of the computer that it comes from (/etc/hostname, machine-id) do not come along.
 
     nspawn-runner chroot-import web web.tar.zst
     nspawn-runner chroot-import tools saved.tar --reference registry.example.com/tools:2"""
@@ -77,7 +78,11 @@ def warnings(report: Report, image: store.Image) -> list[str]:
     if report.devices_left_out:
         found.append(f"device nodes left out: {report.devices_left_out} (machines get theirs from systemd-nspawn)")
     if report.attributes_left_out:
-        found.append(f"extended attributes left out: {report.attributes_left_out} (this host's own kinds only)")
+        what = "flags, and kinds that mean something on their own host only"
+        found.append(f"extended attributes left out: {report.attributes_left_out} ({what})")
+    if report.top:
+        beside = f"; left out beside it: {report.beside_top}" if report.beside_top else ""
+        found.append(f"the archive's folder {printable(report.top, 60)} is the tree{beside}")
     if report.high_ids:
         found.append(f"files of users or groups above 65535: {report.high_ids}; machines see them as nobody's")
     if not imports.can_boot(image.root):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import inside
+from . import identity, inside
 
 # Errands for machines that live for weeks; one that lives for a job would run them at its start.
 _MASKED = (
@@ -14,12 +14,7 @@ _HOSTS = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 def finish(root: str) -> None:
     """Settle the new tree ``root``: identity, name, resolver, locale, timers, what apt left; raises HostError."""
-    # Empty, not missing: systemd then takes the id that nspawn hands out afresh to each machine, and does not run
-    # what is meant for the first start of a computer (machine-id(5)).
-    inside.write(root, "etc/machine-id", b"", mode=0o444)
-    inside.remove(root, "var/lib/dbus/machine-id")
-    # The machine's own name counts where there is none in the image (hostname(5)).
-    inside.remove(root, "etc/hostname")
+    identity.give_none(root)
     # The builders copy the host's; machines get one at their start.
     inside.write(root, "etc/resolv.conf", b"")
     if not inside.read(root, "etc/hosts").mode:

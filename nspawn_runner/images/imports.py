@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..errors import HostError
 from ..host import beneath, files, process, trees
-from . import archives, layouts
+from . import archives, identity, layouts, top_folder
 from .archives import Limits
 from .progress import Progress
 from .unpack import HARMLESS_DEVICES, Report
@@ -40,7 +40,17 @@ def default_limits(state_folder: str, *, files_count: int = MOST_FILES) -> Limit
 def fill(root: str, source: Source, progress: Progress) -> tuple[Report, dict[str, Any]]:
     """Make the tree ``root``, which is not there yet, from ``source``; return what was made and facts about it.
 
-    Beside ``root`` lies a folder with a container image meanwhile. Raises HostError; then something may be in ``root``.
+    It has no name and no id of the computer that it comes from. Raises HostError; then something may be in ``root``.
+    """
+    filled = _fill(root, source, progress)
+    identity.forget(root)
+    return filled
+
+
+def _fill(root: str, source: Source, progress: Progress) -> tuple[Report, dict[str, Any]]:
+    """Fill ``root``, as for ``fill``.
+
+    Beside ``root`` lies a folder with a container image meanwhile.
     """
     if os.path.isdir(source.path):
         if layouts.kind(source.path):
@@ -59,6 +69,7 @@ def fill(root: str, source: Source, progress: Progress) -> tuple[Report, dict[st
     if not layouts.kind(root):
         if not os.listdir(root):
             raise HostError(f"there is nothing in {source.path}")
+        report = top_folder.move_up(root, report)
         return report, {"builder": "import of an archive", "sha256": report.sha256}
     left = source.limits._replace(size_bytes=source.limits.size_bytes - report.size_bytes)
     with _moved(root) as layout:

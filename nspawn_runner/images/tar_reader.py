@@ -19,6 +19,11 @@ MOST_HEADER_BYTES = 4 << 20
 _MOST_EXTENTS = 1 << 20
 _CHUNK_BYTES = 1 << 20
 _XATTR = b"SCHILY.xattr."
+_ACLS = {b"SCHILY.acl.access": "system.posix_acl_access", b"SCHILY.acl.default": "system.posix_acl_default"}
+# What else a file may have that is none of its attributes here: flags, labels, access control lists as of NFS.
+_NOT_KEPT = (b"SCHILY.acl.ace", b"SCHILY.fflags", b"RHT.security.selinux")
+# Records whose empty value means what the header says (POSIX.1-2017, pax).
+_OVERRIDES = (b"path", b"linkpath", b"size", b"mtime", b"uid", b"gid")
 
 
 class Hash(Protocol):
@@ -42,7 +47,8 @@ class Entry(NamedTuple):
     """A member: ``kind`` is one of "file", "link", "symlink", "folder", "fifo", "char", "block".
 
     ``name`` and ``target`` are raw bytes, ``mtime_ns`` nanoseconds, ``size`` what the file has with its holes; the
-    data of a file must be taken with ``Reader.data`` before the next entry.
+    data of a file must be taken with ``Reader.data`` before the next entry. ``acls`` are access control lists as text,
+    by the attribute's name; ``not_kept`` counts what there is no place for here.
     """
 
     kind: str
@@ -56,6 +62,8 @@ class Entry(NamedTuple):
     device: tuple[int, int]
     xattrs: dict[str, bytes]
     extents: tuple[Extent, ...]
+    acls: dict[str, bytes]
+    not_kept: int
 
 
 _KINDS = {b"0": "file", b"\0": "file", b"7": "file", b"S": "file", b"1": "link", b"2": "symlink", b"3": "char",
@@ -115,8 +123,10 @@ class Reader:
                     pax[b"path" if kind == b"L" else b"linkpath"] = text.split(b"\0", 1)[0]
             elif kind == b"V":
                 self._header_text(tar_fields.number(block[124:136]))
+            elif kind == b"M" or b"GNU.volume.filename" in pax:
+                raise DamagedError("it is one volume of several: join them to one archive first")
             else:
-                return block, pax
+                return block, {key: value for key, value in pax.items() if value or key not in _OVERRIDES}
 
     def _header_text(self, size: int) -> bytes:
         if size > MOST_HEADER_BYTES:
@@ -133,7 +143,8 @@ class Reader:
         stored = tar_fields.decimal(pax[b"size"]) if b"size" in pax else tar_fields.number(block[124:136])
         if b"\0" in name or b"\0" in target:
             raise DamagedError("a name holds a NUL byte")
-        self._unread = stored if kind == "file" else 0
+        # An incremental archive's folder comes with a list of what was in it.
+        self._unread = stored if kind == "file" or block[156:157] == b"D" else 0
         self._padding = tar_fields.padded(self._unread) - self._unread
         size, extents = self._sparse(block, pax, stored) if kind == "file" else (0, ())
         device = (0, 0)
@@ -154,6 +165,8 @@ class Reader:
             device=device,
             xattrs={os.fsdecode(key[len(_XATTR) :]): value for key, value in pax.items() if key.startswith(_XATTR)},
             extents=extents,
+            acls={name: pax[key] for key, name in _ACLS.items() if pax.get(key)},
+            not_kept=sum(key in pax for key in _NOT_KEPT),
         )
 
     def _sparse(self, block: bytes, pax: dict[bytes, bytes], stored: int) -> tuple[int, tuple[Extent, ...]]:
@@ -212,7 +225,7 @@ class Reader:
         parts = []
         while size:
             if self._at == len(self._buffer) and not self._fill():
-                raise DamagedError("the archive ends in the middle")
+                raise DamagedError("the archive ends in the middle, or is one volume of several")
             part = self._buffer[self._at : self._at + size]
             self._at += len(part)
             size -= len(part)

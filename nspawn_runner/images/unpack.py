@@ -20,6 +20,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ..host import confine
+from . import tar_acl
 from .tar_fields import DamagedError
 from .tar_reader import Entry, Reader
 
@@ -33,21 +34,28 @@ _WHITEOUT, _AUFS, _OPAQUE = b".wh.", b".wh..wh.", b".wh..wh..opq"
 # What a file takes of a disk besides its content, about.
 _ENTRY_BYTES = 1024
 _HEADERS_BYTES = 1 << 30
+_NAME_FILES = ((True, b"passwd"), (False, b"group"))
+_MOST_NAMES_BYTES = 16 << 20
 
 
 class Report(NamedTuple):
-    """What was made: entries, bytes of content; what was left out or cannot be used; the SHA-256 of the archive."""
+    """What was made: entries, bytes of content; what was left out or cannot be used; the SHA-256 of the archive.
+
+    ``top`` is the archive's folder that became the tree, ``beside_top`` counts what lay beside it and went.
+    """
 
     entries: int = 0
     size_bytes: int = 0
     devices_left_out: int = 0
     attributes_left_out: int = 0
     high_ids: int = 0
+    beside_top: int = 0
     sha256: str = ""
+    top: str = ""
 
     def plus(self, other: Report) -> Report:
-        """Return the sum of two reports; the digest is the other's."""
-        sums = {key: getattr(self, key) + getattr(other, key) for key in self._fields[:-1]}
+        """Return the sum of two reports; the digest and the top are the other's."""
+        sums = {key: getattr(self, key) + getattr(other, key) for key in self._fields[:-2]}
         return other._replace(**sums)
 
 
@@ -61,6 +69,7 @@ class Unpacker:
         self._layer = layer
         self._made: set[bytes] = set()  # by this layer: its whiteouts are about those below
         self._folders: dict[bytes, tuple[int, bytes | None]] = {}  # modification time, default ACL: come last
+        self._acls: dict[bytes, tuple[dict[str, bytes], int]] = {}  # lists as text, mode: names are known at the end
         self.report = Report()
 
     def unpack(self, reader: Reader) -> None:
@@ -75,6 +84,7 @@ class Unpacker:
                 raise DamagedError(f"cannot make {shown(entry.name)}: {error.strerror}") from error
             except (DamagedError, OverflowError, ValueError) as error:
                 raise DamagedError(f"{shown(entry.name)}: {error}") from None
+        self._set_acls()
         for path, (mtime_ns, acl) in reversed(self._folders.items()):
             with suppress(FileNotFoundError, NotADirectoryError):
                 if acl is not None:
@@ -161,6 +171,11 @@ class Unpacker:
         for name, value in entry.xattrs.items():
             if name != _DEFAULT_ACL:
                 self._set_xattr(path, name, value)
+        self._acls.pop(path, None)
+        lists = {name: text for name, text in entry.acls.items() if name not in entry.xattrs}
+        if lists and entry.kind != "symlink":
+            self._acls[path] = lists, entry.mode
+        self._leave_out(entry.not_kept)
         if entry.kind != "folder":
             os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
 
@@ -174,8 +189,23 @@ class Unpacker:
             if error.errno == errno.ENOSPC:
                 raise DamagedError(f"its attribute {name[:40]} is too big for this file system") from error
             kept = False
-        if not kept:
-            self.report = self.report._replace(attributes_left_out=self.report.attributes_left_out + 1)
+        self._leave_out(not kept)
+
+    def _leave_out(self, count: int) -> None:
+        self.report = self.report._replace(attributes_left_out=self.report.attributes_left_out + count)
+
+    def _set_acls(self) -> None:
+        """Set the access control lists that came as text. Where one cannot be set, no one gets more by the mode."""
+        numbers = _Numbers(self._root)
+        for path, (lists, mode) in self._acls.items():
+            for name, text in lists.items():
+                try:
+                    os.setxattr(path, name, tar_acl.binary(text, numbers), follow_symlinks=False)
+                except (ValueError, OSError):
+                    self._leave_out(1)
+                    group = tar_acl.group_mode(text)
+                    if name != _DEFAULT_ACL and group is not None:
+                        os.chmod(path, mode & ~0o070 | (mode & group << 3))
 
     def _hide(self, folder: bytes, last: bytes) -> None:
         """Take away what a whiteout in ``folder`` names of the layers below, or all of the folder in them."""
@@ -221,8 +251,10 @@ class Unpacker:
                 waiting += [os.path.join(at, name) for name in os.listdir(at)]
             else:
                 os.unlink(at)
+                self._acls.pop(at, None)
         for folder in reversed(folders):
             os.rmdir(folder)
+            self._acls.pop(folder, None)
             self._folders.pop(folder, None)
 
     def _count(self, *, entries: int = 0, size_bytes: int = 0) -> None:
@@ -232,6 +264,30 @@ class Unpacker:
             raise DamagedError(f"there are more than {self._most_entries} files (see --max-files)")
         if self.report.size_bytes + self.report.entries * _ENTRY_BYTES > self._most_bytes:
             raise DamagedError(f"it unpacks to more than {self._most_bytes >> 20} MiB (see --max-size)")
+
+
+class _Numbers:
+    """The numbers of users and groups by the tree's own names."""
+
+    def __init__(self, root: bytes) -> None:
+        self._known = {is_user: _numbers(root + b"/etc/" + file) for is_user, file in _NAME_FILES}
+
+    def __call__(self, is_user: bool, name: bytes) -> int:
+        if name not in self._known[is_user]:
+            raise ValueError(f"nobody is called {shown(name)}")
+        return self._known[is_user][name]
+
+
+def _numbers(path: bytes) -> dict[bytes, int]:
+    """Return the numbers by name of a file such as /etc/passwd (passwd(5), group(5)); empty where there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return {}
+    with open(fd, "rb") as file:
+        lines = file.read(_MOST_NAMES_BYTES).splitlines() if stat.S_ISREG(os.fstat(fd).st_mode) else []
+    fields = (line.split(b":") for line in lines)
+    return {each[0]: int(each[2]) for each in fields if len(each) > 2 and each[2].isdigit() and len(each[2]) < 10}
 
 
 def _inner(name: bytes) -> bytes:

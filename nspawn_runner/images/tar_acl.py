@@ -1,0 +1,56 @@
+"""POSIX access control lists as archives write them, as text, made into what the kernel takes (acl(5)).
+
+Source: star(5) and bsdtar write ``user:lisa:r-x:502``, GNU tar the same without the number, or it in the name's place.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+# include/uapi/linux/posix_acl.h and posix_acl_xattr.h of the kernel.
+_VERSION, _NO_ID = 2, 0xFFFFFFFF
+_OWNER, _USER, _OWNING_GROUP, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
+_TAGS = {(b"user", False): _OWNER, (b"user", True): _USER, (b"group", False): _OWNING_GROUP, (b"group", True): _GROUP,
+         (b"mask", False): _MASK, (b"other", False): _OTHER}  # fmt: skip
+_SHORT = {b"u": b"user", b"g": b"group", b"m": b"mask", b"o": b"other"}
+_MOST_ENTRIES = 1024
+# Gives the number of the user (True) or group of a name; raises ValueError where there is none.
+Numbers = Callable[[bool, bytes], int]
+
+
+def binary(text: bytes, numbers: Numbers) -> bytes:
+    """Return the list ``text`` as the value of an extended attribute; raises ValueError for one that is none."""
+    packed = b"".join(struct.pack("<HHI", *entry) for entry in sorted(_entries(text, numbers)))
+    return struct.pack("<I", _VERSION) + packed
+
+
+def group_mode(text: bytes) -> int | None:
+    """Return what the owning group may by the list ``text`` (0 to 7): the file's mode has the mask in that place."""
+
+    def any_number(_is_user: bool, _name: bytes) -> int:
+        return 0
+
+    try:
+        return next((mode for tag, mode, _ in _entries(text, any_number) if tag == _OWNING_GROUP), None)
+    except ValueError:
+        return None
+
+
+def _entries(text: bytes, numbers: Numbers) -> list[tuple[int, int, int]]:
+    words = [word.strip() for line in text.splitlines() for word in line.partition(b"#")[0].split(b",") if word.strip()]
+    if not 0 < len(words) <= _MOST_ENTRIES:
+        raise ValueError("an access control list without entries, or with too many")
+    return [_entry(word, numbers) for word in words]
+
+
+def _entry(word: bytes, numbers: Numbers) -> tuple[int, int, int]:
+    kind, name, rights, *more = word.split(b":")  # ValueError where there are fewer
+    tag = _TAGS.get((_SHORT.get(kind, kind), bool(name)))
+    if tag is None or len(more) > 1 or rights.strip(b"rwx-"):
+        raise ValueError(f"no entry of an access control list: {word[:60]!r}")
+    mode = sum(bit for letter, bit in ((b"r", 4), (b"w", 2), (b"x", 1)) if letter in rights)
+    if not name:
+        return tag, mode, _NO_ID
+    number = more[0] if more else name
+    return tag, mode, int(number) if number.isdigit() and len(number) < 10 else numbers(tag == _USER, name)

@@ -1,0 +1,104 @@
+"""Archives as other programs write them: what comes out is what went in, or is counted."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from abilities import require
+from test_image_transfer import archive, member, seen, tree, unpack
+
+from nspawn_runner.errors import HostError
+from nspawn_runner.images import imports
+from nspawn_runner.images.progress import Progress
+
+__all__ = ["tree"]  # a fixture
+
+
+@pytest.fixture(autouse=True)
+def _needs_programs() -> None:
+    require(os.geteuid() == 0, "trees with owners need root")
+    missing = [program for program in ("bsdtar", "setfacl") if not shutil.which(program)]
+    require(not missing, f"needs {', '.join(missing)}: script/setup installs them")
+
+
+@pytest.mark.parametrize("how", ["gnu", "gnu --numeric-owner", "gnu --xattrs", "bsd --xattrs", "bsd --numeric-owner"])
+def test_access_control_lists_come_as_they_are(tree: Path, tmp_path: Path, how: str) -> None:
+    """By the archive's own names, which mean other numbers here, and by numbers."""
+    (tree / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\ndaemon:x:4711:1::/:/bin/sh\ngames:x:5:5::/:\n")
+    (tree / "etc/group").write_text("root:x:0:\naudio:x:4712:\n")
+    (tree / "a").write_text("x")
+    (tree / "a").chmod(0o640)
+    (tree / "d").mkdir()
+    run("setfacl", "--modify=user:daemon:rwx,group:audio:r--", tree / "a")
+    run("setfacl", "--modify=user:1:rx,default:user:daemon:rw,default:group:audio:-", tree / "d")
+    kind, *options = how.split()
+    options += ["--acls", "--create", f"--directory={tree}", "--file", str(tmp_path / "x.tar")]
+    run(*(["tar", "--format=posix"] if kind == "gnu" else ["bsdtar", "--format=pax"]), *options, ".")
+    if kind == "gnu" and "--xattrs" not in how:  # it writes names, with --numeric-owner too
+        # What the names mean in the tree, not on this machine.
+        run("setfacl", "--modify=user:4711:rwx,group:4712:r--,user:1:-,group:29:-", tree / "a")
+        run("setfacl", "--remove=user:1,group:29", tree / "a")
+        run("setfacl", "--remove-default", "--modify=user:4711:rx", "--remove=user:1", tree / "d")
+        run("setfacl", "--modify=default:user:4711:rw,default:group:4712:-", tree / "d")
+        os.utime(tree / "d", ns=(0, (tree / "d").stat().st_mtime_ns))
+    report = unpack(tmp_path / "x.tar", tmp_path / "copy")
+    assert report.attributes_left_out == 0
+    before, after = seen(tree), seen(tmp_path / "copy")
+    for name in (b"a", b"d", b"etc/shared", b"etc/shared/in", b"usr/bin/ping"):
+        if name != b"usr/bin/ping" or "--xattrs" in how:
+            assert after[name] == before[name], name
+
+
+def run(*argv: str | Path) -> None:
+    subprocess.run(argv, check=True)
+
+
+def test_a_list_that_cannot_be_set_is_counted_and_opens_nothing(tmp_path: Path) -> None:
+    acl = "user::rw-,user:nobody-at-all:rwx,group::---,mask::rwx,other::---"
+    members = [member("usr/", b"5"), member("usr/file", content=b"x")]
+    members[1][0].mode = 0o670
+    members[1][0].pax_headers = {"SCHILY.acl.access": acl, "SCHILY.fflags": "nodump", "SCHILY.acl.ace": "everyone@:r"}
+    report = unpack(archive(tmp_path / "x.tar", *members), tmp_path / "copy")
+    assert report.attributes_left_out == 3
+    assert (tmp_path / "copy/usr/file").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("form", ["gnu", "posix"])
+def test_incremental_archives_are_trees_too(tree: Path, tmp_path: Path, form: str) -> None:
+    for name in ("pipe", "null"):
+        (tree / name).unlink()
+    snapshot = f"--listed-incremental={tmp_path}/snapshot"
+    run("tar", "--create", f"--format={form}", snapshot, f"--file={tmp_path}/x.tar", f"--directory={tree}", ".")
+    unpack(tmp_path / "x.tar", tmp_path / "copy")
+    assert [facts[6] for facts in seen(tmp_path / "copy").values()] == [facts[6] for facts in seen(tree).values()]
+
+
+def test_a_volume_of_several_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(os.urandom(200 << 10))
+    volumes = [f"--file={tmp_path}/{number}.tar" for number in (1, 2, 3)]
+    run("tar", "--create", "--multi-volume", "--tape-length=100", *volumes, f"--directory={tmp_path}", "big")
+    for number in (1, 2):
+        with pytest.raises(HostError) as raised:
+            unpack(tmp_path / f"{number}.tar", tmp_path / "copy")
+        assert "one volume of several" in raised.value.facts
+
+
+def test_a_single_top_folder_is_the_tree(tmp_path: Path) -> None:
+    os.makedirs(tmp_path / "in/root.x86_64/etc")
+    (tmp_path / "in/root.x86_64/usr").mkdir()
+    (tmp_path / "in/root.x86_64/root.x86_64").mkdir()
+    (tmp_path / "in/root.x86_64/etc/hostname").write_text("builder\n")
+    (tmp_path / "in/root.x86_64/etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    (tmp_path / "in/pkglist.txt").write_text("x")
+    (tmp_path / "in/root.x86_64").chmod(0o750)
+    run("bsdtar", "--create", f"--file={tmp_path}/x.tar", f"--directory={tmp_path}/in", "root.x86_64", "pkglist.txt")
+    source = imports.Source(f"{tmp_path}/x.tar", "", imports.default_limits(str(tmp_path / "state")))
+    root = tmp_path / "state/tree"
+    report, _ = imports.fill(str(root), source, Progress("it"))
+    assert sorted(os.listdir(root)) == ["etc", "root.x86_64", "usr"]
+    assert root.stat().st_mode & 0o777 == 0o750
+    assert (report.top, report.beside_top) == ("root.x86_64", 1)
+    assert not (root / "etc/hostname").exists()
+    assert (root / "etc/machine-id").read_bytes() == b""
