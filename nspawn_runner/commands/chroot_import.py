@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..amounts import size_bytes
 from ..errors import UsageError, printable
-from ..images import generations, imports, store, upkeep
+from ..images import container, generations, imports, store, upkeep
 from ..images.progress import Progress
 from . import users
 from .words import human_size, new_image_name
@@ -24,6 +24,7 @@ DESCRIPTION = """Makes the image NAME from SOURCE: a tar archive (also compresse
 or a container image: an OCI image layout (folder or archive) or what "docker save" wrote. No daemon is asked. What an
 archive holds cannot reach anything outside the image while it is unpacked. A single folder that holds the whole tree
 becomes the tree. The name and the id of the computer that it comes from (/etc/hostname, machine-id) do not come along.
+Scripts of jobs get the environment that a container image names; what else it says of how it is run is told and kept.
 
     nspawn-runner chroot-import web web.tar.zst
     nspawn-runner chroot-import tools saved.tar --reference registry.example.com/tools:2"""
@@ -85,6 +86,8 @@ def warnings(report: Report, image: store.Image) -> list[str]:
         found.append(f"the archive's folder {printable(report.top, 60)} is the tree{beside}")
     if report.high_ids:
         found.append(f"files of users or groups above 65535: {report.high_ids}; machines see them as nobody's")
+    if unused := container.told(store.facts(image)):
+        found.append(f"jobs start as on any image, in its environment, without regard to its {unused}")
     if not imports.can_boot(image.root):
         found.append(
             f"the image {image.name} holds no systemd, so no machine can boot from it\n"

@@ -46,6 +46,16 @@ def own_values(image: store.Image) -> Mapping[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
+def environment(image: store.Image) -> str:
+    """Return the shell's commands that set the environment which the container image named that ``image`` was."""
+    known = store.facts(image)
+    if "container" not in known:
+        return ""
+    from ..images import container  # of few images
+
+    return container.environment(known)
+
+
 def settings_of(image: store.Image, settings: Settings) -> Settings:
     """Return the settings for machines of ``image``: what it says of them itself over the host's; raises HostError."""
     known = store.facts(image)

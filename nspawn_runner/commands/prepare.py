@@ -86,6 +86,7 @@ def boot(job: Job, image: store.Image, settings: Settings, *, owner: str, binds:
         generation=image.generation,
         root=image.root,
         binds=options,
+        environment=job_image.environment(image),
         owner=owner,
     )
     return story.machine(start.start(wish, settings))

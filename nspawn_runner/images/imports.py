@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..errors import HostError
 from ..host import beneath, files, process, trees
-from . import archives, identity, layouts, top_folder
+from . import archives, container, identity, layouts, top_folder
 from .archives import Limits
 from .progress import Progress
 from .unpack import HARMLESS_DEVICES, Report
@@ -89,16 +89,18 @@ def _moved(root: str) -> Iterator[str]:
 
 def _from_layers(root: str, layout: str, source: Source, progress: Progress) -> tuple[Report, dict[str, Any]]:
     try:
-        layers, title = layouts.find_layers(layout, reference=source.reference, machine=os.uname().machine)
+        found = layouts.find_layers(layout, reference=source.reference, machine=os.uname().machine)
     except HostError as error:
         raise HostError(f"cannot import {source.path}: {error.what}", facts=error.facts, advice=error.advice) from None
     trees.make(root)
     total = Report()
-    for number, layer in enumerate(layers, 1):
-        progress.show(f"unpacking layer {number} of {len(layers)}")
+    for number, layer in enumerate(found.layers, 1):
+        progress.show(f"unpacking layer {number} of {len(found.layers)}")
         left = Limits(source.limits.size_bytes - total.size_bytes, source.limits.files - total.entries)
         total = total.plus(_apply(root, layout, layer, left))
-    return total, {"builder": "import of a container image", "reference": title, "layers": [x.diff_id for x in layers]}
+    known = {"reference": found.title, "layers": [layer.diff_id for layer in found.layers]}
+    said = container.kept(found.configuration)
+    return total, {"builder": "import of a container image", **known, **({container.FACT: said} if said else {})}
 
 
 def _apply(root: str, layout: str, layer: layouts.Layer, limits: Limits) -> Report:

@@ -42,6 +42,14 @@ class Candidate(NamedTuple):
     manifest: str
 
 
+class Found(NamedTuple):
+    """An image that was found: its layers, lowest first, its configuration as it stands there, what it is called."""
+
+    layers: list[Layer]
+    configuration: Any
+    title: str
+
+
 def kind(root: str) -> str:
     """Return "oci" or "docker" where the folder ``root`` holds container images, else nothing."""
     if beneath.exists(root, "oci-layout") and beneath.exists(root, "index.json"):
@@ -49,18 +57,18 @@ def kind(root: str) -> str:
     return "docker" if beneath.exists(root, "manifest.json") and not beneath.exists(root, "etc") else ""
 
 
-def find_layers(root: str, *, reference: str, machine: str) -> tuple[list[Layer], str]:
-    """Return the layers, lowest first, of the image ``reference`` in the folder ``root``, and what it is called.
+def find_layers(root: str, *, reference: str, machine: str) -> Found:
+    """Return the layers of the image ``reference`` in the folder ``root``, what it is called, and its configuration.
 
     Without a reference there must be one image for the architecture ``machine`` (``uname -m``). Raises HostError.
     """
     try:
         if kind(root) == "oci":
             chosen = choose(oci_candidates(root), reference=reference, machine=machine)
-            return _oci_layers(root, chosen.manifest), _title(chosen)
+            return Found(*_oci_layers(root, chosen.manifest), _title(chosen))
         saved = _array(_json(root, "manifest.json", ""), "manifest.json")
         chosen = choose(docker_candidates(saved), reference=reference, machine=machine)
-        return _docker_layers(root, saved[int(chosen.manifest)]), _title(chosen)
+        return Found(*_docker_layers(root, saved[int(chosen.manifest)]), _title(chosen))
     except RecursionError:
         raise _wrong("it is nested too deep") from None
 
@@ -111,7 +119,7 @@ def docker_candidates(saved: list[Any]) -> list[Candidate]:
     return found
 
 
-def _oci_layers(root: str, digest: str) -> list[Layer]:
+def _oci_layers(root: str, digest: str) -> tuple[list[Layer], Any]:
     manifest = _object(_json(root, _blob(digest), digest), "manifest")
     layers = _array(manifest.get("layers"), "layers")
     config_digest = _digest(_object(manifest.get("config"), "config").get("digest"))
@@ -124,17 +132,18 @@ def _oci_layers(root: str, digest: str) -> list[Layer]:
             raise HostError("it is no image of a file system", facts=f"a layer is of the type {media_type}")
         layer_digest = _digest(layer.get("digest"))
         found.append(Layer(_blob(layer_digest), layer_digest, diff_id))
-    return found
+    return found, config
 
 
-def _docker_layers(root: str, entry: Any) -> list[Layer]:
+def _docker_layers(root: str, entry: Any) -> tuple[list[Layer], Any]:
     image = _object(entry, "manifest.json")
     paths = [_text(path, "Layers") for path in _array(image.get("Layers"), "Layers")]
     config_path = _text(image.get("Config"), "Config")
     name = os.path.basename(config_path).removesuffix(".json")
     digest = f"sha256:{name}" if len(name) == 64 else ""
-    diff_ids = _diff_ids(_json(root, config_path, digest), len(paths))
-    return [Layer(path, "", diff_id) for path, diff_id in zip(paths, diff_ids, strict=True)]
+    config = _json(root, config_path, digest)
+    diff_ids = _diff_ids(config, len(paths))
+    return [Layer(path, "", diff_id) for path, diff_id in zip(paths, diff_ids, strict=True)], config
 
 
 def _diff_ids(config: Any, count: int) -> list[str]:

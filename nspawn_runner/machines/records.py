@@ -37,6 +37,7 @@ class Record(NamedTuple):
     """A machine's record; ``state`` is starting, running, stopping or kept, ``created`` in epoch seconds.
 
     ``owner`` is the gitlab-runner that had it started, as host.callers says it, empty where another had.
+    ``environment`` are the shell's commands that set what the image names for its scripts.
     ``keep_failed_seconds`` is how long its root is kept should its job fail; when that is so, ``state`` is kept and
     ``kept_until`` says until when, in epoch seconds.
     """
@@ -62,6 +63,7 @@ class Record(NamedTuple):
     owner: str = ""
     keep_failed_seconds: int = 0
     kept_until: float = 0
+    environment: str = ""
 
     @property
     def unit(self) -> str:

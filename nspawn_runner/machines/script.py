@@ -33,6 +33,7 @@ SHELL="${SHELL:-$1}" "$1"
 echo "exited $?" 1<>/dev/fd/0
 """
 _HEADER_BYTES = 32
+_SHELLS = {"sh", "bash", "dash", "ash", "ksh", "zsh"}
 _ANSWER_SECONDS = 5
 _REBOOT_SECONDS = 90
 
@@ -85,7 +86,7 @@ def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_secon
     unit = f"nspawn-runner-{stage}-{os.urandom(4).hex()}.service"
     memory = os.memfd_create("script")
     try:
-        _write_all(memory, b"\0" * _HEADER_BYTES + content)
+        _write_all(memory, b"\0" * _HEADER_BYTES + _environment(record, shell) + content)
         os.lseek(memory, _HEADER_BYTES, os.SEEK_SET)
         relay.stream(
             _systemd_run_argv(record, unit, shell),
@@ -98,6 +99,11 @@ def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_secon
         return _written(memory)
     finally:
         os.close(memory)
+
+
+def _environment(record: Record, shell: str) -> bytes:
+    """Return what sets the image's own environment, before the script does the job's; nothing for another language."""
+    return record.environment.encode() if os.path.basename(shell) in _SHELLS else b""
 
 
 def _written(memory: int) -> str:

@@ -37,6 +37,7 @@ class Wish(NamedTuple):
     binds: Sequence[str] = ()
     in_place: bool = False
     owner: str = ""
+    environment: str = ""
 
 
 def start(wish: Wish, settings: Settings) -> Record:
@@ -101,6 +102,7 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
         # A tree that is changed itself is in the making: nothing of it is a job's.
         profile=profiles.DEFAULT if wish.in_place else settings.profile,
         owner=wish.owner,
+        environment=wish.environment,
         # Of a tree in memory or of maintenance's own there is nothing to keep.
         keep_failed_seconds=(seconds(settings.keep_failed) or 0) if backend in {"overlay", "btrfs"} else 0,
     )

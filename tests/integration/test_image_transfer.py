@@ -599,3 +599,33 @@ def test_a_real_image_goes_and_comes_back_and_boots(host: DisposableHost, remove
         assert b"running\n4755" in tool(host, "run", "--id", "901", "/root/script")
     finally:
         tool(host, "cleanup", "--id", "901")
+
+
+def test_jobs_get_the_environment_that_a_container_image_names(overlay_host: DisposableHost, removed: None) -> None:
+    host = overlay_host
+    odd = "a 'quoted' \"word\" of 5 %d $HOME `id` \\ and\na line"
+    config = {
+        "Env": [f"ODD={odd}", "PATH=/opt/tool/bin:/usr/bin:/bin", "CI_OWN=image", "no name=x", "EMPTY=", "1=2"],
+        "Entrypoint": ["/bin/entry", "--now"],
+        "WorkingDir": "/srv/app",
+        "User": "worker",
+    }
+    host.run(["mkdir", "/root/saved"])
+    tool(host, "chroot-export", "bookworm", "/root/saved/layer.tar")
+    layer = hashlib.sha256(host.path("/root/saved/layer.tar").read_bytes()).hexdigest()
+    image = {"rootfs": {"diff_ids": [f"sha256:{layer}"]}, "config": config}
+    host.path("/root/saved/config.json").write_text(json.dumps(image))
+    described = [{"Config": "config.json", "RepoTags": ["app:1"], "Layers": ["layer.tar"]}]
+    host.path("/root/saved/manifest.json").write_text(json.dumps(described))
+    done = host.run([TOOL, "chroot-import", "copy", "/root/saved"], timeout=300)
+    assert b"without regard to its ENTRYPOINT /bin/entry --now, WORKDIR /srv/app, USER worker" in done.stderr
+    host.run(["rm", "--recursive", "/root/saved"])
+    tool(host, "chroot-login", "copy", "--", "true")  # a change keeps what is known
+    tool(host, "prepare", "--id", "902", "copy")
+    try:
+        script = 'CI_OWN=${CI_OWN}-job; printf "%s|%s|%s|%s|%s" "$ODD" "$PATH" "$CI_OWN" "${EMPTY-unset}" "$USER"'
+        host.path("/root/script").write_text(f"#!/bin/bash\n\nset -eu\n{script}\n")
+        said = tool(host, "run", "--id", "902", "/root/script").decode()
+        assert said == f"{odd}|/opt/tool/bin:/usr/bin:/bin|image-job||root"
+    finally:
+        tool(host, "cleanup", "--id", "902")

@@ -49,7 +49,8 @@ def layout(root: Path, *descriptors: dict[str, Any]) -> None:
 
 
 def find(root: Path, reference: str = "", machine: str = "x86_64") -> tuple[list[layouts.Layer], str]:
-    return layouts.find_layers(str(root), reference=reference, machine=machine)
+    found = layouts.find_layers(str(root), reference=reference, machine=machine)
+    return found.layers, found.title
 
 
 def test_the_layers_of_the_only_image(tmp_path: Path) -> None:
