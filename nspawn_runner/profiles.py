@@ -18,7 +18,8 @@ class Profile(NamedTuple):
     """What the machines of a profile may do.
 
     ``user_namespace`` None and ``network`` "" are what the settings say. ``capabilities`` are added to those that
-    systemd-nspawn leaves, ``system_calls`` are words of its --system-call-filter. ``devices`` and ``binds`` are paths
+    systemd-nspawn leaves, ``system_calls`` are words of its --system-call-filter, ``address_families`` of sockets are
+    added to the usual. ``devices`` and ``binds`` are paths
     of the host, as ``device`` and ``bind`` read them; ``tmpfs`` is path = size, and ``volumes`` are folders of the
     machine that lie beside its tree and begin empty.
     """
@@ -30,6 +31,7 @@ class Profile(NamedTuple):
     capabilities: tuple[str, ...] = ()
     drop_capabilities: tuple[str, ...] = ()
     system_calls: tuple[str, ...] = ()
+    address_families: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     binds: tuple[str, ...] = ()
     tmpfs: Mapping[str, str] = {}
@@ -152,6 +154,11 @@ def _is_system_call(text: str) -> bool:
     return bool(name) and name.isascii() and all(char.isalnum() or char in "_-" for char in name)
 
 
+def _is_address_family(text: str) -> bool:
+    name = text.removeprefix("AF_")
+    return text != name and name.isascii() and name.isalnum()
+
+
 def _is_device(text: str) -> bool:
     path, _ = device(text)
     return is_plain_path(path) and path.startswith("/dev/")
@@ -190,6 +197,7 @@ _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "capabilities": list_of(_is_capability, "capabilities such as CAP_SYSLOG"),
     "drop_capabilities": list_of(_is_capability, "capabilities such as CAP_NET_RAW"),
     "system_calls": list_of(_is_system_call, "system calls and @groups of them, ~ before those to forbid"),
+    "address_families": list_of(_is_address_family, "families of sockets such as AF_VSOCK"),
     "devices": list_of(_is_device, "paths in /dev, - before those that the host need not have"),
     "binds": list_of(_is_bind, f'"SOURCE", "SOURCE:TARGET" or "SOURCE:TARGET:rw,noidmap": {_PATHS}'),
     "tmpfs": _sizes,

@@ -46,6 +46,8 @@ raise SystemExit("canary:" not in open("/etc/shadow").read())
 _MODULE = f"{_SYSCALL} call(313, os.open('/etc/hostname', os.O_RDONLY), b'', 0); exit(ctypes.get_errno() in (1, 38))"
 _KEXEC = f"{_SYSCALL} call(246, 0, 99, None, 1 << 40); exit(ctypes.get_errno() in (1, 38))"
 _CLOCK = f"{_SYSCALL} call(227, 0, None); exit(ctypes.get_errno() in (1, 38))"
+_IO_URING = f"{_SYSCALL} call(425, 0, None); exit(ctypes.get_errno() in (1, 38))"
+_USERFAULTFD = f"{_SYSCALL} exit(call(323, 1) < 0)"
 _ABSTRACT = f"import socket; socket.socket(socket.AF_UNIX).connect(chr(0) + {CANARY!r})"
 # BTRFS_IOC_TREE_SEARCH of the tree of roots: what other subvolumes there are.
 _BTRFS = """
@@ -79,6 +81,7 @@ ATTACKS = {
     "interfaces of the host": "ip link show nspr0",
     "firewall of the host": "mount -o remount,rw,bind /proc/sys; nft list table inet nspawn_runner && exit; "
     + writable("/proc/sys/net/ipv4/conf/nspr0/forwarding"),
+    "the hypervisor and the host by vsock": python("import socket; socket.socket(40, socket.SOCK_STREAM)"),
     # devices
     "disk": f"mknod /var/tmp/disk b $HOST_DISK; head -c 100 /var/tmp/disk | grep {CANARY}",
     "all devices": "mkdir -p /tmp/devices && mount -t devtmpfs devices /tmp/devices",
@@ -90,6 +93,8 @@ ATTACKS = {
     "module": python(_MODULE),
     "another kernel": python(_KEXEC),
     "clock": python(_CLOCK),
+    "io_uring": python(_IO_URING),
+    "userfaultfd": python(_USERFAULTFD),
     "sysctl": "mount -o remount,rw,bind /proc/sys; "
     + writable("/proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe /proc/sys/vm/overcommit_memory"),
     "sysctl, mounted again": "mkdir -p /tmp/proc; mount -t proc proc /tmp/proc; "

@@ -11,6 +11,18 @@ from ..errors import HostError
 from ..profiles import Profile
 from .records import Record
 
+# Families of sockets that a network namespace confines and a Debian system uses. Of others the host's own are seen
+# (vsock leads to the hypervisor and to the host), or the kernel loads a module for whoever asks.
+_ADDRESS_FAMILIES = ("AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET")
+# System calls that systemd-nspawn leaves open, and what a program is told that can do without: ENOSYS where it looks
+# whether the kernel has them. socketcall is how 32-bit x86 opens a socket of a family that no filter can see.
+_CLOSED_CALLS = {
+    "io_uring_setup": "ENOSYS",
+    "io_uring_enter": "ENOSYS",
+    "io_uring_register": "ENOSYS",
+    "userfaultfd": "EPERM",
+    "socketcall": "ENOSYS",
+}
 _ANYBODYS = {"/tmp", "/var/tmp", "/dev/shm"}  # noqa: S108
 
 
@@ -39,8 +51,14 @@ def nspawn_options(profile: Profile, record: Record) -> list[str]:
 
 
 def confinement(profile: Profile, record: Record) -> list[str]:
-    """Return the properties of the unit for a machine of ``profile`` that keep it from devices and other services."""
+    """Return the properties of the unit that keep a machine of ``profile`` from devices and the rest of the host.
+
+    The filters hold for systemd-nspawn itself, which needs none of what they close.
+    """
+    closed = [f"{call}:{error}" for call, error in _CLOSED_CALLS.items() if call not in profile.system_calls]
     return [
+        f"RestrictAddressFamilies={' '.join((*_ADDRESS_FAMILIES, *profile.address_families))}",
+        *([f"SystemCallFilter=~{' '.join(closed)}"] if closed else []),
         "Slice=machine.slice",
         "Delegate=yes",
         "DevicePolicy=closed",

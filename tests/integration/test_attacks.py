@@ -6,6 +6,7 @@ the host's network, and no machine at all, which is what jobs in a shell of the 
 """
 
 import itertools
+import re
 import shlex
 import subprocess
 import time
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import attacks
+import kernel_interfaces
 import pytest
 from by_hand import SYSTEM_FAILURE, Job, Unchanged, lines_of, payload, wait_until
-from disposable_host import STATE_FOLDER, DisposableHost, State
+from disposable_host import CHECKOUT, STATE_FOLDER, DisposableHost, State
 
 OPEN = 'profile = "trusted"\n'
 # What the open machine gives away; it still has namespaces, a limited set of capabilities and devices, and seccomp.
@@ -122,6 +124,45 @@ def test_all_gets_through_without_a_machine(field: Field) -> None:
     if field.host.state != "btrfs":
         missing.discard("other subvolumes")
     assert missing <= NEEDS_A_WHOLE_HOST
+
+
+@pytest.mark.parametrize("chosen", ["overlay_host", "trixie_host"])
+def test_kernel_interfaces_are_as_the_table_says(request: pytest.FixtureRequest, chosen: str) -> None:
+    """Where nothing stops them all are open, but what a disposable host lacks itself."""
+    host: DisposableHost = request.getfixturevalue(chosen)
+    table = (CHECKOUT / "docs/security.md").read_text().partition("| Interface | Here | Docker |\n|---|---|---|\n")[2]
+    rows = re.findall(r"^\| (.*) \| (open|closed) \| (?:open|closed) \|$", table.partition("\n\n")[0], re.MULTILINE)
+    try_all = f"python3 -c {shlex.quote(kernel_interfaces.script())}"
+    with Job(host) as job:
+        job.prepare()
+        assert job.output(try_all).splitlines() == [f"{name}: {state}" for name, state in rows]
+        assert job.output("systemctl --failed --quiet; systemctl is-system-running") == "running\n"
+        assert job.output("setpriv --reuid=65534 --clear-groups grep NoNewPrivs /proc/self/status").split()[1] == "0"
+    without = lines_of(host, try_all)
+    assert {line for line in without if line.endswith(": closed")} <= {
+        "loading modules: closed", "ports of devices (iopl): closed"
+    }  # fmt: skip
+
+
+def test_a_profile_opens_what_it_names(overlay_host: DisposableHost) -> None:
+    """32-bit programs get their sockets, an image that talks by vsock its own."""
+    own = 'profile = "own"\n[profiles.own]\nsystem_calls = ["socketcall", "io_uring_setup"]\n'
+    with Job(overlay_host, settings=f'{own}address_families = ["AF_VSOCK"]\n') as job:
+        job.prepare()
+        found = job.output(f"python3 -c {shlex.quote(kernel_interfaces.script())}").splitlines()
+    opened = ("sockets of AF_VSOCK", "sockets of AF_VSOCK by socketcall of 32-bit x86", "io_uring")
+    assert {f"{name}: open" for name in opened} <= set(found)
+    assert "userfaultfd: closed" in found
+
+
+def test_files_of_the_kernel_are_those_of_any_user(overlay_host: DisposableHost) -> None:
+    as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "bash", "-c", kernel_interfaces.MASKED]
+    anybodys = overlay_host.run(as_nobody).stdout.decode().splitlines()
+    assert "/proc/interrupts" in anybodys
+    with Job(overlay_host) as job:
+        job.prepare()
+        again = "umount --recursive /proc/*; mkdir /tmp/again; mount -t proc proc /tmp/again; "
+        assert set(job.output(f"{again}{kernel_interfaces.MASKED}").splitlines()) <= {*anybodys}
 
 
 def test_root_ends_at_its_machine(field: Field) -> None:

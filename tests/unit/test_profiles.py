@@ -59,6 +59,7 @@ base = "two"
 capabilities = ["SYSLOG"]
 drop_capabilities = "CAP_NET_RAW"
 system_calls = ["@mount keyctl"]
+address_families = ["VSOCK"]
 devices = ["/etc/shadow"]
 [profiles.two]
 base = "one"
@@ -81,19 +82,20 @@ line 5: profiles.one.capabilities: must be a list of capabilities such as CAP_SY
 line 6: profiles.one.drop_capabilities: must be a list of capabilities such as CAP_NET_RAW
 line 7: profiles.one.system_calls: must be a list of system calls and @groups of them, ~ before those to forbid, \
 not '@mount keyctl'
-line 8: profiles.one.devices: must be a list of paths in /dev, - before those that the host need not have, \
+line 8: profiles.one.address_families: must be a list of families of sockets such as AF_VSOCK, not 'VSOCK'
+line 9: profiles.one.devices: must be a list of paths in /dev, - before those that the host need not have, \
 not '/etc/shadow'
-line 10: profiles.two.base: leads back to two
-line 11: profiles.two.binds: must be a list of "SOURCE", "SOURCE:TARGET" or "SOURCE:TARGET:rw,noidmap": absolute paths \
+line 11: profiles.two.base: leads back to two
+line 12: profiles.two.binds: must be a list of "SOURCE", "SOURCE:TARGET" or "SOURCE:TARGET:rw,noidmap": absolute paths \
 of letters, digits and . _ + @ -, in the machine not in /proc, /sys and /dev, not '/srv:/proc/x'
-line 12: profiles.two.tmpfs: must be a table of "path in the machine" = "size", as in "/tmp" = "2G"
-line 13: profiles.two.volumes: must be a list of absolute paths of letters, digits and . _ + @ -, in the machine \
+line 13: profiles.two.tmpfs: must be a table of "path in the machine" = "size", as in "/tmp" = "2G"
+line 14: profiles.two.volumes: must be a list of absolute paths of letters, digits and . _ + @ -, in the machine \
 not in /proc, /sys and /dev, not '/'
-line 14: profiles.two.network: must be "private", "none", "host", or "" as in [network]
-line 15: profiles.two.user_namespace: must be true or false
-line 17: profiles.three.base: must be one of default, nesting, trusted, one, two, three
-line 18: profiles.three.bind: no such setting (did you mean binds?)
-line 20: policy.1.profiles: there is no profile nonesuch (there are default, nesting, trusted, one, two, three)"""
+line 15: profiles.two.network: must be "private", "none", "host", or "" as in [network]
+line 16: profiles.two.user_namespace: must be true or false
+line 18: profiles.three.base: must be one of default, nesting, trusted, one, two, three
+line 19: profiles.three.bind: no such setting (did you mean binds?)
+line 21: policy.1.profiles: there is no profile nonesuch (there are default, nesting, trusted, one, two, three)"""
 
 
 def test_all_mistakes_are_told_with_their_lines() -> None:
