@@ -43,7 +43,8 @@ LEAST: Mapping[str, float] = {
     "cpu_weight": 1, "cpus": 0.1, "memory_max": 64 << 20, "memory_high": 64 << 20, "memory_swap_max": 0,
     "tasks_max": 64, "io_weight": 1, "open_files": 1024, "disk_max": 64 << 20, "runtime_max_seconds": 60,
 }  # fmt: skip
-MOST: Mapping[str, float] = {"cpu_weight": 10000, "io_weight": 10000}
+# Of a size, what fits into the kernel's and systemd's 64 bits.
+MOST: Mapping[str, float] = {"cpu_weight": 10000, "io_weight": 10000, **dict.fromkeys(SIZES, 1 << 60)}
 
 
 def size_bytes(text: Any) -> int | None:
@@ -51,7 +52,7 @@ def size_bytes(text: Any) -> int | None:
     if not isinstance(text, str):
         return None
     number, unit = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 1)
-    return int(number) * unit if 0 < len(number) <= 15 and number.isascii() and number.isdigit() else None
+    return int(number) * unit if 0 < len(number) <= 19 and number.isascii() and number.isdigit() else None
 
 
 def seconds(text: Any) -> int | None:
@@ -100,7 +101,19 @@ def settled(limits: Limits, *, state_folder: str) -> Limits:
             changed[key] = str(max(memory * int(value[:-1]) // 100, int(LEAST[key])))
         elif key in SIZES and value != INFINITY:
             changed[key] = str(size_bytes(value))
-    return limits._replace(**changed)
+    return within_disk(limits._replace(**changed), state_folder=state_folder)
+
+
+def within_disk(limits: Limits, *, state_folder: str) -> Limits:
+    """Return settled ``limits`` without one of the disk where that is no less than all of the state folder's disk.
+
+    It would limit nothing, but a file system of that size is slow to make, or too large for a file.
+    """
+    if limits.disk_max == INFINITY:
+        return limits
+    disk = os.statvfs(state_folder)
+    whole = disk.f_blocks * disk.f_frsize
+    return limits._replace(disk_max=INFINITY) if int(limits.disk_max) >= whole else limits
 
 
 def memory_bytes() -> int:
@@ -135,7 +148,7 @@ def lowered(limits: Limits, wishes: Mapping[str, str], ceilings: Mapping[str, fl
 
 def _wanted(variable: str, key: str, text: str) -> float:
     """Return the number that a job's ``text`` means; the JobError does not show it: it may be a secret by mistake."""
-    least, most = LEAST[key], MOST.get(key, UNLIMITED)
+    least, most = LEAST[key], _greatest_open_files() if key == "open_files" else MOST.get(key, UNLIMITED)
     value: float | None
     if key in SIZES:
         value, kind = size_bytes(text), "a size such as 512M or 4G"
@@ -149,6 +162,12 @@ def _wanted(variable: str, key: str, text: str) -> float:
         upto = "" if most == UNLIMITED else f" to {shown(key, most)}"
         raise JobError(f"{variable} must be {kind}, from {shown(key, least)}{upto}")
     return value
+
+
+def _greatest_open_files() -> int:
+    """Return what the kernel lets a process have open at most: a greater limit of a machine cannot be set."""
+    with open("/proc/sys/fs/nr_open") as file:
+        return int(file.read())
 
 
 def is_share(text: str) -> bool:

@@ -202,6 +202,8 @@ def _limit_size_problem(key: str, value: str) -> str:
     size = size_bytes(value)
     if size is None:
         return wrong
+    if size > MOST[key]:
+        return f"must be at most {shown_bytes(MOST[key])}"
     return "" if size >= LEAST[key] else f"must be at least {shown_bytes(LEAST[key])}"
 
 

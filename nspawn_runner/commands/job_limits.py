@@ -27,6 +27,7 @@ def of_job(job: Job, settings: Settings) -> Settings:
         limits = limits._replace(runtime_max_seconds=job.timeout_seconds + RUNTIME_MARGIN_SECONDS)
     if job.wishes:
         limits = amounts.lowered(limits, job.wishes, _ceilings(job, settings))
+        limits = amounts.within_disk(limits, state_folder=settings.state_folder)
     return settings._replace(limits=limits)
 
 

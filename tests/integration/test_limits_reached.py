@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -160,6 +161,46 @@ def test_more_is_refused(host: DisposableHost, variable: str, value: str, text: 
     assert f"nspawn-runner: {variable} " in done.message
     assert text in done.message
     assert len(done.message.splitlines()) <= 3
+
+
+UNLIMITED = """
+[limits]
+memory_max = "infinity"
+cpu_weight = 10000
+io_weight = 10000
+tasks_max = 999999999
+"""
+MOST = {
+    **dict.fromkeys(("NSPAWN_MEMORY_MAX", "NSPAWN_MEMORY_HIGH", "NSPAWN_MEMORY_SWAP_MAX"), "1048576T"),
+    **dict.fromkeys(("NSPAWN_CPU_WEIGHT", "NSPAWN_IO_WEIGHT"), "10000"),
+    "NSPAWN_CPUS": "9999.99", "NSPAWN_TASKS_MAX": "999999999", "NSPAWN_OPEN_FILES": "524288",
+    "NSPAWN_RUNTIME_MAX_SECONDS": "5400", "NSPAWN_DISK_MAX": "1048576T",
+}  # fmt: skip
+LEAST = {
+    "NSPAWN_MEMORY_MAX": "64M", "NSPAWN_MEMORY_SWAP_MAX": "0", "NSPAWN_CPU_WEIGHT": "1", "NSPAWN_IO_WEIGHT": "1",
+    "NSPAWN_CPUS": "0.1", "NSPAWN_TASKS_MAX": "64", "NSPAWN_OPEN_FILES": "1024", "NSPAWN_RUNTIME_MAX_SECONDS": "60",
+    "NSPAWN_DISK_MAX": "67108865",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wishes", [MOST, LEAST, {"NSPAWN_DISK_MAX": "60T"}, {"NSPAWN_DISK_MAX": "16T"}])
+def test_the_greatest_and_least_wishes_are_a_machine_at_once(host: DisposableHost, wishes: dict[str, str]) -> None:
+    with Unchanged(host), with_wishes(host, wishes, UNLIMITED) as job:
+        began = time.monotonic()
+        job.prepare(None)
+        assert time.monotonic() - began < 20
+        assert job.output("echo works") == "works\n"
+        # Of the disk there is no more than there is: no file system is made for that.
+        assert host.path(f"/var/lib/nspawn-runner/.overlays/{job.machine}.disk").exists() == (wishes == LEAST)
+        job.cleanup()
+
+
+@pytest.mark.parametrize("value", ["999999999999999T", "9" * 400, "\x00\ud800", "1048577T"])
+def test_what_is_no_amount_is_refused_at_once(host: DisposableHost, value: str) -> None:
+    for variable in ("NSPAWN_DISK_MAX", "NSPAWN_MEMORY_MAX", "NSPAWN_OPEN_FILES", "NSPAWN_CPUS"):
+        done = with_wishes(host, {variable: value}, UNLIMITED).call("prepare")
+        assert (done.status, done.out) == (BUILD_FAILURE, b""), done.message
+        assert f"nspawn-runner: {variable} must be " in done.message
 
 
 def test_a_rule_lets_a_job_have_more(host: DisposableHost) -> None:

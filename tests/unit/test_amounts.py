@@ -60,7 +60,7 @@ def test_auto_and_shares_become_numbers(tmp_path: Path) -> None:
     found = settled(given, state_folder=str(tmp_path))
     assert (found.memory_max, found.disk_max) == (str(memory // 4), str(disk // 4))
     assert (found.cpus, found.memory_high) == (round((os.cpu_count() or 1) / 4, 2), str(memory // 10))
-    assert settled(found, state_folder="/nonesuch") == found
+    assert settled(found, state_folder=str(tmp_path)) == found
     assert settled(Limits(memory_max="2G"), state_folder="/nonesuch").memory_max == str(2 << 30)
 
 
@@ -99,7 +99,7 @@ def test_more_is_refused_with_the_ceiling(variable: str, text: str, most: str) -
 
 
 HOSTILE = ["", " ", "infinity", "auto", "50%", "-1", "1e9", "١", "4 G", "4G\n", "0x10", "nan", "$X", "1.2.3",
-           "9" * 5000, "1.", ".5", "1.001", "4g", "4GiB", "\0", "00000000000000000"]  # fmt: skip
+           "9" * 5000, "1.", ".5", "1.001", "4g", "4GiB", "\0", "00000000000000000000"]  # fmt: skip
 
 
 @pytest.mark.parametrize("variable", JOB_VARIABLES)
@@ -119,6 +119,27 @@ def test_a_wish_never_gets_above_the_limit_nor_below_the_least(variable: str, te
     assert amounts.LEAST[key] <= amounts.number(found, key) <= amounts.number(OWN, key)
     assert checks.limit_problem(key, getattr(found, key)) == ""
     assert found._replace(**{key: getattr(OWN, key)}) == OWN
+
+
+@given(st.sampled_from(sorted(JOB_VARIABLES)), st.text(string.digits + ".KMGT", max_size=20) | st.text())
+def test_any_text_is_refused_or_fits_where_nothing_is_limited(variable: str, text: str) -> None:
+    """The numbers go to systemd, the kernel and mkfs: they take 63 bits, and no more open files than fs.nr_open."""
+    unlimited = dict.fromkeys(amounts.LEAST, UNLIMITED)
+    try:
+        found = lowered(OWN, {variable: text}, unlimited)
+    except JobError:
+        return
+    assert amounts.LEAST[JOB_VARIABLES[variable]] <= amounts.number(found, JOB_VARIABLES[variable])
+    assert amounts.number(found, JOB_VARIABLES[variable]) < 1 << 63
+    assert found.open_files <= int(Path("/proc/sys/fs/nr_open").read_text())
+
+
+def test_more_than_the_disk_is_no_limit_of_it(tmp_path: Path) -> None:
+    disk = os.statvfs(tmp_path)
+    whole = disk.f_blocks * disk.f_frsize
+    for size, found in ((whole, "infinity"), (1 << 60, "infinity"), (whole - 1, str(whole - 1))):
+        assert amounts.within_disk(Limits(disk_max=str(size)), state_folder=str(tmp_path)).disk_max == found
+        assert settled(Limits(disk_max=str(size)), state_folder=str(tmp_path)).disk_max == found
 
 
 def test_numbers_as_people_read_them() -> None:
