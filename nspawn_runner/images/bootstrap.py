@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ..errors import HostError
-from ..host import process, trees
+from ..host import process
+from . import build_failure, watched
 from . import recipe as recipes
-from . import watched
 from .progress import BuilderOutput, Progress
 from .recipe import Recipe
 
@@ -39,7 +39,7 @@ def build(recipe: Recipe, root: str, *, log: str, progress: Progress, builder: s
     progress.end()
     if ended.status:
         progress.conclude(ended.last)
-        raise failure(builder, recipe, ended.status, ended.last, log)
+        raise build_failure.failure(builder, recipe, ended.status, ended.last, log)
     return builder
 
 
@@ -119,36 +119,3 @@ def builder_argv(builder: str, recipe: Recipe, root: str, *, keyring: str) -> li
         options += [f"--keyring={keyring}"] if keyring else []
     # No "--" before the rest, which debootstrap does not know: none of it starts with a dash (recipe.checked).
     return [builder, *options, recipe.suite, root, *mirror]
-
-
-def failure(builder: str, recipe: Recipe, status: int, last: Sequence[str], log: str) -> HostError:
-    """Return the error for a builder that ended with ``status`` after the lines ``last``."""
-    said = "\n".join(last)
-    if trees.NO_SPACE in said:
-        return HostError(trees.NO_SPACE)
-    old_keys = "the keys on this host are too old or the wrong ones: update the keyring package, or use --keyring"
-    if recipe.keyring:
-        old_keys = f"{recipe.keyring} holds no key that signed this suite, and no other keys count beside it"
-    # Without it mmdebstrap only warns, long before apt misses the keys.
-    elif builder == "mmdebstrap" and not _is_installed("gpg"):
-        old_keys = "mmdebstrap needs gpg to choose the keyring: apt install gpg"
-    no_suite = f"the mirror has no suite {recipe.suite}: check --suite and --mirror"
-    reasons = {
-        "NO_PUBKEY": old_keys,
-        "unknown key": old_keys,
-        "signature verification failed": old_keys,  # apt with sqv
-        "is not signed": old_keys,
-        "Invalid Release signature": old_keys,
-        "required for Release verification": "install what checks the keys: apt install gpgv",
-        "does not have a Release file": no_suite,
-        "404  Not Found": no_suite,
-        "No such script": f"debootstrap knows no suite {recipe.suite}: check --suite",
-        "Unable to locate package": "a package is not in this suite: check --packages and --components",
-        "Couldn't find these debs": "a package is not in this suite: check --packages and --components",
-        "Temporary failure resolving": "the mirror's name cannot be looked up: is the network up?",
-        "Could not connect": "the mirror cannot be reached: is the network up?",
-    }
-    known = next((reason for sign, reason in reasons.items() if sign in said), "")
-    errors = [line[3:] for line in last if line.startswith("E: ") and "failed to run" not in line]
-    what = f"{builder} failed with exit status {status}" + (f": {errors[0]}" if errors else "")
-    return HostError(what, facts=f"its whole output: {log}", advice=known)

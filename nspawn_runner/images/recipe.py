@@ -102,18 +102,19 @@ def keyring(recipe: Recipe) -> str:
     """
     if recipe.keyring:
         return os.path.abspath(recipe.keyring)
-    package = "debian-archive-keyring" if _family(recipe.suite) == "Debian" else "ubuntu-keyring"
-    if not _family(recipe.suite):
+    package = "debian-archive-keyring" if family(recipe.suite) == "Debian" else "ubuntu-keyring"
+    if not family(recipe.suite):
         return ""
     for file in _KEYRINGS[package]:
         if os.path.isfile(file):
             return file
     raise HostError(
-        f"the keys that sign {_family(recipe.suite)}'s {recipe.suite} are not on this host",
+        f"the keys that sign {family(recipe.suite)}'s {recipe.suite} are not on this host",
         advice=f"install them: apt install {package}; or name a file that has them: --keyring FILE",
     )
 
 
-def _family(suite: str) -> str:
+def family(suite: str) -> str:
+    """Return the distribution that has ``suite``, Debian or Ubuntu; nothing where that is not known."""
     base = suite.partition("-")[0]
     return "Debian" if base in _DEBIAN else "Ubuntu" if base in _UBUNTU else ""

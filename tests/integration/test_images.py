@@ -275,6 +275,28 @@ def test_the_keys_that_are_named_decide(newer: bool, request: pytest.FixtureRequ
         assert left_of(host, name) == []
 
 
+@pytest.mark.parametrize("builder", ["mmdebstrap", "debootstrap"])
+def test_what_a_builder_fails_of_is_told_with_advice(overlay_host: DisposableHost, builder: str) -> None:
+    host = overlay_host
+    host.run(["mkdir", "-p", "/etc/nspawn-runner"])
+    for variables, advice in (
+        ("chroot_suite: buster", "archive.debian.org"),
+        ("chroot_arch: arm64", "qemu-user-static"),
+        ("chroot_mirror: http://no-such-host.invalid/debian", "is the network up"),
+        ("chroot_mirror: http://127.0.0.1:1/debian", "is the network up"),
+        ("chroot_packages: [no-such-package]", "check --packages"),
+    ):
+        given = {"chroot_suite": "bookworm", "chroot_builder": builder} | dict([variables.split(": ", 1)])
+        lines = "".join(f"    nspawn_runner_{key}: {value}\n" for key, value in given.items())
+        host.path("/etc/nspawn-runner/told.yaml").write_text(f"- hosts: all\n  vars:\n{lines}")
+        done = tool(host, "chroot-create", "told")
+        assert done.returncode != 0
+        assert advice in done.stderr.decode(), variables
+        assert b"Traceback" not in done.stderr
+    host.run(["rm", "/etc/nspawn-runner/told.yaml"])
+    assert left_of(host, "told") == []
+
+
 def test_a_plain_folder_becomes_a_generation_without_a_gap(host: DisposableHost) -> None:
     host.run(["cp", "--archive", "--reflink=auto", f"{STATE_FOLDER}/bookworm", f"{STATE_FOLDER}/plain"])
     [row] = listed_as(host, "plain")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nspawn_runner.errors import HostError, UsageError
-from nspawn_runner.images import bootstrap, recipe
+from nspawn_runner.images import bootstrap, build_failure, recipe
 from nspawn_runner.images.recipe import PACKAGES, Recipe
 
 
@@ -98,11 +98,22 @@ def test_no_keys_count_beside_those_that_were_named(tmp_path: Path) -> None:
         ("E: The repository 'http://m nosuch Release' does not have a Release file.", "--suite"),
         ("E: Unable to locate package nosuch", "--packages"),
         ("Err:1 http://m Temporary failure resolving 'm'", "network"),
+        ("  Could not resolve 'no-such-host.invalid'", "network"),
+        ("  Could not connect to 127.0.0.1:1 (127.0.0.1). - connect (111: Connection refused)", "http_proxy"),
+        ("  407  Proxy Authentication Required [IP: 192.0.2.1 3128]", "password"),
+        ("E: Failed getting release file http://m/debian/dists/buster/Release", "archive.debian.org"),
+        ("E: The repository 'http://m buster Release' does not have a Release file.", "archive.debian.org"),
+        ("E: arm64 can neither be executed natively nor via qemu user emulation with binfmt_misc", "qemu-user-static"),
+        ("E: Unable to execute target architecture", "qemu-user-static"),
+        ("  Hash Sum mismatch", "try again"),
+        ("E: Failed to fetch http://m/x  File has unexpected size (1 != 2). Mirror sync in progress?", "another"),
+        ("E: Release file for http://m is not valid yet (invalid for another 3h). Updates are not applied.", "clock"),
+        ("E: Couldn't find these debs: nosuchpkg", "--packages"),
     ],
 )
 def test_a_failure_says_what_to_do(said: str, advice: str) -> None:
     last = [said, "E: it broke", "E: mmdebstrap failed to run"]
-    error = bootstrap.failure("mmdebstrap", Recipe("bookworm"), 25, last, "/log")
+    error = build_failure.failure("mmdebstrap", Recipe("bookworm"), 25, last, "/log")
     assert advice in error.advice
     assert "/log" in error.facts
     assert "failed to run" not in error.what
@@ -112,6 +123,7 @@ def test_a_failure_says_what_to_do(said: str, advice: str) -> None:
 def test_keys_that_mmdebstrap_cannot_find_want_gpg(monkeypatch: pytest.MonkeyPatch) -> None:
     last = ["W: GPG error: ... NO_PUBKEY 6ED0E7B82643E131"]
     monkeypatch.setattr("shutil.which", lambda program, **_: None if program == "gpg" else program)
-    assert "apt install gpg" in bootstrap.failure("mmdebstrap", Recipe("noble"), 25, last, "/log").advice
-    assert "/k holds no key" in bootstrap.failure("mmdebstrap", Recipe("noble", keyring="/k"), 25, last, "/log").advice
-    assert "--keyring" in bootstrap.failure("debootstrap", Recipe("noble"), 1, last, "/log").advice
+    assert "apt install gpg" in build_failure.failure("mmdebstrap", Recipe("noble"), 25, last, "/log").advice
+    named = Recipe("noble", keyring="/k")
+    assert "/k holds no key" in build_failure.failure("mmdebstrap", named, 25, last, "/log").advice
+    assert "--keyring" in build_failure.failure("debootstrap", Recipe("noble"), 1, last, "/log").advice
