@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 
-from ..host import files, locks
+from ..host import files, locks, trees
 from ..light_typing import TYPE_CHECKING, NamedTuple
 from ..machines import records
 from ..settings import RUN_FOLDER
@@ -108,7 +108,7 @@ def _in_use(cache: _Cache) -> bool:
 def _remove(cache: _Cache) -> bool:
     """Take the cache out of the way in one step while no prepare takes it, and then remove it."""
     hidden = f"{os.path.dirname(cache.path)}/{_REMOVED}{_name(cache)}"
-    files.remove_tree(hidden)
+    trees.remove(hidden)
     with _locked():
         if not os.path.isdir(cache.path) or _look(cache.path) != cache or _in_use(cache):
             return False
@@ -118,7 +118,7 @@ def _remove(cache: _Cache) -> bool:
 
 
 def _delete(path: str) -> bool:
-    files.remove_tree(path)
+    trees.remove(path)
     return True
 
 

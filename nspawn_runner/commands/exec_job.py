@@ -12,7 +12,7 @@ from ..amounts import JOB_VARIABLES
 from ..errors import UsageError, printable
 from ..gitlab import checkout, ci_file, ci_predefined, headings, scripts
 from ..gitlab.job import LOCAL, Job, made_up_id
-from ..host import callers, files, locks
+from ..host import callers, files, locks, trees
 from ..machines import script
 from ..settings import RUN_FOLDER
 from . import cleanup, job_image, observed, prepare, run, story
@@ -67,7 +67,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         try:
             return _run_job(args, settings, pipeline, job_id, f"{workspace}/sources.bundle")
         finally:
-            files.remove_tree(workspace)
+            trees.remove(workspace)
 
 
 def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, job_id: str, bundle: str) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..host import callers, files, locks
+from ..host import callers, locks, trees
 from ..host.leftover import Leftover
 from ..images import leftovers as of_images
 from ..machines import leftovers as of_machines
@@ -80,7 +80,7 @@ def _remove_workspace(folder: str, kind: str, job: str) -> bool:
     with locks.locked(_lock_of(kind, job), what=f"the job {job}", wait_seconds=0):
         if not os.path.isdir(folder) or any(record.job == job for record in records.all_records()):
             return False  # by the folder its machine is known to be nobody's
-        files.remove_tree(folder)
+        trees.remove(folder)
         return True
 
 

@@ -71,7 +71,8 @@ def _writing_out(path: str) -> Iterator[None]:
 def remove(path: str) -> None:
     """Remove the tree ``path`` if it is there; raises HostError when something of it stays.
 
-    A subvolume that holds others cannot be deleted as one (btrfs-progs before 6.12): rm takes those with it.
+    A subvolume that holds others cannot be deleted as one (btrfs-progs before 6.12): rm takes those with it. Root of a
+    machine can make some in whatever lies on btrfs, a plain folder too.
     """
     subvolume = is_subvolume(path)
     if subvolume and not process.run(["btrfs", "subvolume", "delete", "--", path], check=False).returncode:
@@ -79,7 +80,8 @@ def remove(path: str) -> None:
     try:
         files.remove_tree(path, subvolumes=subvolume)
     except HostError:
-        if not subvolume:
+        # What is mounted there looks like a subvolume to rm, and is not ours to empty.
+        if not (subvolume or _is_on_btrfs(path)) or files.mounted_below(os.path.realpath(path)):
             raise
         # A job may have made some of them read-only, also as if it had received them (hence -f).
         writable = ["btrfs", "property", "set", "-f", "-t", "subvol", "{}", "ro", "false"]
@@ -101,7 +103,9 @@ def size_bytes(path: str, *, seconds: float | None = None) -> int:
 
     Raises HostError when that takes over ``seconds``.
     """
-    argv = ["du", "--summarize", "--one-file-system", "--block-size=1", "--", path]
+    # Subvolumes that a job made inside count too: they look like another file system.
+    bounds = ["--one-file-system"] if files.mounted_below(os.path.realpath(path)) else []
+    argv = ["du", "--summarize", *bounds, "--block-size=1", "--", path]
     done = process.run(argv, check=False, timeout_seconds=seconds)
     return int(done.stdout.split(b"\t", 1)[0] or 0)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from by_hand import Job, Unchanged, holdings, lines_of
+from by_hand import Job, Unchanged, holdings, lines_of, payload
 from disposable_host import STATE_FOLDER, DisposableHost
 
 
@@ -110,10 +110,27 @@ def test_subvolumes_that_a_job_made(btrfs_host: DisposableHost) -> None:
         job.cleanup()
 
 
+def test_subvolumes_in_a_cache_and_in_a_volume(btrfs_host: DisposableHost) -> None:
+    """These are plain folders of the host's btrfs."""
+    own = 'backend = "overlay"\nprofile = "own"\n[profiles.own]\nvolumes = ["/srv/volume"]\n[gc]\ncache_days = 1\n'
+    listed = f"btrfs subvolume list {STATE_FOLDER} | grep -E '/(own|nested|read-only)$' || true"
+    with Unchanged(btrfs_host), Job(btrfs_host, "5901", payload=payload(5901), settings=own) as job:
+        job.prepare()
+        for folder in ("/cache", "/srv/volume"):
+            job.output(f"python3 - <<'END'\n{MAKE_SUBVOLUMES.replace('/root', folder)}END")
+        assert len(lines_of(btrfs_host, listed)) == 8
+        job.cleanup()
+        assert all(" path .cache/" in line for line in lines_of(btrfs_host, listed))
+        btrfs_host.run(["bash", "-c", f"touch --date=-2days {STATE_FOLDER}/.cache/*.used"])
+        assert job.call("gc").status == 0
+        assert lines_of(btrfs_host, listed) == []
+
+
 # The image has no btrfs-progs, but root in the machine may do what they do: BTRFS_IOC_SUBVOL_CREATE and _SETFLAGS.
 MAKE_SUBVOLUMES = r"""
 import fcntl, os, struct
-for folder, name in (("/root", "own"), ("/root/own", "nested"), ("/root/own", "read-only"), ("/usr", "own")):
+for folder, name in (("/root", "own"), ("/root/own", "nested"), ("/root/own", "read-only"), ("/root/usr", "own")):
+    os.makedirs(folder, exist_ok=True)
     fd = os.open(folder, os.O_RDONLY)
     fcntl.ioctl(fd, 0x5000940E, bytearray(struct.pack("q4088s", 0, name.encode())))
     open(f"{folder}/{name}/file", "w").close()

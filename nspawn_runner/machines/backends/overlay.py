@@ -84,7 +84,7 @@ def detach(layer: str) -> None:
         process.run(["nsenter", "--target=1", "--mount", "umount", "--lazy", layer], check=False)
     while os.path.ismount(layer):
         process.run(["umount", "--lazy", layer])
-    files.remove_tree(layer)
+    trees.remove(layer)
     files.remove_file(disk_file(layer))
 
 
