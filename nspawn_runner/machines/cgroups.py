@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from ..host import files
 from ..light_typing import NamedTuple
 
 
@@ -14,6 +15,22 @@ class Limits(NamedTuple):
     memory_bytes: int | None
     tasks: int | None
     cpu: int | None
+
+
+# What a machine may have: far more than a Debian system with containers takes. systemd of the host goes through all of
+# them for each that ends, and ever deeper.
+BOUNDS = {"cgroup.max.depth": 32, "cgroup.max.descendants": 1024}
+
+
+def write_bounds(folder: str) -> None:
+    """Write into ``folder`` a file for each of ``BOUNDS``, named as the kernel's own of a group."""
+    for name, most in BOUNDS.items():
+        files.write_atomically(f"{folder}/{name}", f"{most}\n".encode())
+
+
+def bound_command(folder: str, unit_group: str) -> list[str]:
+    """Return the command by which a unit, as it starts, gets the bounds in ``folder``; version 1 knows none."""
+    return ["cp", *(f"{folder}/{name}" for name in BOUNDS), f"{_version2_root()}{unit_group}/"]
 
 
 def oom_kills(unit_group: str) -> int:

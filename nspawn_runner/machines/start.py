@@ -14,7 +14,7 @@ from ..errors import HostError
 from ..host import files, nspawn, process, systemd
 from ..light_typing import NamedTuple
 from ..settings import Settings
-from . import backends, limits, network, records, rights, stop, users
+from . import backends, cgroups, limits, network, records, rights, stop, users
 from .records import Record
 
 OLDEST_SYSTEMD = 252
@@ -112,6 +112,7 @@ def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
     complete_network = network.set_up(settings.network)
     _raise_inotify_limit()
     files.make_private_folder(record.folder)
+    cgroups.write_bounds(record.folder)
     network.write_files(record, settings.network)
     backends.named(record.backend).attach(record, settings)
     rights.make_volumes(_profile(record, settings), record)
@@ -201,6 +202,8 @@ def _properties(record: Record, settings: Settings) -> list[str]:
         f"TimeoutStartSec={START_TIMEOUT_SECONDS}",
         # SIGKILL needs no time; the reaper may, for a layer of many files.
         "TimeoutStopSec=120",
+        # Before anything of the machine runs, also after a reboot: the group is made anew then.
+        f"ExecStartPre=-{' '.join(cgroups.bound_command(record.folder, f'/machine.slice/{record.unit}'))}",
         *(f"ExecStopPost=-{_exec_line(argv)}" for argv in _exec_stop_post(record, settings)),
         # The overlay's mounts live and die with the unit.
         "PrivateMounts=yes",

@@ -289,6 +289,42 @@ def test_greed_ends_with_the_job(host: DisposableHost) -> None:
         assert journal_bytes(host) - before < 64 << 20
 
 
+GROUPS = """
+import os
+os.chdir("/sys/fs/cgroup/unified" if os.path.exists("/sys/fs/cgroup/unified") else "/sys/fs/cgroup")
+made = [0, 0]
+try:
+    for made[0] in range(100):
+        os.mkdir(f"wide-{made[0]}")
+    while made[1] < 1800:
+        os.mkdir("deeper"); os.chdir("deeper"); made[1] += 1
+except OSError as error: print(error.strerror)
+os.chdir("/sys/fs/cgroup/unified" if os.path.exists("/sys/fs/cgroup/unified") else "/sys/fs/cgroup")
+try:
+    for made[0] in range(100, 5000): os.mkdir(f"wide-{made[0]}")
+except OSError as error: print(error.strerror)
+print(*made)
+"""
+
+
+@pytest.mark.parametrize("chosen", ["overlay_host", "btrfs_host", "trixie_host"])
+def test_control_groups_have_bounds(request: pytest.FixtureRequest, chosen: str) -> None:
+    """Neither depth nor number holds up the host's systemd, after a reboot of the machine neither; nothing stays."""
+    host: DisposableHost = request.getfixturevalue(chosen)
+    with Unchanged(host), Job(host) as job:
+        job.prepare()
+        job.script("systemctl reboot; sleep 60")
+        first, second, made = job.output(f"python3 -c {shlex.quote(GROUPS)}").splitlines()
+        assert {first, second} == {"Resource temporarily unavailable"}
+        wide, deep = map(int, made.split())
+        assert deep < 32
+        assert 500 < wide < 1024
+        began = time.monotonic()
+        job.cleanup()
+        host.run(["systemctl", "is-system-running"], check=False)
+        assert time.monotonic() - began < 10
+
+
 def journal_bytes(host: DisposableHost) -> int:
     used = host.run(["du", "--bytes", "--summarize", "--total", "/run/log", "/var/log"])
     return int(used.stdout.split()[-2])
