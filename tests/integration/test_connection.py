@@ -113,6 +113,8 @@ def test_commands_are_true(place: DisposableHost) -> None:
     assert seen(place, {"raw": "kill -KILL $$"})["rc"] == 137
     assert seen(place, {"raw": "echo a > /dev/stdout; echo b > /dev/stderr; cat /dev/stdin"})["stdout"] == "a\n"
     assert seen(place, {"shell": {"cmd": "cat | tr a-z A-Z", "stdin": "ä$x"}})["stdout"] == "ä$X"
+    orphans = "for n in 1 2 3; do sh -c 'sleep 0.1 &'; done; sleep 0.5; grep -l 'State:.Z' /proc/[0-9]*/status | wc -l"
+    assert seen(place, {"shell": orphans})["stdout"] == "0"
     wait_until_nothing_is_left(place)
 
 

@@ -19,7 +19,7 @@ __all__ = ["tree"]  # a fixture
 @pytest.fixture(autouse=True)
 def _needs_programs() -> None:
     require(os.geteuid() == 0, "trees with owners need root")
-    missing = [program for program in ("bsdtar", "setfacl") if not shutil.which(program)]
+    missing = [program for program in ("bsdtar", "setfacl", "umoci") if not shutil.which(program)]
     require(not missing, f"needs {', '.join(missing)}: script/setup installs them")
 
 
@@ -65,6 +65,36 @@ def test_a_list_that_cannot_be_set_is_counted_and_opens_nothing(tmp_path: Path) 
     assert (tmp_path / "copy/usr/file").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("form", ["pax", "gnutar", "ustar"])
+def test_what_bsdtar_writes_is_read(tree: Path, tmp_path: Path, form: str) -> None:
+    """Field by field; other formats than pax know neither attributes nor parts of a second."""
+    if form == "ustar":
+        for name in ("n" * 200, "etc/dangling"):
+            (tree / name).unlink()
+    else:
+        os.chown(tree / "empty", 3 << 20, 5 << 20)
+    os.utime(tree, ns=(0, 0))
+    run("bsdtar", f"--format={form}", "--xattrs", "--acls", "-cf", tmp_path / "x.tar", f"--directory={tree}", ".")
+    report = unpack(tmp_path / "x.tar", tmp_path / "copy")
+    assert (report.attributes_left_out, report.high_ids) == (0, 0 if form == "ustar" else 1)
+    before, after = seen(tree), seen(tmp_path / "copy")
+    if form == "pax":
+        assert after == before
+    plain = [{name: (*facts[:3], facts[3] // 10**9, *facts[4:7]) for name, facts in each.items()}
+             for each in (before, after)]  # fmt: skip
+    assert plain[0] == plain[1]
+
+
+@pytest.mark.parametrize("version", ["0.0", "0.1", "1.0", "gnu"])
+def test_each_kind_of_sparse_file_keeps_its_holes(tree: Path, tmp_path: Path, version: str) -> None:
+    form = ["--format=gnu"] if version == "gnu" else ["--format=posix", f"--sparse-version={version}"]
+    run("tar", *form, "--sparse", "--create", f"--file={tmp_path}/x.tar", f"--directory={tree}", "sparse", "hole")
+    unpack(tmp_path / "x.tar", tmp_path / "copy")
+    for name in ("sparse", "hole"):
+        assert (tmp_path / "copy" / name).read_bytes() == (tree / name).read_bytes()
+        assert (tmp_path / "copy" / name).stat().st_blocks * 512 < 1 << 20
+
+
 @pytest.mark.parametrize("form", ["gnu", "posix"])
 def test_incremental_archives_are_trees_too(tree: Path, tmp_path: Path, form: str) -> None:
     for name in ("pipe", "null"):
@@ -73,6 +103,35 @@ def test_incremental_archives_are_trees_too(tree: Path, tmp_path: Path, form: st
     run("tar", "--create", f"--format={form}", snapshot, f"--file={tmp_path}/x.tar", f"--directory={tree}", ".")
     unpack(tmp_path / "x.tar", tmp_path / "copy")
     assert [facts[6] for facts in seen(tmp_path / "copy").values()] == [facts[6] for facts in seen(tree).values()]
+
+
+def test_what_umoci_writes_is_read(tree: Path, tmp_path: Path) -> None:
+    """Two layers, the second of which changes, removes and replaces what the first has."""
+    layout = tmp_path / "layout"
+    (tree / os.fsdecode(b"\xff\xfe")).unlink()  # umoci writes names as UTF-8 alone
+    run("umoci", "init", "--layout", layout)
+    run("umoci", "new", "--image", f"{layout}:app")
+    run("umoci", "unpack", "--image", f"{layout}:app", tmp_path / "bundle")
+    rootfs = tmp_path / "bundle/rootfs"
+    run("cp", "--archive", f"{tree}/.", rootfs)
+    repack = ["umoci", "repack", "--refresh-bundle", "--image", f"{layout}:app", str(tmp_path / "bundle")]
+    run(*repack)
+    (rootfs / "etc/os-release").unlink()
+    (rootfs / "usr/bin/ping6").unlink()
+    (rootfs / "usr/bin/sudo").write_text("other")
+    shutil.rmtree(rootfs / "etc/shared")
+    (rootfs / "etc/shared").write_text("a file now")
+    run(*repack)
+    run("umoci", "config", "--image", f"{layout}:app", "--config.env", "A=b c", "--config.workingdir", "/srv")
+    source = imports.Source(str(layout), "app", imports.default_limits(str(tmp_path / "state")))
+    report, facts = imports.fill(str(tmp_path / "state/tree"), source, Progress("it"))
+    assert report.attributes_left_out == 0
+    assert (facts["container"]["Env"][-1], facts["container"]["WorkingDir"]) == ("A=b c", "/srv")
+    after = seen(tmp_path / "state/tree")
+    for name, expected in seen(rootfs).items():
+        assert (*after[name][:3], *after[name][4:]) == (*expected[:3], *expected[4:]), name
+        assert abs(after[name][3] - expected[3]) <= 10**9, name  # umoci writes whole seconds
+    assert after.keys() == seen(rootfs).keys()
 
 
 def test_a_volume_of_several_is_refused_with_the_reason(tmp_path: Path) -> None:
