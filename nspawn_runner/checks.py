@@ -103,6 +103,7 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "network.mode": _one_of("private", "none", "host"),
     "network.bridge": _interface,
     "network.subnet": _subnet,
+    "network.connections_max": _between(1, 10_000_000),
 }
 
 

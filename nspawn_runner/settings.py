@@ -23,7 +23,8 @@ class Network(NamedTuple):
 
     Without a ``subnet`` a free one is chosen (machines.network.settled).
     ``dns`` are their name servers, empty for the host's; ``closed`` networks that they cannot reach; ``host_ports``
-    what they can reach of the host, as in tcp/8080; ``extra_hosts`` addresses by name.
+    what they can reach of the host, as in tcp/8080; ``extra_hosts`` addresses by name; ``connections_max`` how many
+    connections of one machine the host keeps track of.
     """
 
     mode: str = "private"
@@ -33,6 +34,7 @@ class Network(NamedTuple):
     closed: tuple[str, ...] = ("metadata",)
     host_ports: tuple[str, ...] = ()
     extra_hosts: Mapping[str, str] = {}
+    connections_max: int = 16384
 
 
 class Gc(NamedTuple):

@@ -10,6 +10,7 @@ from ..amounts import seconds
 from ..errors import Error, UsageError, printable
 from ..host import files, journal, locks
 from ..host.leftover import Leftover, size_bytes
+from ..machines import network
 from ..settings import RUN_FOLDER
 from . import leftovers
 from .words import human_size, table
@@ -24,6 +25,7 @@ HELP = "remove what killed jobs and commands left"
 DESCRIPTION = """Removes what is ours and nobody owns any more: machines whose prepare, cleanup, exec, maintenance
 or gitlab-runner was killed, with what they wrote; half-made trees of images and old generations that no machine uses;
 caches that were not used for long ([gc] in the settings). What runs, starts or stops is left alone.
+Firewall rules of ours that others took away are put back.
 
 --json prints an array of objects: kind, name, why, size_bytes (null: not known), result (removed, would be removed,
 in use, failed), problem. The exit status is 1 when something could not be removed.
@@ -64,6 +66,8 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         raise UsageError(f"'{printable(args.max_age, 40)}' is no age", advice="such as 30s, 10min, 2h, 1d or 4w")
     files.make_private_folder(RUN_FOLDER)
     with locks.locked(f"{RUN_FOLDER}/gc.lock", what="gc", wait_seconds=0):
+        if not args.dry_run:
+            network.restore(settings.network)
         rows = [_told(each, dry=args.dry_run) for each in leftovers.find(settings, ended_seconds=ended_seconds)]
         if not args.dry_run:
             leftovers.remove_files(settings)

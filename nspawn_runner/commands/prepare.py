@@ -10,7 +10,7 @@ from ..gitlab import host_runner
 from ..gitlab import job as jobs
 from ..host import callers
 from ..light_typing import TYPE_CHECKING
-from ..machines import network, start
+from ..machines import network, resolvers, start
 from ..profiles import DEFAULT
 from ..settings import DEFAULT_FILE
 from . import caches, job_image, job_limits, permission, story
@@ -54,8 +54,8 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     print(report(record, time.monotonic() - began))
     if job.services:
         _warn("the job asks for services, which there are none of here yet: it runs without them")
-    if record.network == network.PRIVATE and network.lacks_name_servers(settings.network):
-        _warn("names cannot be found in the machine: the host's /etc/resolv.conf names only the host itself")
+    if record.network == network.PRIVATE and (lack := resolvers.lack(settings.network)):
+        _warn(f"names cannot be found in the machine: {lack}")
     return 0
 
 

@@ -4,25 +4,33 @@ A machine's root lives in a user namespace and cannot use the host's network pro
 network namespace on our bridge. Its address follows from its slot; ``ip`` sets it in that namespace while the
 machine boots, which takes some milliseconds and nothing in the image. An admin may choose a namespace with nothing but
 loopback instead, which systemd-nspawn brings up, or the host's own.
+
+What keeps machines apart is in the kernel first, where nobody flushes it: systemd-nspawn joins a machine's port to a
+bridge that is down, so that nothing gets through, after a reboot either; we move it to the bridge of the machines when
+it is cut off from other ports, and bound to its one hardware address.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..errors import HostError
 from ..host import files, process, signals
 from ..settings import Network
-from . import firewall, records, subnets
+from . import firewall, records, resolvers, subnets
 from .records import Record
 
 PRIVATE, NONE, HOST = "private", "none", "host"
 INTERFACE = "host0"  # systemd-nspawn's name for the machine's end of --network-bridge
+WAITING = "nspr-waiting"  # the bridge that is never up
+_RULE = 213  # the place of our routing rule: behind that of the host's own addresses
+_CUT_OFF = "isolated on learning off locked on neigh_suppress on flood off mcast_flood off"
+# What no machine has is not listened to: IPv6, and packets that claim to come from elsewhere.
+_BRIDGE_FLAGS = {"/proc/sys/net/ipv6/conf/{}/disable_ipv6": b"1", "/proc/sys/net/ipv4/conf/{}/rp_filter": b"1"}
 _LOCALHOST = b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
-_UPLINK = "/run/systemd/resolve/resolv.conf"
 FORWARD = "/proc/sys/net/ipv4/ip_forward"
 
 
@@ -68,9 +76,10 @@ def write_files(record: Record, network: Network) -> None:
     os.chown(record.hosts_file, record.uid_base, record.uid_base)
     if record.network != PRIVATE:
         return
-    if network.dns:
-        servers = "".join(f"nameserver {server}\n" for server in network.dns)
-        files.write_atomically(_resolver(record), servers.encode(), mode=0o644)
+    if _has_own_list(network):
+        servers = "".join(f"nameserver {server}\n" for server in name_servers(network))
+        files.make_private_folder(_own_list(record))
+        files.write_atomically(f"{_own_list(record)}/resolv.conf", servers.encode(), mode=0o644)
     hardware, via = hardware_address(network, record.slot), gateway(network).partition("/")[0]
     batch = (
         "link set lo up",
@@ -78,13 +87,21 @@ def write_files(record: Record, network: Network) -> None:
         f"address replace {own}/20 dev {INTERFACE}",
         f"link set {INTERFACE} up",
         f"route replace default via {via}",
-        f"link show dev {INTERFACE}",
     )
     files.write_atomically(f"{record.folder}/address", "".join(f"{line}\n" for line in batch).encode())
+    port = f"vb-{record.machine}"  # systemd-nspawn's name for it, of a long one the alternative name
+    joined = (
+        f"link set dev {port} down",
+        f"link set dev {port} master {network.bridge}",
+        f"link set dev {port} type bridge_slave {_CUT_OFF}",
+        f"link set dev {port} up",
+    )
+    files.write_atomically(f"{record.folder}/port", "".join(f"{line}\n" for line in joined).encode())
+    # sticky: frames of another machine with this hardware address do not move it to that one's port.
+    place = f"fdb replace {hardware} dev {port} master static sticky\n"
+    files.write_atomically(f"{record.folder}/place", place.encode())
     neighbour = f"neighbour replace {own} lladdr {hardware} dev {network.bridge} nud permanent\n"
     files.write_atomically(f"{record.folder}/neighbour", neighbour.encode())
-    # sticky: frames of another machine with this hardware address do not move it to that one's port.
-    files.write_atomically(f"{record.folder}/port", f"fdb replace {hardware} dev PORT master static sticky\n".encode())
 
 
 def nspawn_options(record: Record, network: Network) -> list[str]:
@@ -95,24 +112,31 @@ def nspawn_options(record: Record, network: Network) -> list[str]:
     if record.network == NONE:
         # A list of servers that cannot be reached would be wrong.
         return ["--private-network", "--resolv-conf=delete", hosts]
-    # replace-host works whether the image has a file, a link or a dangling link there; what systemd-resolved puts into
-    # the host's file is no use to others, its own list of servers is.
-    uplink = not network.dns and os.path.exists(_UPLINK)
+    # replace-… works whether the image has a file, a link or a dangling one there; uplink is systemd-resolved's list.
+    uplink = resolvers.choose(network).source != resolvers.HOSTS
     return [
-        f"--network-bridge={network.bridge}",
+        f"--network-bridge={WAITING}",
         f"--resolv-conf=replace-{'uplink' if uplink else 'host'}",
         hosts,
     ]
 
 
 def unit_properties(record: Record, network: Network) -> list[str]:
-    """Return the properties by which the unit of a machine sees its name servers where nspawn looks for the host's."""
-    own = record.network == PRIVATE and network.dns
-    return [f"BindReadOnlyPaths={_resolver(record)}:/etc/resolv.conf"] if own else []
+    """Return the properties by which the unit of a machine sees its name servers where nspawn looks for resolved's.
+
+    In place of the folder: systemd makes what is not there, and a file in the host's /etc would be its own list.
+    """
+    own = record.network == PRIVATE and _has_own_list(network)
+    return [f"BindReadOnlyPaths={_own_list(record)}:{os.path.dirname(resolvers.RESOLVED)}"] if own else []
 
 
-def _resolver(record: Record) -> str:
-    return f"{record.folder}/resolv.conf"
+def _has_own_list(network: Network) -> bool:
+    """Tell whether the list of name servers is none of those that systemd-nspawn takes by itself."""
+    return resolvers.choose(network).source not in {resolvers.HOSTS, resolvers.RESOLVED}
+
+
+def _own_list(record: Record) -> str:
+    return f"{record.folder}/resolve"
 
 
 def _hosts_file() -> bytes:
@@ -123,21 +147,9 @@ def _hosts_file() -> bytes:
         return _LOCALHOST
 
 
-def name_servers(network: Network) -> list[str]:
+def name_servers(network: Network) -> tuple[str, ...]:
     """Return the addresses of the name servers that machines of a private network are given."""
-    if network.dns:
-        return [*network.dns]
-    try:
-        content = files.read_head(_UPLINK if os.path.exists(_UPLINK) else "/etc/resolv.conf", 65536)
-    except OSError:
-        return []
-    lines = content.decode(errors="replace").splitlines()
-    return [words[1] for line in lines if len(words := line.split()) > 1 and words[0] == "nameserver"]
-
-
-def lacks_name_servers(network: Network) -> bool:
-    """Tell whether the name servers that machines are given are all on a loopback address, which is their own there."""
-    return all(server.startswith("127.") or server == "::1" for server in name_servers(network))
+    return resolvers.choose(network).servers
 
 
 def join(record: Record, *, seconds: float) -> None:
@@ -154,9 +166,9 @@ def join(record: Record, *, seconds: float) -> None:
         leader = _leader(record.machine)
         said = "systemd-machined does not know it"
         if leader:
-            enter = ["nsenter", f"--target={leader}", "--net", "ip", "-json", "-batch", f"{record.folder}/address"]
+            enter = ["nsenter", f"--target={leader}", "--net", "ip", "-batch", f"{record.folder}/address"]
             done = process.run(enter, check=False)
-            error = done.stderr or b"ip failed" if done.returncode else _keep_place(record, done.stdout)
+            error = done.stderr or b"ip failed" if done.returncode else _join_bridge(record)
             if not error:
                 files.write_atomically(records.ready_file(record.machine), b"")
                 return
@@ -166,19 +178,18 @@ def join(record: Record, *, seconds: float) -> None:
         signals.sleep(0.005)
 
 
-def _keep_place(record: Record, shown: bytes) -> bytes:
-    """Tell the host which hardware address the machine's address has, and which port that; return what went wrong.
+def _join_bridge(record: Record) -> bytes:
+    """Move the machine's port to the bridge, cut off as it is to be; return what went wrong.
 
-    ``shown`` is what ip says of the machine's end of the link. A job that reboots may make it name another port, and
-    only loses its own traffic by that: the addresses are not its word.
+    The host is told which hardware address the machine's address has, and which port that: nothing of it is the
+    machine's word.
     """
-    port = f"if{json.loads(shown)[0]['link_index']}".encode()
-    entry = files.read_head(f"{record.folder}/port", 256).replace(b"PORT", port)
-    # The port first: where the machine is gone meanwhile there is none, and its neighbour must not stay.
-    for argv, stdin in (["bridge", "-batch", "-"], entry), (["ip", "-batch", f"{record.folder}/neighbour"], b""):
-        done = process.run(argv, stdin=stdin, check=False)
+    # The neighbour last: where the machine is gone meanwhile there is no port, and its neighbour must not stay.
+    steps = ("ip", "port"), ("bridge", "place"), ("ip", "neighbour")
+    for program, name in steps:
+        done = process.run([program, "-batch", f"{record.folder}/{name}"], check=False)
         if done.returncode != 0:
-            return done.stderr or b"ip or bridge failed"
+            return done.stderr or f"{program} failed".encode()
     return b""
 
 
@@ -194,14 +205,33 @@ def _leader(machine: str) -> str:
 def set_up(network: Network) -> Callable[[], None]:
     """Make the bridge, its address and forwarding where they are not there and are needed; raises HostError.
 
-    Returns what is to be called for the firewall's rules: they are looked for while the machine boots.
+    Returns what is to be called for the firewall's rules: there is time for that while the machine boots.
     """
     if network.mode != PRIVATE:
         return lambda: None
     _make_bridge(network)
     if files.read_head(FORWARD, 8).strip() != b"1":
         _forward()
-    return firewall.set_up(network, name_servers(network))
+    return lambda: firewall.keep(firewall.rules(network, name_servers(network)))
+
+
+def look(record: Record) -> None:
+    """Put back what keeps the machine of ``record`` from host and other machines if any of it was lost.
+
+    Raises HostError.
+    """
+    if record.network == PRIVATE:
+        firewall.look()
+
+
+def restore(network: Network) -> None:
+    """Put back the rules where there is a bridge of machines; raises HostError."""
+    if not is_up(network.bridge):
+        return
+    if firewall.kept_rules():
+        firewall.look()
+    else:
+        set_up(settled(network._replace(mode=PRIVATE)))()
 
 
 def _forward() -> None:
@@ -217,15 +247,30 @@ def _forward() -> None:
 
 def _make_bridge(network: Network) -> None:
     bridge = network.bridge
+    if not os.path.exists(f"/sys/class/net/{WAITING}"):
+        process.run(["ip", "link", "add", "name", WAITING, "type", "bridge"], check=False)
     if is_up(bridge) and subnets.of_bridge(bridge) == network.subnet:
+        _set_flags(bridge)
         return
     subnets.check(network.subnet, bridge)
     # An address of its own: else it takes one of its ports', and each time that changes the kernel forgets all
     # neighbours, the fixed ones too.
     own = ["address", hardware_address(network, 1)]
     process.run(["ip", "link", "add", "name", bridge, *own, "type", "bridge", "forward_delay", "0"], check=False)
+    _set_flags(bridge)
+    # Machines do not reach each other by way of the host as their router, whatever becomes of rules.
+    between = ["iif", bridge, "to", network.subnet, "prohibit"]
+    process.run(["ip", "rule", "add", "priority", str(_RULE), *between], check=False)  # it may be there
     process.run(["ip", "address", "replace", gateway(network), "dev", bridge])
     process.run(["ip", "link", "set", "dev", bridge, "up"])
+
+
+def _set_flags(bridge: str) -> None:
+    for path, value in _BRIDGE_FLAGS.items():
+        with suppress(OSError):  # a kernel without IPv6, or /proc/sys that cannot be written: rules stand for it
+            if files.read_head(path.format(bridge), 8).strip() != value:
+                with open(path.format(bridge), "wb") as file:
+                    file.write(value)
 
 
 def is_up(bridge: str) -> bool:

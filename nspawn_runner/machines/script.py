@@ -69,6 +69,7 @@ def run(record: Record, content: bytes, stage: str, *, shell: str, grace_seconds
     deadline = time.monotonic() + _REBOOT_SECONDS
     while True:
         _wait_until_up(record, deadline)
+        network.look(record)
         before, since = limits.counts(record), time.time()
         said = _attempt(record, content, stage, shell, grace_seconds)
         if said:

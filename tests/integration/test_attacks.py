@@ -83,7 +83,7 @@ def field(request: pytest.FixtureRequest) -> Iterator[Field]:
         variables = {
             "HOST_ADDRESS": "10.213.0.1",
             "HOST_LAN": shown(host, "ip -4 -brief address show tap0"),
-            "HOST_IPV6": shown(host, "ip -6 -brief address show nspr0 scope link"),
+            "HOST_IPV6": shown(host, "ip -6 -brief address show tap0 scope link"),
             "HOST_DISK": host.run(["bash", "-c", f"echo $(stat --format='%Hr %Lr' {loop})"]).stdout.decode().strip(),
             "OTHER_ADDRESS": other.output("ip -4 -brief address show host0").split()[2].partition("/")[0],
         }

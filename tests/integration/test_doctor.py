@@ -216,7 +216,7 @@ def test_rules_that_were_removed(overlay_host: DisposableHost) -> None:
     with broken(overlay_host, "nft delete table inet nspawn_runner", ":"):
         found = doctor(overlay_host).one("address translation")
         assert found.level == "warning"
-        assert found.mend == "nspawn-runner doctor --job"
+        assert found.mend == "nspawn-runner gc"
         assert not doctor(overlay_host).bad("address translation")
 
 

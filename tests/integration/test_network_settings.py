@@ -7,7 +7,10 @@ import pytest
 from by_hand import Job
 from disposable_host import DisposableHost
 
-FAR = ("192.0.2.2", "169.254.169.254")
+# AWS, GCP, Azure and most others; AWS's containers; Scaleway; Alibaba; Azure's agent and name server; Oracle.
+METADATA = (
+    "169.254.169.254", "169.254.170.2", "169.254.42.42", "100.100.100.200", "168.63.129.16", "192.0.0.192",
+)  # fmt: skip
 SETTINGS = """
 [network]
 dns = ["192.0.2.2", "192.0.2.3"]
@@ -25,10 +28,11 @@ def far(overlay_host: DisposableHost) -> Iterator[DisposableHost]:
     set -e
     ip netns add far; ip link add far0 type veth peer name far1 netns far
     ip address add 192.0.2.1/24 dev far0; ip link set far0 up; ip -n far link set far1 up; ip -n far link set lo up
-    ip -n far address add 192.0.2.2/24 dev far1; ip -n far address add 169.254.169.254/32 dev far1
-    ip -n far route add default via 192.0.2.1; ip route add 169.254.169.254/32 dev far0
+    ip -n far address add 192.0.2.2/24 dev far1
+    for address in "$@"; do ip -n far address add $address/32 dev far1; ip route add $address/32 dev far0; done
+    ip -n far route add default via 192.0.2.1
     """
-    overlay_host.run(["bash", "-c", script])
+    overlay_host.run(["bash", "-c", script, "far", *METADATA])
     serve = ["python3", "-m", "http.server", "--directory", "/srv"]
     servers = [overlay_host.popen([*serve, port]) for port in ("8081", "8082")]
     servers += [overlay_host.popen(["ip", "netns", "exec", "far", *serve, port]) for port in ("80", "53")]
@@ -60,6 +64,17 @@ def test_what_is_named_is_open_and_what_is_named_is_closed(far: DisposableHost) 
         with Job(far, settings=OPEN) as other:
             other.prepare()
             assert reached(other, *targets) == ["169.254.169.254/80", "192.0.2.2/53", "192.0.2.2/80"]
+
+
+def test_metadata_of_clouds_is_closed(far: DisposableHost) -> None:
+    """But for a name server there, as Azure has it."""
+    targets = [f"{address}/{port}" for address in METADATA for port in (53, 80)]
+    with Job(far, settings='[network]\ndns = ["168.63.129.16"]\n') as job:
+        job.prepare()
+        assert reached(job, *targets) == ["168.63.129.16/53"]
+    with Job(far, settings=OPEN) as job:
+        job.prepare()
+        assert reached(job, *targets) == sorted(targets)
 
 
 def test_nothing_leaves_that_says_it_came_from_elsewhere(far: DisposableHost) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from ...host import files, process
+from ...host import files, nftables, process
 from ...images import store
-from ...machines import firewall, network, subnets
+from ...machines import firewall, network, resolvers, subnets
 from .. import job_image
 from . import Context, Finding, failed, ok, warning
 
 _OWN_NETWORK = ["unshare", "--net", "--"]
+# Loads our tables and lists them, as host.nftables does.
+_TRY = "nft --file - && " + " && ".join(f"nft {' '.join(nftables.LIST)} {table}" for table in firewall.TABLES)
+_CUT_OFF = {"isolated": True, "learning": False, "locked": True}
 
 
 def is_wanted(context: Context) -> bool:
@@ -77,37 +82,75 @@ def forwards() -> bool:
 
 
 def address_translation(context: Context) -> Iterator[Finding]:
-    """nft takes our tables, and they are in force where the bridge is up."""
+    """nft takes our tables, and no part of them is lost where the bridge is up."""
     if not is_wanted(context):
         return
     wanted = network.settled(context.settings.network._replace(mode=network.PRIVATE))
-    tables = firewall.rules(wanted, network.name_servers(wanted)).encode()
-    done = process.run([*_OWN_NETWORK, "nft", "--file", "-"], stdin=tables, check=False)
+    # Those of the machine that came last are in force.
+    rules = firewall.kept_rules() or firewall.rules(wanted, network.name_servers(wanted))
+    done = process.run([*_OWN_NETWORK, "sh", "-c", _TRY], stdin=rules.encode(), check=False)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         yield failed(
             f"nft does not take our tables: {said[0] if said else 'no message'}",
-            "modprobe --all nf_tables nft_masq nft_ct nft_chain_nat nf_tables_bridge",
+            "modprobe --all nf_tables nft_masq nft_ct nft_connlimit nft_chain_nat nf_tables_bridge",
         )
         return
-    there = not process.run(["nft", "list", "table", "inet", firewall.TABLE], check=False).returncode
-    if network.is_up(wanted.bridge) and not there:
-        yield warning("our tables were removed; the next machine brings them back", "nspawn-runner doctor --job")
+    if not network.is_up(wanted.bridge):
+        yield ok("our tables are made with the first machine")
+        return
+    should_be = [part for line in done.stdout.splitlines() for part in nftables.parts(line)]
+    if lost := _lost(should_be, nftables.listing(firewall.TABLES)):
+        yield warning(f"others changed our tables: {'; '.join(lost)}", "nspawn-runner gc")
     else:
-        yield ok("our tables are in force" if there else "our tables are made with the first machine")
+        yield ok("our tables are in force, whole")
+
+
+def _lost(should_be: Sequence[Any], there: Sequence[Any]) -> list[str]:
+    """Say what of ``should_be`` is not ``there``, or is there besides: of a lost table or chain not what was in it."""
+    missing = list(dict.fromkeys(_place(part) for part in should_be if part not in there))
+    more = list(dict.fromkeys(_place(part) for part in there if part not in should_be))
+    whole = [place for place in missing if not any(place != above and place.startswith(above) for above in missing)]
+    return [f"{place} is missing" for place in whole] + [f"{place} is not ours" for place in more]
+
+
+def _place(part: Any) -> str:
+    """Return where a part of the ruleset is, the greater first: its table, its chain or set, that it is a rule."""
+    [(kind, known)] = part.items()
+    if kind == "table":
+        return f"table {known['family']} {known['name']}"
+    within = f"table {known['family']} {known['table']}"
+    return f"{within}, chain {known['chain']}, a rule" if kind == "rule" else f"{within}, {kind} {known['name']}"
+
+
+def ports(context: Context) -> Iterator[Finding]:
+    """Each machine's port is cut off from the others, and the bridge where it waits for that is down."""
+    name = context.settings.network.bridge
+    if not is_wanted(context) or not network.is_up(name):
+        return
+    if network.is_up(network.WAITING):
+        down = f"ip link set dev {network.WAITING} down"
+        yield warning(f"{network.WAITING} is up: machines that boot reach each other by it", down)
+    shown = json.loads(process.run(["bridge", "-json", "-details", "link", "show"]).stdout)
+    machines = [port for port in shown if port.get("master") == name and port["ifname"].startswith("vb-run-")]
+    wrong = [port["ifname"] for port in machines if any(port.get(key) != value for key, value in _CUT_OFF.items())]
+    for port in wrong:
+        mend = f"bridge link set dev {port} isolated on learning off locked on"
+        yield warning(f"the port {port} is not cut off from those of other machines", mend)
+    if not wrong:
+        yield ok(f"{len(machines)} of machines are cut off from each other")
 
 
 def name_servers(context: Context) -> Iterator[Finding]:
     """Machines are given name servers that they can reach."""
     if not is_wanted(context):
         return
-    if network.lacks_name_servers(context.settings.network):
-        yield warning(
-            "/etc/resolv.conf names only the host itself, which machines cannot ask: names are not found in jobs",
-            "[network] dns in the settings, or apt install systemd-resolved",
-        )
+    if lack := resolvers.lack(context.settings.network):
+        text = f"names are not found in jobs: {lack}"
+        yield warning(text, "[network] dns in the settings, or apt install systemd-resolved")
     else:
-        yield ok("machines are given name servers that are not the host itself")
+        source, servers = resolvers.choose(context.settings.network)
+        yield ok(f"machines are given those of {source or 'the settings'}: {', '.join(servers)}")
 
 
-CHECKS = (bridge, forwarding, address_translation, name_servers)
+CHECKS = (bridge, forwarding, address_translation, ports, name_servers)
