@@ -18,7 +18,7 @@ from debian_tree import IN_CI
 from disposable_host import STATE_FOLDER, DisposableHost
 from faults import CLEANUP, PREPARE, Call, Fault, faults
 
-RUNS, RUNS_OF_SOAK = 22, 200
+RUNS, RUNS_OF_SOAK = 22, 400
 _job_ids = itertools.count(700001)
 
 
