@@ -75,7 +75,7 @@ def _shell_argv(record: Record, status_file: str) -> list[str]:
     """Return machinectl with a login shell; its own status says nothing: the shell's is written in the machine."""
     shell = record.shell if record.shell.startswith("/") else "/bin/sh"
     command = ["/bin/sh", "-c", '"$0" -l; echo $? > "$1"', shell, status_file]
-    return ["machinectl", "--quiet", "shell", f"root@{record.machine}", *systemd.escaped(command)]
+    return ["machinectl", "--quiet", "shell", f"root@{record.machine}", *(word.replace("$", "$$") for word in command)]
 
 
 def _status(record: Record, status_file: str) -> int | None:

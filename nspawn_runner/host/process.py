@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .owners import Owner
 
 TimeoutExpired = subprocess.TimeoutExpired
+Done = subprocess.CompletedProcess[bytes]
 
 
 class Popen(subprocess.Popen[bytes]):
@@ -156,12 +157,16 @@ def output_of(child: Popen, seconds: float | None = None) -> tuple[bytes, bytes]
     return bytes(out), bytes(err)
 
 
-def head(argv: Sequence[str], *, limit_bytes: int, timeout_seconds: float, stdin: int = subprocess.DEVNULL) -> bytes:
+def head(argv: Sequence[str], *, limit_bytes: int, timeout_seconds: float, stdin: bytes = b"") -> bytes:
     """Return at most the first ``limit_bytes`` of what ``argv`` writes within ``timeout_seconds``, then end it.
 
-    For what somebody else may make endless. Raises HostError when it cannot be started.
+    For what somebody else may make endless. It reads ``stdin`` from a file. Raises HostError when it cannot be started.
     """
-    child = spawn(argv, stdin=stdin, stdout=PIPE, stderr=DEVNULL, own_session=True)
+    given = in_memory(stdin)
+    try:
+        child = spawn(argv, stdin=given, stdout=PIPE, stderr=DEVNULL, own_session=True)
+    finally:
+        os.close(given)
     assert child.stdout is not None  # noqa: S101  (a pipe, as asked)
     fd = child.stdout.fileno()
     deadline, found = time.monotonic() + timeout_seconds, b""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Mapping, Sequence
 
-from . import process
+from ..errors import HostError, printable
+from . import files, process, signals
 
 # Of a unit in a machine that is given a command to run there.
 INSIDE_PROPERTIES = (
@@ -19,20 +22,45 @@ INSIDE_PROPERTIES = (
     "KillMode=process",
     # A background process may go on writing: do not end it for that (systemd.exec(5)).
     "SendSIGHUP=no",
+    # The command may itself change the target that the machine is in.
+    "IgnoreOnIsolate=yes",
 )
 
+# What systemd expands, unquotes or splits when it reads a unit's file: $ % quotes, backslashes, control characters.
+_ODD = re.compile(r"[$%\"'\\\x00-\x1f\x7f]")
+_ARGUMENTS = os.path.join(os.path.dirname(__file__), "arguments.py")
+
 _JOURNAL_SECONDS = 5
+_TRIES, _TRY_SECONDS = 5, 0.3
 
 
-def escaped(argv: Sequence[str]) -> list[str]:
-    """Return ``argv`` so that systemd passes it on as it is: it expands $ in commands (systemd.service(5))."""
-    return [argument.replace("$", "$$") for argument in argv]
+def plain(text: str) -> str:
+    """Return ``text`` with _ for each character that a unit's file does not give back as it is, and for spaces."""
+    return _ODD.sub("_", text).replace(" ", "_")
+
+
+def shell_argv(*arguments: str) -> list[str]:
+    """Return the command of a shell that reads its program from its standard input, which must be a file.
+
+    The program is not in the command, where systemd would misread it. It opens the file anew: its standard input stays
+    where the caller has put it.
+    """
+    return ["/bin/sh", "/proc/self/fd/0", *arguments]
+
+
+def command(argv: Sequence[str], file: str) -> list[str]:
+    """Return ``argv``, or where a unit cannot hold it a command that reads it from ``file``, which is written."""
+    if not any(map(_ODD.search, argv)):
+        return list(argv)
+    files.write_atomically(file, b"".join(word.encode() + b"\0" for word in argv))
+    return [sys.executable, "-I", "-S", _ARGUMENTS, file]
 
 
 def run_argv(
     command: Sequence[str],
     *,
     unit: str,
+    description: str,
     properties: Sequence[str] = (),
     options: Sequence[str] = (),
     quiet: bool = True,
@@ -41,12 +69,23 @@ def run_argv(
 
     ``properties`` are NAME=VALUE. A unit that failed is unloaded (--collect), or it would block its name.
     Unless ``quiet``, systemd-run says on stderr that the unit has started.
+
+    systemd writes the unit to a file and reads that again at every daemon-reload: raises HostError for what would not
+    come back as it was.
     """
+    for text in (description, *properties, *command):
+        if found := _ODD.search(text):
+            raise HostError(
+                f"no unit can hold the character {found.group()!r}: {printable(text, 200)}",
+                advice="choose a name or a path without it in the settings",
+            )
     return [
         "systemd-run",
         *(["--quiet"] if quiet else []),
         "--collect",
         f"--unit={unit}",
+        # Without one systemd-run would make it of the command line.
+        f"--description={description}",
         *options,
         *(f"--property={item}" for item in properties),
         "--",
@@ -62,8 +101,18 @@ def is_loaded(unit: str) -> bool:
 def state(unit: str) -> Mapping[str, str]:
     """Return ActiveState, SubState, MainPID and ControlGroup of the host's ``unit``."""
     names = "ActiveState,SubState,MainPID,ControlGroup"
-    shown = process.run(["systemctl", "show", f"--property={names}", "--", unit], check=False).stdout
-    return dict(line.split("=", 1) for line in shown.decode(errors="replace").splitlines() if "=" in line)
+    done = _called(["systemctl", "show", f"--property={names}", "--", unit])
+    return dict(line.split("=", 1) for line in done.stdout.decode(errors="replace").splitlines() if "=" in line)
+
+
+def _called(argv: Sequence[str], *, fine: Sequence[int] = (0,)) -> process.Done:
+    """Call systemctl; again a few times when it fails: a systemd that executes itself anew hangs up on its callers."""
+    for _ in range(_TRIES):
+        done = process.run(argv, check=False)
+        if done.returncode in fine:
+            break
+        signals.sleep(_TRY_SECONDS)
+    return done
 
 
 def is_active(unit: str) -> bool:
@@ -73,8 +122,7 @@ def is_active(unit: str) -> bool:
 
 def stop(unit: str) -> None:
     """Stop the host's ``unit`` and wait until it is gone; a unit that is not there is fine."""
-    done = process.run(["systemctl", "stop", "--quiet", "--", unit], check=False)
-    # 5: the unit is not loaded (systemctl(1)).
+    done = _called(["systemctl", "stop", "--quiet", "--", unit], fine=(0, 5))  # 5: it is not loaded (systemctl(1))
     if done.returncode not in {0, 5}:
         raise process.CommandError(["systemctl", "stop", unit], done.returncode, done.stderr)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import shlex
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -101,8 +102,9 @@ def run(
         return done
     unit, mark = f"nspawn-runner-{os.urandom(6).hex()}.service", os.urandom(12).hex()
     try:
-        with _first_process(place.name) as first:
-            done = _run(_unit_argv(place.name, unit, mark, command), place.uid, stdin, stdout, machine=first)
+        with _first_process(place.name) as first, ExitStack() as stack:
+            given = _kept(_behind_program([mark, *command], stdin), stack)
+            done = _run(_unit_argv(place.name, unit), place.uid, given, stdout, machine=first)
     except BaseException:
         kill = ["systemctl", "--quiet", f"--machine={place.name}", "kill", "--kill-whom=all", "--signal=KILL"]
         process.run([*kill, "--", unit], check=False, timeout_seconds=10)
@@ -150,12 +152,25 @@ def _bounding_set(leader: int) -> str:
     return ",".join(["-all", *(f"+cap_{number}" for number in range(last + 1) if mask >> number & 1)])
 
 
-def _unit_argv(machine: str, unit: str, mark: str, command: Sequence[str]) -> list[str]:
+def _behind_program(words: Sequence[str], stdin: bytes | int) -> int:
+    """Return a file for ``systemd.shell_argv``: the program that runs ``words``, and behind it ``stdin``."""
+    program = f"set -- {shlex.join(words)}\n{_IN_UNIT}exit\n".encode()
+    fd = process.in_memory(program + (stdin if isinstance(stdin, bytes) else b""))
+    if isinstance(stdin, int):
+        os.lseek(fd, 0, os.SEEK_END)
+        while os.sendfile(fd, stdin, None, 1 << 20):
+            pass
+    os.lseek(fd, len(program), os.SEEK_SET)
+    return fd
+
+
+def _unit_argv(machine: str, unit: str) -> list[str]:
     # By name alone: a proxy's address may hold a password, and everyone can read arguments. systemd-run has the values.
     passed = [f"--setenv={key}" for key in process.environment() if key not in {"PATH", "HOME"}]
     return systemd.run_argv(
-        systemd.escaped(["/bin/sh", "-c", _IN_UNIT, "sh", mark, *command]),
+        systemd.shell_argv(),
         unit=unit,
+        description="nspawn-runner: a command of Ansible",
         options=["--pipe", "--wait", f"--machine={machine}", "--uid=root", *passed],
         properties=systemd.INSIDE_PROPERTIES,
     )

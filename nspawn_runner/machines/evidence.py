@@ -42,6 +42,14 @@ done
 """
 
 
+# The machine's journal into a file, as the user that is named.
+_WRITE_JOURNAL = r"""
+exec 2>&1
+journalctl --quiet --no-pager --output=short-precise |
+    setpriv --reuid "$1" --regid "$(id -g -- "$1")" --init-groups -- sh -c 'cat >"$0" && echo written' "$path"
+"""
+
+
 class FailedUnit(NamedTuple):
     """A unit of the machine that failed or starts again and again; ``at`` is in seconds of the monotonic clock."""
 
@@ -69,7 +77,8 @@ def lines(record: Record, *, since: float, seconds: float) -> Iterator[str]:
     if now is None or now.state == "stopping":
         return  # somebody removes it, which is all there is to say
     if not os.path.exists(records.ready_file(record.machine)):
-        yield from console(record)
+        if records.is_first_time(record.machine, "console-was-told"):
+            yield from console(record)
         return
     deadline = time.monotonic() + seconds
     jobs, failed = _ask(record.machine, seconds)
@@ -96,7 +105,7 @@ def _ask(machine: str, seconds: float) -> tuple[list[str], list[FailedUnit]]:
 
     Units of scripts are left out.
     """
-    jobs, _, units = _said(machine, [_ASK], seconds).partition("\0")
+    jobs, _, units = _said(machine, _ASK, [], seconds).partition("\0")
     words = [line.split() for line in jobs.splitlines()]
     waiting = [each[1] for each in words if len(each) == 4 and each[3] == "running"]
     failed = [unit for text in units.split("\n\n") if (unit := _parsed(text)) is not None]
@@ -105,20 +114,21 @@ def _ask(machine: str, seconds: float) -> tuple[list[str], list[FailedUnit]]:
 
 def _journals(machine: str, units: Sequence[str], seconds: float) -> list[list[str]]:
     """Return the last lines of the journal of each of ``units``; fewer or none where the machine does not say them."""
-    told = _said(machine, [_ASK_JOURNAL, "sh", str(_LINES), *units], seconds).split("\0") if units else []
+    told = _said(machine, _ASK_JOURNAL, [str(_LINES), *units], seconds).split("\0") if units else []
     lines = [[_plain(line) for line in text.splitlines()[-_LINES:]] for text in told]
     return [lines[number] if number < len(lines) else [] for number in range(len(units))]
 
 
-def _said(machine: str, script: Sequence[str], seconds: float) -> str:
-    """Return what root's shell in the machine says to ``script`` and its arguments within ``seconds``."""
+def _said(machine: str, script: str, arguments: Sequence[str], seconds: float) -> str:
+    """Return what root's shell in the machine says to ``script`` with ``arguments`` within ``seconds``."""
     argv = systemd.run_argv(
-        systemd.escaped(["/bin/sh", "-c", *script]),
+        systemd.shell_argv(*arguments),
         unit=f"nspawn-runner-evidence-{time.monotonic_ns()}.service",
+        description="nspawn-runner: what the machine knows of a failure",
         options=["--pipe", "--wait", f"--machine={machine}"],
         properties=["RuntimeMaxSec=10", "StandardError=null"],
     )
-    said = process.head(argv, limit_bytes=_LIMIT_BYTES, timeout_seconds=max(0.1, seconds))
+    said = process.head(argv, limit_bytes=_LIMIT_BYTES, timeout_seconds=max(0.1, seconds), stdin=script.encode())
     return said.decode(errors="replace")
 
 
@@ -151,29 +161,17 @@ def write_journal(record: Record, path: str) -> str:
 
     Both ends are in the machine: nothing of a path there is followed on the host.
     """
-    unit = f"nspawn-runner-journal-{time.monotonic_ns()}"
-    options, deadline = ["--pipe", "--wait", f"--machine={record.machine}"], ["RuntimeMaxSec=60"]
-    read = ["journalctl", "--quiet", "--no-pager", "--output=short-precise"]
-    write = ["/bin/sh", "-c", 'exec 2>&1; cat >"$0" && echo written', path]
-    reader = process.spawn(
-        systemd.run_argv(read, unit=f"{unit}-read.service", options=options, properties=deadline),
-        stdout=process.PIPE,
-        stderr=process.DEVNULL,
-        own_session=True,
+    import shlex
+
+    argv = systemd.run_argv(
+        systemd.shell_argv(record.user),
+        unit=f"nspawn-runner-journal-{time.monotonic_ns()}.service",
+        description="nspawn-runner: the journal for the project",
+        options=["--pipe", "--wait", f"--machine={record.machine}"],
+        properties=["RuntimeMaxSec=60"],
     )
-    assert reader.stdout is not None  # noqa: S101  (a pipe, as asked)
-    writer = systemd.run_argv(
-        systemd.escaped(write),
-        unit=f"{unit}-write.service",
-        options=[*options, f"--uid={record.user}"],
-        properties=deadline,
-    )
-    try:
-        said = process.head(writer, limit_bytes=1000, timeout_seconds=60, stdin=reader.stdout.fileno())
-    finally:
-        reader.stdout.close()
-        reader.kill()
-        reader.wait()
+    script = f"path={shlex.quote(path)}\n{_WRITE_JOURNAL}"
+    said = process.head(argv, limit_bytes=1000, timeout_seconds=60, stdin=script.encode())
     if said == b"written\n":
         return ""
     return _plain(said.decode(errors="replace").strip()) or "the machine does not answer"

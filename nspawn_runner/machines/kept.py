@@ -67,8 +67,9 @@ def _argv(record: Record, profile: Profile, unit: str) -> list[str]:
         *_command(record),
     ]
     return systemd.run_argv(
-        systemd.escaped(command),
+        systemd.command(command, f"{record.folder}/command"),
         unit=unit,
+        description=f"nspawn-runner login {record.machine}",
         options=["--pty", "--wait"],
         properties=[
             "PrivateMounts=yes",

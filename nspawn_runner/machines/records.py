@@ -313,6 +313,33 @@ def failure(machine: str) -> str:
     return _noted(machine)[1]
 
 
+def note_script(machine: str, *, of_the_job: bool) -> None:
+    """Write down that a script has run in the machine, if it is ``of_the_job``, whose doing is then what it is like."""
+    if of_the_job and not has_run_scripts_of_job(machine):
+        with suppress(OSError):
+            files.write_atomically(_script_file(machine), b"")
+
+
+def has_run_scripts_of_job(machine: str) -> bool:
+    """Tell whether anything that the job itself says has run in the machine."""
+    return os.path.exists(_script_file(machine))
+
+
+def _script_file(machine: str) -> str:
+    return f"{folder(machine)}/script-has-run"
+
+
+def is_first_time(machine: str, what: str) -> bool:
+    """Tell whether this is asked for the first time of the machine and ``what``, a file's name."""
+    try:
+        os.close(os.open(f"{folder(machine)}/{what}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _noted(machine: str) -> tuple[str, str]:
     try:
         stage, _, result = files.read_head(_failure_file(machine), 256).decode(errors="replace").partition("\n")

@@ -27,6 +27,7 @@ _CLOSE_WAIT_SECONDS = 0.05
 _STEP_MILLISECONDS = 100
 _HAND_OVER_SECONDS = 5
 _END_TRIES = 5
+_BEFORE_BYTES = 2 * _CHUNK_BYTES
 
 
 class _Stream(NamedTuple):
@@ -41,14 +42,16 @@ def stream(
     stdin: int,
     machine: str,
     stage: str,
-    is_over: Callable[[], bool],
+    mark: str,
+    is_over: Callable[[bool], bool],
     end: Callable[[], None],
-) -> None:
+) -> bool:
     """Run ``argv``, which starts a script in the machine, and pass the script's output on until it is over.
 
-    ``is_over`` is asked once ``argv`` has ended, which may be before the script. When a signal asks us to end,
-    ``end`` is called to end the script, what it still says is passed on, and Cancelled raised. Raises OSError when our
-    own streams break.
+    The script has started when ``mark`` comes as a line on its stderr; what ``argv`` says before that is not passed on.
+    Returns whether it has. ``is_over`` is told that and asked once ``argv`` has ended, which may be before the script.
+    When a signal asks us to end, ``end`` is called to end the script, what it still says is passed on, and Cancelled
+    raised. Raises OSError when our own streams break.
     """
     # An exception at any moment could lose a chunk of output, or a child that was just started.
     with signals.held() as asked:
@@ -59,7 +62,7 @@ def stream(
         )
         for entry in streams:
             os.close(entry.writer)
-        pump = _Pump({entry.reader: entry.target for entry in streams})
+        pump = _Pump({entry.reader: entry.target for entry in streams}, marked=streams[-1].reader, mark=mark)
         try:
             signal_number = _pass_on(pump, client, asked, is_over, end)
         except BaseException:
@@ -69,10 +72,11 @@ def stream(
         _hand_over(pump.readers, machine, stage)
         if signal_number:
             raise Cancelled(signal_number)
+        return pump.started
 
 
 def _pass_on(
-    pump: _Pump, client: process.Popen, asked: int, is_over: Callable[[], bool], end: Callable[[], None]
+    pump: _Pump, client: process.Popen, asked: int, is_over: Callable[[bool], bool], end: Callable[[], None]
 ) -> int:
     """Pass output on until the script is over; return the number of the signal that ended it, or 0."""
     client_end = os.pidfd_open(client.pid)
@@ -92,7 +96,7 @@ def _pass_on(
             os.close(client_end)
             client.wait()
             running = False
-        if not running and (not ending.is_alive() if ending else is_over()):
+        if not running and (not ending.is_alive() if ending else is_over(pump.started)):
             return signal_number
 
 
@@ -114,8 +118,11 @@ def _end_script(client: process.Popen, end: Callable[[], None]) -> None:
 class _Pump:
     """Passes on what can be read, and says which of the other descriptors it watches are ready."""
 
-    def __init__(self, readers: dict[int, int]) -> None:
+    def __init__(self, readers: dict[int, int], *, marked: int, mark: str) -> None:
         self.readers = readers  # reader → where what is read goes
+        self.started = False
+        self._marked, self._mark = marked, f"{mark}\n".encode()
+        self._before = b""  # what came from there before the mark
         self._watched: set[int] = set()
         self._poll = select.poll()
         for reader in readers:
@@ -150,11 +157,20 @@ class _Pump:
         With the pipe closed, the script meets the broken pipe itself, as it would without us.
         """
         try:
-            _write(self.readers[reader], os.read(reader, _CHUNK_BYTES))
+            _write(self.readers[reader], self._unmarked(reader, os.read(reader, _CHUNK_BYTES)))
         except BrokenPipeError:
             del self.readers[reader]
             return False
         return True
+
+    def _unmarked(self, reader: int, chunk: bytes) -> bytes:
+        """Return what of ``chunk`` is to be passed on: of the marked stream what follows the mark."""
+        if self.started or reader != self._marked:
+            return chunk
+        self._before = (self._before + chunk)[-_BEFORE_BYTES:]
+        _, found, rest = self._before.partition(self._mark)
+        self.started = bool(found)
+        return rest
 
     def pass_on_rest(self) -> None:
         """Pass on what is in the pipes now; what a background process adds meanwhile is no longer the script's."""
@@ -164,7 +180,7 @@ class _Pump:
                 while left > 0:
                     chunk = os.read(reader, min(left, _CHUNK_BYTES))
                     left -= len(chunk)
-                    _write(target, chunk)
+                    _write(target, self._unmarked(reader, chunk))
 
 
 def _open_streams() -> list[_Stream]:
@@ -198,6 +214,7 @@ def _hand_over(readers: dict[int, int], machine: str, stage: str) -> None:
         argv = systemd.run_argv(
             ["systemd-cat", f"--identifier={stage}", "cat"],
             unit=f"nspawn-runner-output-{os.urandom(4).hex()}.service",
+            description=f"nspawn-runner: output of what {stage} left running",
             options=["--pipe", f"--machine={machine}"],
             quiet=False,
         )

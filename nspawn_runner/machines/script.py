@@ -1,7 +1,8 @@
 """Run a script in a machine: its output passed through as it comes, its true status told by the machine itself.
 
 The script is one transient unit in the machine. systemd-run's own exit status says little (0 also when the machine
-died), so the wrapper in the machine writes the status down, before the script in the memory file that is its stdin.
+died), so a wrapper in the machine writes the status down. It comes with the script, before it in the memory file that
+is its stdin, and not in the unit: systemd would misread a shell's text there.
 """
 
 from __future__ import annotations
@@ -18,22 +19,28 @@ from ..light_typing import NamedTuple
 from . import limits, network, records, relay
 from .records import Record
 
-# What a shell started at a login has, without what systemd adds for services. "$1" is the shell. $SHELL is that too for
-# root, and for a user whose own is none to work with, which systemd leaves out. What is written down goes to the start
-# of the memory file, by a descriptor of its own: the shell reads on from behind that.
+# What a shell started at a login has, without what systemd adds for services. "$1" is a mark that says on stderr that
+# this runs, before anything of the job does; "$2" is the shell. $SHELL is that too for root, and for a user whose own
+# is none to work with, which systemd leaves out. The end is written down at the start of the memory file, by a
+# descriptor of its own: whatever the script does with its own descriptors or its wrapper, it can only fail by it.
 _WRAPPER = r"""
+echo "$1" >&2
 unset INVOCATION_ID JOURNAL_STREAM MEMORY_PRESSURE_WATCH MEMORY_PRESSURE_WRITE SYSTEMD_EXEC_PID
 export LANG="${LANG:-C.UTF-8}" TERM=xterm PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 cd 2>/dev/null || cd /
 unset OLDPWD
-if ! command -v "$1" >/dev/null; then echo no-shell 1<>/dev/fd/0; exit 127; fi
-echo started 1<>/dev/fd/0
+if ! command -v "$2" >/dev/null; then echo no-shell 1<>/proc/self/fd/0; exit 127; fi
 [ "$USER" = root ] && unset SHELL
-SHELL="${SHELL:-$1}" "$1"
-echo "exited $?" 1<>/dev/fd/0
+SHELL="${SHELL:-$2}" "$2"
+echo "exited $?" 1<>/proc/self/fd/0
+exit
 """
-_HEADER_BYTES = 32
 _SHELLS = {"sh", "bash", "dash", "ash", "ksh", "zsh"}
+# A comment, for the shell that reads the wrapper, until something is written down there.
+_HEADER = b"#" * 31 + b"\n"
+_PROGRAM = _HEADER + _WRAPPER.encode()
+# GitLab's stages before anything that the job itself says is run.
+_NOT_OF_THE_JOB = frozenset({"prepare_script", "get_sources", "restore_cache", "download_artifacts"})
 _ANSWER_SECONDS = 5
 _REBOOT_SECONDS = 90
 
@@ -71,8 +78,9 @@ def run(record: Record, content: bytes, stage: str, *, shell: str, grace_seconds
         _wait_until_up(record, deadline)
         network.look(record)
         before, since = limits.counts(record), time.time()
-        said = _attempt(record, content, stage, shell, grace_seconds)
-        if said:
+        started, said = _attempt(record, content, stage, shell, grace_seconds)
+        if started:
+            records.note_script(record.machine, of_the_job=stage not in _NOT_OF_THE_JOB)
             result = _result(record, said, since, shell, before.oom_kills)
             reached = limits.reached(record, before, failed=result.status != 0)
             return result._replace(limits_reached=reached)
@@ -82,22 +90,24 @@ def run(record: Record, content: bytes, stage: str, *, shell: str, grace_seconds
         signals.sleep(0.5)
 
 
-def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_seconds: int) -> str:
-    """Run the script once; return what the wrapper wrote down, nothing if it never started."""
+def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_seconds: int) -> tuple[bool, str]:
+    """Run the script once; return whether it has started, and what the wrapper wrote down of its end."""
     unit = f"nspawn-runner-{stage}-{os.urandom(4).hex()}.service"
     memory = os.memfd_create("script")
     try:
-        _write_all(memory, b"\0" * _HEADER_BYTES + _environment(record, shell) + content)
-        os.lseek(memory, _HEADER_BYTES, os.SEEK_SET)
-        relay.stream(
-            _systemd_run_argv(record, unit, shell),
+        _write_all(memory, _PROGRAM + _environment(record, shell) + content)
+        os.lseek(memory, len(_PROGRAM), os.SEEK_SET)
+        mark = os.urandom(8).hex()
+        started = relay.stream(
+            _systemd_run_argv(record, unit, stage, mark, shell),
             stdin=memory,
             machine=record.machine,
             stage=stage,
-            is_over=lambda: _is_over(record, unit, _written(memory)),
+            mark=mark,
+            is_over=lambda started: _is_over(record, unit, _written(memory), started=started),
             end=lambda: _kill_script(record.machine, unit, grace_seconds),
         )
-        return _written(memory)
+        return started, _written(memory)
     finally:
         os.close(memory)
 
@@ -109,16 +119,16 @@ def _environment(record: Record, shell: str) -> bytes:
 
 def _written(memory: int) -> str:
     """Return what the wrapper has written down so far."""
-    head = os.pread(memory, _HEADER_BYTES, 0)
-    return head.partition(b"\n")[0].rstrip(b"\0").decode(errors="replace")
+    head = os.pread(memory, len(_HEADER), 0).partition(b"\n")[0]
+    return "" if head.startswith(b"#") else head.decode(errors="replace")
 
 
-def _is_over(record: Record, unit: str, said: str) -> bool:
+def _is_over(record: Record, unit: str, said: str, *, started: bool) -> bool:
     """Tell whether the script is over, systemd-run having ended: it also does when the script restarts the bus.
 
     A machine that does not answer is waited for, unless it is on its way down.
     """
-    if said != "started":
+    if said:
         return True
     now = records.read(record.machine)
     if now is None or now.state == "stopping" or not os.path.exists(records.ready_file(record.machine)):
@@ -126,7 +136,7 @@ def _is_over(record: Record, unit: str, said: str) -> bool:
     state = _ask(record.machine, "is-active", unit)
     if state:
         return state not in {"active", "activating", "deactivating", "reloading"}
-    return not systemd.is_active(record.unit)
+    return not started or not systemd.is_active(record.unit)
 
 
 def _write_all(fd: int, content: bytes) -> None:
@@ -135,10 +145,11 @@ def _write_all(fd: int, content: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _systemd_run_argv(record: Record, unit: str, shell: str) -> list[str]:
+def _systemd_run_argv(record: Record, unit: str, stage: str, mark: str, shell: str) -> list[str]:
     return systemd.run_argv(
-        systemd.escaped(["/bin/sh", "-c", _WRAPPER, "sh", shell]),
+        systemd.shell_argv(mark, shell),
         unit=unit,
+        description=f"nspawn-runner: {stage} of the job",
         options=["--pipe", "--wait", f"--machine={record.machine}", f"--uid={record.user}"],
         properties=[*systemd.INSIDE_PROPERTIES, *limits.script_properties(record.limits)],
     )
@@ -235,15 +246,24 @@ def _wait_until_up(record: Record, deadline: float) -> None:
 
 
 def _gone(record: Record) -> Error:
+    """Return why no script can be started: the job's fault where only the job can have done it."""
     end = records.read_end(record.machine)
     advice = f"see: journalctl --unit={record.unit}"
     if end is None or os.path.exists(records.ready_file(record.machine)):
-        if limit := limits.why_nothing_starts(record):
-            return JobError(f"no script can be started in the machine {record.machine}", facts=limit)
-        return HostError(f"no script can be started in the machine {record.machine}", advice=advice)
+        return _mute(record, advice)
     if end.exit_status == "133":
-        return HostError(f"the machine {record.machine} did not come back from a reboot", advice=advice)
+        return JobError(f"the machine {record.machine} did not come back from a reboot by the job", advice=advice)
     if limit := limits.end_by_limit(record, end):
         return JobError(f"the machine {record.machine} is gone: {limit}")
-    how = "it was powered off from inside" if end.result == "success" else f"it ended with {end.result}"
-    return HostError(f"the machine {record.machine} is gone: {how}", advice=advice)
+    if end.result == "success":
+        return JobError(f"the machine {record.machine} is gone: it was powered off from inside")
+    return HostError(f"the machine {record.machine} is gone: it ended with {end.result}", advice=advice)
+
+
+def _mute(record: Record, advice: str) -> Error:
+    what = f"no script can be started in the machine {record.machine}"
+    if limit := limits.why_nothing_starts(record):
+        return JobError(what, facts=limit)
+    if records.has_run_scripts_of_job(record.machine):
+        return JobError(what, facts="a script of the job has run there before: are /bin/sh and systemd as they were?")
+    return HostError(what, advice=advice)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from .. import profiles
 from ..amounts import seconds
 from ..errors import HostError
-from ..host import files, nspawn, process, systemd
+from ..host import files, nspawn, process, signals, systemd
 from ..light_typing import NamedTuple
 from ..settings import Settings
 from . import backends, cgroups, limits, network, records, rights, stop, users
@@ -126,7 +126,10 @@ def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
 
 def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Callable[[], None]) -> None:
     argv = systemd.run_argv(
-        _main_command(record, wish, settings), unit=record.unit, properties=_properties(record, settings)
+        systemd.command(_main_command(record, wish, settings), f"{record.folder}/command"),
+        unit=record.unit,
+        description=f"nspawn-runner machine {record.machine}, job {record.job}, image {record.image}",
+        properties=_properties(record, settings),
     )
     client = process.spawn(argv, stdout=process.DEVNULL, stderr=process.DEVNULL)
     try:
@@ -138,7 +141,7 @@ def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Calla
         client.kill()
         client.wait()
         raise
-    if client.returncode == 0:
+    if client.returncode == 0 or _is_up(record):
         return
     _check_version()
     from . import evidence  # which a start that works does without
@@ -150,6 +153,21 @@ def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Calla
         advice=f"see: journalctl --unit={record.unit}; change the image: nspawn-runner chroot-login {record.image}",
         evidence=evidence.console(record),
     )
+
+
+def _is_up(record: Record) -> bool:
+    """Wait until the unit has started or not: a systemd that executes itself anew hangs up on systemd-run."""
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        state = systemd.state(record.unit).get("ActiveState", "inactive")
+        if state == "active":
+            if not os.path.exists(records.ready_file(record.machine)):
+                network.join(record, seconds=5)
+            return True
+        if state in {"inactive", "failed"}:
+            return False
+        signals.sleep(0.1)
+    return False
 
 
 def _join_network(record: Record, client: process.Popen) -> None:
@@ -182,13 +200,12 @@ def _main_command(record: Record, wish: Wish, settings: Settings) -> list[str]:
         *wish.binds,
     ]
     tree = backends.named(record.backend).command(record)
-    return systemd.escaped([*tree, *nspawn.boot_options(record.machine, binds)])
+    return [*tree, *nspawn.boot_options(record.machine, binds)]
 
 
 def _properties(record: Record, settings: Settings) -> list[str]:
     """The unit's properties; reasons in the order of systemd.service(5), .exec(5), .kill(5), .resource-control(5)."""
     return [
-        f"Description=nspawn-runner machine {record.machine}, job {record.job}, image {record.image}",
         # The console's lines say whose they are.
         f"SyslogIdentifier={record.machine}",
         *_story(record),
@@ -204,7 +221,7 @@ def _properties(record: Record, settings: Settings) -> list[str]:
         "TimeoutStopSec=120",
         # Before anything of the machine runs, also after a reboot: the group is made anew then.
         f"ExecStartPre=-{' '.join(cgroups.bound_command(record.folder, f'/machine.slice/{record.unit}'))}",
-        *(f"ExecStopPost=-{_exec_line(argv)}" for argv in _exec_stop_post(record, settings)),
+        *(f"ExecStopPost=-{' '.join(argv)}" for argv in _exec_stop_post(record, settings)),
         # The overlay's mounts live and die with the unit.
         "PrivateMounts=yes",
         *network.unit_properties(record, settings.network),
@@ -226,7 +243,7 @@ def _story(record: Record) -> list[str]:
     As properties of systemd-run each is one field.
     """
     known = {"JOB": record.job, "PROJECT": record.project, "IMAGE": record.image, "MACHINE": record.machine}
-    return [f"LogExtraFields=NSPAWN_RUNNER_{name}={value}" for name, value in known.items() if value]
+    return [f"LogExtraFields=NSPAWN_RUNNER_{name}={systemd.plain(value)}" for name, value in known.items() if value]
 
 
 def _profile(record: Record, settings: Settings) -> profiles.Profile:
@@ -238,24 +255,18 @@ def _exec_stop_post(record: Record, settings: Settings) -> list[list[str]]:
 
     Not the reaper if it is us who remove the machine. Neither forks, since the job may have used up the unit's tasks.
     """
-    main = os.path.join(os.path.dirname(os.path.dirname(__file__)), "__main__.py")
+    folder = os.path.dirname(__file__)
+    main = os.path.join(os.path.dirname(folder), "__main__.py")
     reap = [sys.executable, "-I", "-S", main, "reap", record.machine]
-    commands = [["/bin/sh", "-c", '[ -e "$0" ] || exec "$@"', records.removal_file(record.machine), *reap]]
+    commands = [["/bin/sh", os.path.join(folder, "stop_post.sh"), records.removal_file(record.machine), *reap]]
     if record.network == network.PRIVATE:
-        neighbour = ["ip", "neighbour", "delete", network.address(settings.network, record.slot)]
-        # Where the host was not told of it yet, ip's protest is nobody's concern.
-        quiet = ["/bin/sh", "-c", 'exec "$0" "$@" 2>/dev/null', *neighbour, "dev", settings.network.bridge]
-        commands.insert(0, quiet)
+        # Of one that is not there, as where the host was not told of it yet, flush says nothing.
+        address = network.address(settings.network, record.slot)
+        flush = ["ip", "neighbour", "flush", "nud", "permanent", "to", address, "dev", settings.network.bridge]
+        commands.insert(0, flush)
+    if any(" " in word for words in commands for word in words):
+        raise HostError(f"no unit can call what lies in a folder with a space: {main} or {sys.executable}")
     return commands
-
-
-def _exec_line(argv: Sequence[str]) -> str:
-    """Return ``argv`` as systemd.service(5) reads a command line: every word quoted, $ meaning itself.
-
-    systemd-run hands the text of Exec*= properties to systemd, which splits it again.
-    """
-    quoted = (word.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$") for word in argv)
-    return " ".join(f'"{word}"' for word in quoted)
 
 
 def _raise_inotify_limit() -> None:

@@ -26,12 +26,13 @@ def give_folders(record: Record, folders: Sequence[str]) -> None:
     Raises HostError where the image has no such user, or a folder cannot be made.
     """
     argv = systemd.run_argv(
-        systemd.escaped(["/bin/sh", "-c", _GIVE, "sh", record.user, *folders]),
+        systemd.shell_argv(record.user, *folders),
         unit=f"nspawn-runner-user-{os.urandom(4).hex()}.service",
+        description="nspawn-runner: folders of the user of scripts",
         options=["--pipe", "--wait", f"--machine={record.machine}"],
         properties=["Type=exec"],
     )
-    done = process.run(argv, check=False, timeout_seconds=_SECONDS)
+    done = process.run(argv, check=False, stdin=_GIVE.encode(), timeout_seconds=_SECONDS)
     answer = done.stdout.decode(errors="replace").strip()
     if answer == "given":
         return

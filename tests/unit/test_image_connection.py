@@ -5,6 +5,7 @@ import os
 import pytest
 
 from nspawn_runner.errors import HostError
+from nspawn_runner.host import systemd
 from nspawn_runner.images import entrance, keeper, keepers
 from nspawn_runner.images.connection_plugins import FOLDER
 
@@ -31,11 +32,22 @@ def test_without_user_namespace_capabilities_are_the_container_s() -> None:
     assert bounding.startswith("--bounding-set=-all")
 
 
-def test_systemd_gets_no_dollar_to_expand() -> None:
-    argv = entrance._unit_argv("m", "u.service", "mark", WORDS)
-    command = argv[argv.index("--") + 1 :]
-    assert command[-1] == WORDS[-1].replace("$", "$$")
-    assert all("$" not in word.replace("$$", "") for word in command)
+def test_a_unit_holds_nothing_of_the_command() -> None:
+    argv = entrance._unit_argv("m", "u.service")
+    assert argv[argv.index("--") + 1 :] == ["/bin/sh", "/proc/self/fd/0"]
+
+
+@pytest.mark.parametrize("odd", ["$x", "50%", "it's", '"', "back\\slash", "two\nlines"])
+def test_what_a_units_file_would_not_give_back_is_refused(odd: str) -> None:
+    assert systemd.run_argv(["true", "a b"], unit="u.service", description="words")
+    for command, description, properties in (
+        (["true", odd], "words", []),
+        (["true"], odd, []),
+        (["true"], "words", [f"BindPaths={odd}"]),
+    ):
+        with pytest.raises(HostError, match="no unit can hold"):
+            systemd.run_argv(command, unit="u.service", description=description, properties=properties)
+    assert systemd.run_argv(["true"], unit="u.service", description=systemd.plain(odd))
 
 
 def test_a_container_ends_in_good_order_with_its_keeper() -> None:

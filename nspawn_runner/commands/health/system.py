@@ -77,7 +77,8 @@ def unit_limits(context: Context) -> Iterator[Finding]:
     limits = [f"MemoryMax={_MEMORY_BYTES}", f"TasksMax={_TASKS}", f"CPUWeight={_WEIGHT}"]
     properties = [*limits, "Type=exec", "Delegate=yes", "PrivateMounts=yes", "RuntimeMaxSec=60"]
     try:
-        process.run(systemd.run_argv(["sleep", "60"], unit=unit, properties=properties))
+        argv = ["sleep", "60"]
+        process.run(systemd.run_argv(argv, unit=unit, description="nspawn-runner doctor", properties=properties))
         found = cgroups.limits(systemd.state(unit)["ControlGroup"])
     finally:
         systemd.stop(unit)
