@@ -17,16 +17,16 @@ IMAGE = "bookworm"
 SETTINGS = "/etc/nspawn-runner/nspawn-runner.toml"
 FAST = replace(NEW, retry_seconds=0.05)
 
-# One line for each thing that could be left. The bridge, the last slot and the settings are meant to stay.
+# One line for each thing that could be left. The bridges, the last slot, the settings and the rules are meant to stay.
 TRACES = r"""
 awk '{ print "mount " $5 }' /proc/self/mountinfo
 systemctl list-units --all --plain --no-legend 'nspawn-runner*' | awk '{ print "unit " $1 }'
 systemctl --failed --plain --no-legend | awk '{ print "failed " $1 }'
 machinectl list --no-legend | awk '{ print "machine " $1 }'
-ls /sys/class/net | grep --invert-match --line-regexp nspr0 | sed 's/^/interface /'
+ls /sys/class/net | grep --invert-match --line-regexp -e nspr0 -e nspr-waiting | sed 's/^/interface /'
 find /run/nspawn-runner /run/systemd/nspawn/* /run/systemd/machines /run/systemd/transient \
     /var/lib/nspawn-runner/.overlays /var/lib/nspawn-runner/.snapshots /tmp/custom-executor* \
-    -mindepth 1 -maxdepth 2 ! -name slots.last ! -name settings -printf 'path %p\n'
+    -mindepth 1 -maxdepth 2 ! -name slots.last ! -name settings ! -name firewall -printf 'path %p\n'
 find /sys/fs/cgroup -path '*machine.slice/*' -printf 'group %p\n'
 ps -eo args --no-headers | grep -E '[s]ystemd-nspawn|[s]ystemd-run|nspawn-runne[r] ' | sed 's/^/process /'
 true
