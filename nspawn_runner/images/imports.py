@@ -32,7 +32,7 @@ class Source(NamedTuple):
 
 def default_limits(state_folder: str, *, files_count: int = MOST_FILES) -> Limits:
     """Return the limits of an import: nearly what is free on the disk that holds ``state_folder``."""
-    files.make_private_folder(state_folder)
+    files.keep_others_out(state_folder)
     there = os.statvfs(state_folder)
     return Limits(int(there.f_bavail * there.f_frsize * (1 - _RESERVE)), files_count)
 

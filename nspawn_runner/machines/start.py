@@ -109,6 +109,7 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
 
 
 def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
+    files.keep_others_out(settings.state_folder)
     complete_network = network.set_up(settings.network)
     _raise_inotify_limit()
     files.make_private_folder(record.folder)

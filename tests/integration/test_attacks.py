@@ -262,6 +262,26 @@ def test_cache_of_a_project_is_no_way_to_root(field: Field) -> None:
     assert b"Permission denied" in field.host.run(as_nobody, check=False).stderr
 
 
+def test_others_are_kept_out_of_the_state_folder(overlay_host: DisposableHost) -> None:
+    """One that is the tool's is made private; of one that may be others' as well it says what is wrong."""
+    host, shared = overlay_host, "/srv/shared"
+    host.run(["bash", "-c", f"mkdir -p {shared}/bookworm {shared}/theirs; chmod 0755 {STATE_FOLDER}"])
+    program = f"{STATE_FOLDER}/bookworm/usr/bin/passwd"
+    as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "ls", program]
+    try:
+        host.run(as_nobody)
+        with Job(host) as job:
+            job.prepare()
+            assert b"Permission denied" in host.run(as_nobody, check=False).stderr
+            assert host.run(["stat", "--format=%a", STATE_FOLDER]).stdout == b"700\n"
+        refused = Job(host, settings=f'state_folder = "{shared}"\n').call("prepare", "bookworm")
+        assert refused.status == SYSTEM_FAILURE
+        assert f"chmod 0700 {shared}" in refused.message
+        assert host.run(["stat", "--format=%a", shared]).stdout == b"755\n"
+    finally:
+        host.run(["rm", "-rf", shared])
+
+
 GREEDY = """
 mkdir /root/many; python3 -c 'for n in range(100000): open(f"/root/many/{n}", "x").close()'
 find /root/many -type f | wc --lines

@@ -242,7 +242,7 @@ def test_state_folder_that_cannot_be_used(overlay_host: DisposableHost) -> None:
     with broken(overlay_host, mount, "umount /root/s; rmdir /root/s"):
         found = doctor(overlay_host, settings='state_folder = "/root/s"').bad("state folder")
         assert [each.level for each in found] == ["failed", "failed"]
-        assert found[0].mend == "chown root /root/s; chmod go-w /root/s"
+        assert found[0].mend == "chown root /root/s; chmod 0700 /root/s"
         shell(overlay_host, found[1].mend.partition(";")[0])
         shell(overlay_host, found[0].mend)
         assert not doctor(overlay_host, settings='state_folder = "/root/s"').bad("state folder")

@@ -38,7 +38,10 @@ def state_folder(context: Context) -> Iterator[Finding]:
         yield warning(f"there is no {folder}", "nspawn-runner chroot-create bookworm")
         return
     if there.st_uid != 0 or there.st_mode & 0o022:
-        yield failed(f"{folder} can be written by others than root", f"chown root {folder}; chmod go-w {folder}")
+        yield failed(f"{folder} can be written by others than root", f"chown root {folder}; chmod 0700 {folder}")
+    elif there.st_mode & 0o077:
+        text = f"{folder} can be entered by others than root: to them a setuid program of an image is a way to root"
+        yield warning(text, f"chmod 0700 {folder}")
     flags = os.statvfs(folder).f_flag
     wrong = {"ro": os.ST_RDONLY, "noexec": os.ST_NOEXEC, "nosuid": os.ST_NOSUID, "nodev": os.ST_NODEV}
     options = [name for name, flag in wrong.items() if flags & flag]
@@ -49,7 +52,7 @@ def state_folder(context: Context) -> Iterator[Finding]:
         tell = failed if {"ro", "noexec"} & {*options} else warning
         mend = f"mount --options=remount,{better} {point}; see /etc/fstab"
         yield tell(f"{folder} is mounted {','.join(options)}", mend)
-    elif there.st_uid == 0 and not there.st_mode & 0o022:
+    elif there.st_uid == 0 and not there.st_mode & 0o077:
         yield ok(f"{folder} on {files.file_system(folder)}")
 
 
