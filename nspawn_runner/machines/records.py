@@ -253,6 +253,9 @@ def path(machine: str) -> str:
     return f"{RUN_FOLDER}/{machine}.json"
 
 
+_SCRIPT_HAS_RUN = "script-has-run"
+
+
 class End(NamedTuple):
     """How a machine ended, in the words of systemd.exec(5)'s $SERVICE_RESULT, $EXIT_CODE and $EXIT_STATUS."""
 
@@ -315,18 +318,13 @@ def failure(machine: str) -> str:
 
 def note_script(machine: str, *, of_the_job: bool) -> None:
     """Write down that a script has run in the machine, if it is ``of_the_job``, whose doing is then what it is like."""
-    if of_the_job and not has_run_scripts_of_job(machine):
-        with suppress(OSError):
-            files.write_atomically(_script_file(machine), b"")
+    if of_the_job:
+        is_first_time(machine, _SCRIPT_HAS_RUN)
 
 
 def has_run_scripts_of_job(machine: str) -> bool:
     """Tell whether anything that the job itself says has run in the machine."""
-    return os.path.exists(_script_file(machine))
-
-
-def _script_file(machine: str) -> str:
-    return f"{folder(machine)}/script-has-run"
+    return os.path.exists(f"{folder(machine)}/{_SCRIPT_HAS_RUN}")
 
 
 def is_first_time(machine: str, what: str) -> bool:

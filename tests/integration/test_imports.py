@@ -23,6 +23,7 @@ EXPECTED = {
         "commands.config",
         "commands.job_image",
         "commands.story",
+        "host.signals",
         "gitlab",
         "gitlab.job",
         "host",
