@@ -18,7 +18,7 @@ DESCRIPTION = """Opens a shell, or runs COMMAND, in a copy of the image NAME. Wh
 start from then on get the changed copy; running ones keep what they have. Otherwise nothing changes.
 
     nspawn-runner chroot-login bookworm
-    nspawn-runner chroot-login bookworm -- apt-get install --yes shellcheck"""
+    nspawn-runner chroot-login bookworm -- sh -c 'apt-get update && apt-get install --yes shellcheck'"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

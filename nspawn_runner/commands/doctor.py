@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 HELP = "check what jobs need, and say how to mend what is wrong"
 DESCRIPTION = """Checks everything that jobs and images need of this host, mostly by trying it, and prints a line for
-each: ok, warning (jobs run, but not as they should) or failed (jobs do not run), with the command that mends it.
+each: ok, warning (jobs run, but not as they should) or failed (jobs do not run), with the command that mends it, for a
+root shell as it stands, or with what to do where there is none.
 
 The exit status says the worst, as monitoring wants it: 0 ok, 1 warning, 2 failed. --json prints an array of objects:
-check, level (ok, warning, failed), text, mend (a command, or what to do; empty when ok).
+check, level (ok, warning, failed), text, mend (a command, or empty), advice (what to do beside or in place of it, or
+empty).
 
     nspawn-runner doctor
     nspawn-runner doctor --job    # and a tiny job through all stages, on every backend that is here"""
@@ -71,3 +73,5 @@ def lines(result: Result) -> Iterable[str]:
     yield f"{result.level:8} {result.check}: {printable(result.text)}"
     if result.mend:
         yield f"         mend: {printable(result.mend)}"
+    if result.advice:
+        yield f"         advice: {printable(result.advice)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 
@@ -108,8 +109,20 @@ def _cache_options(job: Job, settings: Settings) -> list[str]:
 
 
 def _helper_options(root: str, settings: Settings) -> list[str]:
-    """Bind the host's gitlab-runner, which artifacts and cache need, into a machine whose image has none."""
+    """Bind the host's gitlab-runner, which artifacts and cache need, into the machine.
+
+    Also over one of the image's own, wherever that is: an older one does not know what the runner asks of it.
+    """
     helper = host_runner.program(settings.gitlab_runner)
-    if not helper or any(os.path.lexists(f"{root}/{folder}/gitlab-runner") for folder in ("usr/bin", "usr/local/bin")):
+    if not helper:
         return []
-    return [f"--bind-ro={os.path.realpath(helper)}:/usr/local/bin/gitlab-runner"]
+    own = [path for path in ("/usr/bin/gitlab-runner",) if _is_plain_file(root + path)]
+    return [f"--bind-ro={os.path.realpath(helper)}:{path}" for path in ("/usr/local/bin/gitlab-runner", *own)]
+
+
+def _is_plain_file(path: str) -> bool:
+    """Tell whether there is a file at ``path``, no link: what links lead to is for the machine to say."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False

@@ -32,7 +32,7 @@ def results(context: Context, image_name: str) -> Iterator[Result]:
     image = _image(context, image_name)
     if image is None:
         yield Result("job", FAILED, f"there is no image {image_name} to run it on".replace("  ", " "),
-                     f"nspawn-runner chroot-create {image_name or 'bookworm'}")  # fmt: skip
+                     f"nspawn-runner chroot-create {image_name or 'bookworm'}", "")  # fmt: skip
         return
     own = job_image.own_values(image)
     for backend in [str(own["backend"])] if "backend" in own else ["overlay", "btrfs", "tmpfs"]:
@@ -69,7 +69,7 @@ def _job_on(backend: str, image: store.Image) -> Check:
         else:
             failed = ", ".join(line.split()[0] for line in units if line.split())
             yield Finding(WARNING, f"{text}; systemd in it is {printable(state, 40)}: {printable(failed, 200)}",
-                          f"nspawn-runner chroot-login {image.name}, and disable those units")  # fmt: skip
+                          advice=f"nspawn-runner chroot-login {image.name}, and disable those units")  # fmt: skip
 
     job.__name__ = f"job_on_{backend}"
     return job

@@ -75,6 +75,24 @@ def test_what_is_wrong_is_told_before_anything_is_made(job: Job, say: Say) -> No
     assert len(done.message.splitlines()) <= 3
 
 
+@pytest.mark.parametrize("own", [{"usr/bin"}, {"usr/local/bin"}, {"usr/bin", "usr/local/bin"}])
+def test_gitlab_runner_in_a_machine_is_the_hosts(overlay_host: DisposableHost, own: set[str]) -> None:
+    """An older one of the image's does not know what a newer runner asks of it."""
+    files = [overlay_host.path(f"{STATE_FOLDER}/bookworm/{folder}/gitlab-runner") for folder in own]
+    helper = overlay_host.path("/root/gitlab-runner-of-the-host")
+    for file, word in [*((file, "image") for file in files), (helper, "host")]:
+        file.write_text(f"#!/bin/sh\necho the {word}\n")
+        file.chmod(0o755)
+    try:
+        with Job(overlay_host, settings="gitlab_runner = '/root/gitlab-runner-of-the-host'\n") as job:
+            job.prepare()
+            calls = "; ".join(["gitlab-runner", *(f"/{folder}/gitlab-runner" for folder in sorted(own))])
+            assert set(job.output(calls).splitlines()) == {"the host"}
+    finally:
+        for file in files:
+            file.unlink()
+
+
 def test_no_network(job: Job, say: Say) -> None:
     say(network="none")
     with Unchanged(job.host):

@@ -22,6 +22,9 @@ SUBJECTS = (
 )  # fmt: skip
 
 
+_COMMAND = "install it: "  # an error's advice that is a command
+
+
 class Context(NamedTuple):
     """What checks know: the settings, the file they were asked from (None: the usual), for how many machines."""
 
@@ -31,11 +34,12 @@ class Context(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What a check found; ``mend`` is a command, or says what to do where no command does it."""
+    """What a check found; ``mend`` is a command for a shell, ``advice`` what to do where none does it all."""
 
     level: str
     text: str
     mend: str = ""
+    advice: str = ""
 
 
 class Result(NamedTuple):
@@ -45,6 +49,7 @@ class Result(NamedTuple):
     level: str
     text: str
     mend: str
+    advice: str
 
 
 Check = Callable[[Context], Iterator[Finding]]
@@ -66,12 +71,16 @@ def run(check: Check, context: Context) -> Iterator[Result]:
     except Error as error:
         yield of_error(name, error)
     except (OSError, ValueError, LookupError) as error:  # also: a tool's output is not what we know
-        yield Result(name, FAILED, f"cannot be checked: {error}", "mend that first")
+        yield Result(name, FAILED, f"cannot be checked: {error}", "", "see to that first")
 
 
 def of_error(name: str, error: Error) -> Result:
     """Return the failure that ``error`` is."""
-    return Result(name, FAILED, "; ".join(text for text in (error.what, error.facts) if text), error.advice)
+    said, command, mend = error.advice.partition(_COMMAND)
+    text = "; ".join(text for text in (error.what, error.facts) if text)
+    if command and not said:
+        return Result(name, FAILED, text, mend, "")
+    return Result(name, FAILED, text, "", error.advice or "see to that first")
 
 
 def ok(text: str) -> Finding:
@@ -79,11 +88,11 @@ def ok(text: str) -> Finding:
     return Finding(OK, text)
 
 
-def warning(text: str, mend: str) -> Finding:
+def warning(text: str, mend: str = "", *, advice: str = "") -> Finding:
     """Return a finding that jobs run, but not as they should."""
-    return Finding(WARNING, text, mend)
+    return Finding(WARNING, text, mend, advice)
 
 
-def failed(text: str, mend: str) -> Finding:
+def failed(text: str, mend: str = "", *, advice: str = "") -> Finding:
     """Return a finding that jobs cannot run."""
-    return Finding(FAILED, text, mend)
+    return Finding(FAILED, text, mend, advice)

@@ -16,8 +16,11 @@ def settings_file(context: Context) -> Iterator[Finding]:
     try:
         settings.load(context.config_file)
     except HostError as error:
-        mend = error.advice.removeprefix("mend it: ") if "chown" in error.advice else f"editor {file}"
-        yield failed("; ".join(text for text in (error.what, error.facts) if text), mend)
+        text = "; ".join(text for text in (error.what, error.facts) if text)
+        if "chown" in error.advice:
+            yield failed(text, error.advice.removeprefix("mend it: "))
+        else:
+            yield failed(text, advice=f"correct {file}")
         return
     yield ok(file if os.path.exists(file) else f"no {file}: the defaults hold")
 

@@ -62,7 +62,7 @@ def firewall(context: Context) -> Iterator[Finding]:
         return
     routes = json.loads(process.run(["ip", "-json", "-4", "route", "show", "default"]).stdout)
     if not routes:
-        yield warning("the host has no default route: jobs reach nothing outside", "ip route add default via …")
+        yield warning("the host has no default route: jobs reach nothing outside", advice="see: ip route")
         return
     files.make_private_folder(RUN_FOLDER)
     with locks.locked(f"{RUN_FOLDER}/doctor.lock", what="doctor's trial of the firewall"):
@@ -72,10 +72,11 @@ def firewall(context: Context) -> Iterator[Finding]:
         yield ok("lets packets of machines through")
         return
     who, mend = _culprit(wanted.bridge)
+    advice = "" if mend else f"let the forward chains in nft list ruleset accept what comes from {wanted.bridge}"
     if dropped == _ANSWERS:  # or only the echo is unwanted
-        yield warning(f"{who} drops {dropped}: jobs may reach nothing outside", mend)
+        yield warning(f"{who} drops {dropped}: jobs may reach nothing outside", mend, advice=advice)
     else:
-        yield failed(f"{who} drops {dropped}: jobs reach nothing outside", mend)
+        yield failed(f"{who} drops {dropped}: jobs reach nothing outside", mend, advice=advice)
 
 
 def _dropped(wanted: Network, *, router: str) -> str:
@@ -201,7 +202,7 @@ def _culprit(bridge: str) -> tuple[str, str]:
         insert = f"nft insert rule {table} {chain['name']}"
         out, back = f"iifname {bridge} accept", f"oifname {bridge} ct state established,related accept"
         return f"the chain {chain['name']} of the table {table}", f"{insert} {out}; {insert} {back}"
-    return "a firewall rule", f"let the forward chains in: nft list ruleset, accept what comes from {bridge}"
+    return "a firewall rule", ""
 
 
 def _chains() -> list[dict[str, Any]]:

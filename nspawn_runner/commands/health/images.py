@@ -45,7 +45,7 @@ def _image(name: str, context: Context) -> Iterator[Finding]:
     lacks = _lacks(image, job_image.settings_of(image, context.settings).shell)
     if lacks:
         package, what = lacks
-        yield failed(f"{name} has no {what}", f"nspawn-runner chroot-login {name} -- apt-get install --yes {package}")
+        yield failed(f"{name} has no {what}", _install(name, package))
         return
     days = _age_days(image)
     if days > _FRESH_DAYS:
@@ -75,6 +75,11 @@ def _age_days(image: store.Image) -> float:
 def _create(name: str, context: Context) -> str:
     wanted, _ = playbooks.find_all(context.settings.state_folder)
     return f"nspawn-runner chroot-{'maintenance' if name in wanted else 'create'} {name}"
+
+
+def _install(name: str, packages: str) -> str:
+    install = f"apt-get update && apt-get install --yes {packages}"
+    return f"nspawn-runner chroot-login {name} -- sh -c '{install}'"
 
 
 def _update(name: str, context: Context) -> str:

@@ -36,7 +36,7 @@ def bridge(context: Context) -> Iterator[Finding]:
     name, gateway = wanted.bridge, network.gateway(wanted)
     if os.path.exists(f"/sys/class/net/{name}"):
         if not os.path.isdir(f"/sys/class/net/{name}/bridge"):
-            yield failed(f"the interface {name} is no bridge", "another name in the settings: [network] bridge")
+            yield failed(f"the interface {name} is no bridge", advice="another name in the settings: [network] bridge")
             return
         if network.is_up(name) and subnets.of_bridge(name) != wanted.subnet:
             yield failed(f"{name} is up, but has not the address {gateway}", f"ip address add {gateway} dev {name}")
@@ -147,7 +147,7 @@ def name_servers(context: Context) -> Iterator[Finding]:
         return
     if lack := resolvers.lack(context.settings.network):
         text = f"names are not found in jobs: {lack}"
-        yield warning(text, "[network] dns in the settings, or apt install systemd-resolved")
+        yield warning(text, advice="[network] dns in the settings, or a resolver that other hosts can reach")
     else:
         source, servers = resolvers.choose(context.settings.network)
         yield ok(f"machines are given those of {source or 'the settings'}: {', '.join(servers)}")

@@ -24,7 +24,7 @@ def programs(context: Context) -> Iterator[Finding]:
     missing = [name for name in _NEEDED if not _is_installed(name)]
     for name in missing:
         error = process.missing([name])
-        yield failed(error.what, _command(error))
+        yield failed(error.what, error.advice.removeprefix("install it: "))
     if not missing:
         yield ok("all that machines need are installed")
 
@@ -45,7 +45,7 @@ def builder(context: Context) -> Iterator[Finding]:
     try:
         yield ok(f"{bootstrap.find_builder()} makes images")
     except HostError as error:
-        yield warning(f"{error.what}: images can only be imported", _command(error))
+        yield warning(f"{error.what}: images can only be imported", "apt install mmdebstrap")
 
 
 def keyring(context: Context) -> Iterator[Finding]:
@@ -69,11 +69,6 @@ def ansible(context: Context) -> Iterator[Finding]:
 
 def _is_installed(program: str) -> bool:
     return shutil.which(program, path=process.environment()["PATH"]) is not None
-
-
-def _command(error: HostError) -> str:
-    """Return the command in an advice such as "install it: apt install nftables"."""
-    return error.advice.partition(": ")[2] or error.advice
 
 
 CHECKS = (programs, libraries, builder, keyring, ansible)

@@ -15,6 +15,11 @@ from ...host import process
 from ...images import store
 from . import Context, Finding, failed, ok, warning
 
+_DROP_IN = "/etc/systemd/system/gitlab-runner.service.d"
+_AS_ROOT = (
+    f"mkdir --parents {_DROP_IN}; printf '[Service]\\nUser=root\\n' > {_DROP_IN}/root.conf; "
+    "systemctl daemon-reload; systemctl restart gitlab-runner"
+)
 _INSTALL = "see https://docs.gitlab.com/runner/install/linux-repository/"
 # JOB_RESPONSE_FILE, by which no job can pass for another one, came with 14.1; exit_codes of allow_failure with 17.9.
 _OLDEST, _BETTER = (14, 1), (17, 9)
@@ -33,9 +38,9 @@ def gitlab_runner(context: Context) -> Iterator[Finding]:
         if not wanted:
             yield ok("is not installed, and the settings want none")
         elif wanted != "auto":
-            yield failed(f"gitlab_runner in the settings: {wanted} cannot be run", f"{_INSTALL}, or correct the path")
+            yield failed(f"gitlab_runner in the settings: {wanted} cannot be run", advice="correct the path")
         else:
-            yield warning("gitlab-runner is not installed: only exec and calls by hand run jobs", _INSTALL)
+            yield warning("gitlab-runner is not installed: only exec and calls by hand run jobs", advice=_INSTALL)
         return
     said = process.run([program, "--version"], check=False, timeout_seconds=60).stdout.decode(errors="replace")
     found = re.search(r"Version:\s+v?(\d+)\.(\d+)", said)
@@ -70,7 +75,7 @@ def service(context: Context) -> Iterator[Finding]:
     if user not in {"", "root", "0"}:
         yield failed(
             f"gitlab-runner runs as {printable(user, 40)}, who can start no machines",
-            "systemctl edit gitlab-runner, add: [Service] User=root; systemctl restart gitlab-runner",
+            _AS_ROOT,
         )
     elif state.get("ActiveState") != "active":
         yield failed(f"gitlab-runner is {state.get('ActiveState')}", "systemctl enable --now gitlab-runner")
@@ -84,12 +89,13 @@ def runner_configuration(context: Context) -> Iterator[Finding]:
         return
     content = _read()
     if content is None:
-        yield warning(f"there is no {CONFIG_FILE}", f"nspawn-runner toml --help; nspawn-runner toml >> {CONFIG_FILE}")
+        register = "gitlab-runner register; nspawn-runner toml prints the section for it"
+        yield warning(f"there is no {CONFIG_FILE}", advice=register)
         return
     try:
         data = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        yield failed(f"{CONFIG_FILE} is not valid TOML: {error}", f"editor {CONFIG_FILE}")
+        yield failed(f"{CONFIG_FILE} is not valid TOML: {error}", advice=f"correct {CONFIG_FILE}")
         return
     if os.stat(CONFIG_FILE).st_mode & 0o044:
         yield warning(f"{CONFIG_FILE}, which holds tokens, can be read by others", f"chmod 600 {CONFIG_FILE}")
@@ -100,7 +106,7 @@ def runner_configuration(context: Context) -> Iterator[Finding]:
     for runner in ours:
         name = printable(str(runner.get("name") or "without a name"), 60)
         problems = [*_problems(runner, context)]
-        yield from (failed(f"the runner {name}: {text}", _correct()) for text in problems)
+        yield from (failed(f"the runner {name}: {text}", advice=_correct()) for text in problems)
         if not problems:
             yield ok(f"the runner {name} calls us; {data.get('concurrent', 1)} jobs at a time")
 
@@ -170,7 +176,7 @@ def _bad_times(custom: Mapping[str, Any], grace_seconds: int) -> Iterator[str]:
 
 def _correct() -> str:
     usual = f"graceful_kill_timeout = {runner_config.GRACEFUL_KILL_SECONDS}"
-    return f"editor {CONFIG_FILE}; nspawn-runner toml shows how it should be ({usual} …)"
+    return f"correct {CONFIG_FILE}: nspawn-runner toml shows how it should be ({usual} …)"
 
 
 CHECKS = (gitlab_runner, service, runner_configuration)

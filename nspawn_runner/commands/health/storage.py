@@ -50,8 +50,8 @@ def state_folder(context: Context) -> Iterator[Finding]:
         point = json.loads(process.run(ask).stdout)["filesystems"][-1]["target"]
         better = ",".join({"ro": "rw"}.get(name, name.removeprefix("no")) for name in options)
         tell = failed if {"ro", "noexec"} & {*options} else warning
-        mend = f"mount --options=remount,{better} {point}; see /etc/fstab"
-        yield tell(f"{folder} is mounted {','.join(options)}", mend)
+        mend = f"mount --options=remount,{better} {point}"
+        yield tell(f"{folder} is mounted {','.join(options)}", mend, advice="and in /etc/fstab, for the next boot")
     elif there.st_uid == 0 and not there.st_mode & 0o077:
         yield ok(f"{folder} on {files.file_system(folder)}")
 
@@ -65,7 +65,7 @@ def backend(context: Context) -> Iterator[Finding]:
     if settings.backend == "btrfs" and not on_btrfs:
         yield failed(
             f'backend = "btrfs", but {settings.state_folder} is not on btrfs',
-            f'backend = "auto" in the settings, or mount a btrfs on {settings.state_folder}',
+            advice=f'backend = "auto" in the settings, or mount a btrfs on {settings.state_folder}',
         )
         return
     files.make_private_folder(RUN_FOLDER)
@@ -101,7 +101,7 @@ def _try_btrfs(trial: str, folder: str, context: Context) -> Finding:
     trees.make(f"{trial}/root")
     trees.copy(f"{trial}/root", f"{trial}/snapshot")
     if not trees.is_subvolume(f"{trial}/snapshot"):
-        return failed("btrfs makes no snapshots here", "dmesg; btrfs scrub start")
+        return failed("btrfs makes no snapshots here", advice="dmesg may say why")
     if not context.settings.user_namespace:
         return ok("btrfs makes snapshots")
     os.makedirs(folder)
@@ -119,7 +119,7 @@ def _no_layers(name: str, said: bytes) -> Finding:
         return failed(f"{name}: {reason}", "sysctl --write user.max_user_namespaces=100000")
     return failed(
         f"{name} does not work here, kernel {os.uname().release}: {reason}",
-        "a kernel from 5.19 on, or user_namespace = false in the settings where jobs may be root on the host",
+        advice="a kernel from 5.19 on, or user_namespace = false in the settings where jobs may be root on the host",
     )
 
 
@@ -145,19 +145,21 @@ def room(context: Context) -> Iterator[Finding]:
     there = os.statvfs(folder)
     free_bytes = there.f_bavail * there.f_frsize
     text = f"{free_bytes / 2**30:.1f} GiB free on the disk of {folder}"
-    mend = "nspawn-runner chroot-list --generations shows what images take; chroot-remove those that nobody needs"
+    advice = "nspawn-runner chroot-list --generations shows what images take: chroot-remove those that nobody needs"
     if free_bytes < _TOO_FEW_BYTES:
-        yield failed(text, mend)
+        yield failed(text, advice=advice)
     elif free_bytes < _FEW_BYTES:
-        yield warning(text, mend)
+        yield warning(text, advice=advice)
     if there.f_files and there.f_favail < _FEW_INODES:  # btrfs counts none
         tell = failed if there.f_favail < _TOO_FEW_INODES else warning
-        yield tell(f"only {there.f_favail} inodes are free on the disk of {folder}", mend)
+        yield tell(f"only {there.f_favail} inodes are free on the disk of {folder}", advice=advice)
     elif free_bytes >= _FEW_BYTES:
         yield ok(text)
     run = os.statvfs("/run")
     if run.f_bavail * run.f_frsize < _FEW_BYTES_OF_RUN or (run.f_files and run.f_favail < 1000):
-        yield failed("/run is full, where the records of machines are", "du --summarize /run/* shows what fills it")
+        yield failed(
+            "/run is full, where the records of machines are", advice="du --summarize /run/* shows what fills it"
+        )
 
 
 CHECKS = (state_folder, backend, room)

@@ -29,7 +29,9 @@ def rights(context: Context) -> Iterator[Finding]:
         held = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
     missing = [name for number, name in _CAPABILITIES.items() if not held >> number & 1]
     if missing:
-        yield failed(f"root lacks {', '.join(missing)}", "run it on the host itself, or in a container with all rights")
+        yield failed(
+            f"root lacks {', '.join(missing)}", advice="run it on the host itself, or in a container with all rights"
+        )
     else:
         yield ok("root, with all capabilities that machines need")
 
@@ -41,7 +43,7 @@ def init(context: Context) -> Iterator[Finding]:
         asked = ["systemctl", "show", "--property=Version", "--value"]
         yield ok(f"PID 1 is systemd {process.run(asked).stdout.decode(errors='replace').strip()}")
     else:
-        yield failed("PID 1 is not systemd", "apt install systemd-sysv; systemctl reboot, or boot such a host")
+        yield failed("PID 1 is not systemd", advice="install systemd-sysv and boot again, or use another host")
 
 
 def systemd_nspawn(context: Context) -> Iterator[Finding]:
@@ -51,7 +53,9 @@ def systemd_nspawn(context: Context) -> Iterator[Finding]:
     used = [*nspawn.boot_options("m", ["--network-bridge=b", "--resolv-conf=r"]), "--private-users-ownership=map"]
     missing = [name for option in used if option.startswith("--") and (name := option.split("=")[0]) not in helped]
     if missing:
-        yield failed(f"systemd-nspawn does not know {', '.join(missing)}", "upgrade the host: Debian 12 or newer")
+        yield failed(
+            f"systemd-nspawn does not know {', '.join(missing)}", advice="upgrade the host: Debian 12 or newer"
+        )
     else:
         yield ok("systemd-nspawn knows the options of machines")
 
@@ -92,15 +96,15 @@ def unit_limits(context: Context) -> Iterator[Finding]:
         if not is_set
     ]
     if idle:
-        yield warning(f"limits of machines do nothing for: {', '.join(idle)}", _controllers_mend(idle))
+        yield warning(f"limits of machines do nothing for: {', '.join(idle)}", advice=_controllers_advice(idle))
     else:
         yield ok(f"units start, and their limits act (cgroup version {cgroups.version()})")
 
 
-def _controllers_mend(idle: list[str]) -> str:
+def _controllers_advice(idle: list[str]) -> str:
     word = "systemd.unified_cgroup_hierarchy=1" if cgroups.version() == 1 else "cgroup_enable=memory"
     words = word if "memory" in idle or cgroups.version() == 1 else "no cgroup_disable="
-    return f"the kernel's command line (GRUB_CMDLINE_LINUX in /etc/default/grub) needs {words}; update-grub; reboot"
+    return f"GRUB_CMDLINE_LINUX in /etc/default/grub needs {words}, then update-grub and a reboot"
 
 
 def clock(context: Context) -> Iterator[Finding]:

@@ -12,6 +12,8 @@ from ...machines import backends, records, sight
 from .. import list_machines
 from . import Context, Finding, ok, warning
 
+_UNITS = os.path.join(os.path.dirname(os.path.abspath(__file__)).rpartition("/nspawn_runner/")[0], "packaging")
+
 
 class Timer(NamedTuple):
     """A timer of ours; ``is_wanted`` tells whether this host has work for it."""
@@ -40,7 +42,7 @@ def timers(context: Context) -> Iterator[Finding]:
         if state == "enabled":
             yield ok(f"{timer.unit} is enabled")
         else:
-            install = "" if state == "disabled" else f"cp packaging/{timer.unit[:-6]}.* /etc/systemd/system/; "
+            install = "" if state == "disabled" else f"cp {_UNITS}/{timer.unit[:-6]}.* /etc/systemd/system/; "
             yield warning(
                 f"{timer.unit} is not enabled: {timer.work}",
                 f"{install}systemctl daemon-reload; systemctl enable --now {timer.unit}",
