@@ -199,7 +199,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            raise UsageError(message, advice=f"try: {self.prog} --help")
+            from .mistakes import meant
+
+            parsers = (parser, verbs.choices.get(wanted or "", self))
+            options = [option for each in parsers for option in each._option_string_actions]
+            help_of = f"nspawn-runner {wanted} --help" if wanted else "nspawn-runner --help"
+            raise UsageError(message, advice=f"{meant(given, options)}see: {help_of}")
 
     def formatter(prog: str) -> argparse.HelpFormatter:
         # With a width, argparse does not load shutil, which costs each stage 3 ms.
@@ -218,8 +223,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser, prog="nspawn-runner")
     given = before_dashes(arguments)
-    words = (word for before, word in zip(["", *given], given, strict=False) if before != "--config")
+    words = [word for before, word in zip(["", *given], given, strict=False) if before != "--config"]
     wanted = next((word for word in words if word in VERBS), None)
+    if wanted is None and (word := next((word for word in words if not word.startswith("-")), "")):
+        from .mistakes import meant
+
+        raise UsageError(f"there is no verb {word}", advice=f"{meant([word], VERBS)}see: nspawn-runner --help")
     # Only the verb in use loads its module; all of them do where the list of verbs is shown.
     if wanted not in STAGES:
         _load_site_packages()

@@ -1,4 +1,4 @@
-"""Mistakes in the settings file: where they are and what was probably meant; loaded only where there are any."""
+"""Mistakes in the settings file and on the command line: where they are and what was probably meant."""
 
 from __future__ import annotations
 
@@ -28,6 +28,17 @@ def no_such(key: str, known: Collection[str], elsewhere: Sequence[str] = ()) -> 
         return f"no such setting here ({key} stands {f'under [{table}]' if table else 'above the first [table]'})"
     close = get_close_matches(key, known, n=1)
     return f"no such setting ({f'did you mean {close[0]}?' if close else 'there are ' + ', '.join(known)})"
+
+
+def meant(words: Iterable[str], known: Collection[str]) -> str:
+    """Return a question for the first of ``words`` that is not ``known`` but close to one that is, or nothing."""
+    from difflib import get_close_matches
+
+    for word in words:
+        name = word.partition("=")[0]
+        if name not in known and (close := get_close_matches(name, known, n=1)):
+            return f"did you mean {close[0]}? "
+    return ""
 
 
 def lines_of_keys(content: str) -> dict[str, int]:

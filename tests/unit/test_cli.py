@@ -80,6 +80,25 @@ def test_debug_is_ours_only_before_the_command(monkeypatch: pytest.MonkeyPatch) 
         cli.main(["--debug", "chroot-login", "image"])
 
 
+@pytest.mark.parametrize(
+    ("words", "what", "advice"),
+    [
+        ("exce test", "there is no verb exce", "did you mean exec? see: nspawn-runner --help"),
+        ("--config /f gv", "there is no verb gv", "did you mean gc? see: nspawn-runner --help"),
+        ("xyzzy", "there is no verb xyzzy", "see: nspawn-runner --help"),
+        ("gc --dryrun", "--dryrun", "did you mean --dry-run? see: nspawn-runner gc --help"),
+        ("--verbos gc", "--verbos", "did you mean --verbose? see: nspawn-runner gc --help"),
+        ("exec job --img=x", "--img=x", "did you mean --image? see: nspawn-runner exec --help"),
+        ("login", "JOB", "see: nspawn-runner login --help"),
+    ],
+)
+def test_what_is_misspelt_is_told_with_what_was_meant(words: str, what: str, advice: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        cli.parse(words.split())
+    assert what in refused.value.what
+    assert refused.value.advice == advice
+
+
 @pytest.mark.parametrize("arguments", [["reap"], ["reap", "a", "b"]])
 def test_reap_takes_one_machine(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) != 0
