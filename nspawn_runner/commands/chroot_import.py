@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..amounts import size_bytes
-from ..errors import UsageError, printable
+from ..errors import HostError, UsageError, printable
 from ..images import container, generations, imports, store, upkeep
 from ..images.progress import Progress
 from . import users
@@ -51,6 +51,8 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
             raise UsageError(f"'{printable(args.max_size, 40)}' is no size", advice="write it as in 512M or 4G")
         limits = limits._replace(size_bytes=size)
     source = imports.Source(args.source, args.reference, limits)
+    if os.path.isdir(args.source) and not os.listdir(args.source):
+        raise HostError(f"the folder {args.source} is empty", advice="name a tree, an archive or a container image")
     _check_name(state, name, args.replace)
     progress = Progress(f"image {name}")
     with generations.changing(state, name):

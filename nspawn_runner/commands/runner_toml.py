@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from ..images import store
 from ..names import is_image_name
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
     if args.image and not is_image_name(args.image):
         raise UsageError(f"{args.image!r} cannot be an image's name", advice="see: nspawn-runner chroot-list")
+    state = settings.state_folder  # which only root may look into
+    if args.image and os.access(state, os.R_OK) and store.names(state) and not store.find(state, args.image):
+        raise UsageError(f"there is no image {args.image}", advice="see: nspawn-runner chroot-list")
     if args.concurrent < 0 or args.limit < 0:
         raise UsageError("--concurrent and --limit take numbers from 1 on")
     runner = runner_config.Runner(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from by_hand import BUILD_FAILURE, SYSTEM_FAILURE, Done, Job, Unchanged, payload, write
+from by_hand import BUILD_FAILURE, SYSTEM_FAILURE, TOOL, Done, Job, Unchanged, payload, write
 from disposable_host import DisposableHost
 
 BAD_IDS = ["1;rm -rf /", "../../x", "-x", "9" * 300, "", " 1", "1\n", "1.0", "0x10", "١", "$(id)", "--help", "1/2"]
@@ -211,3 +211,19 @@ def test_exit_code_that_is_none(untouched: DisposableHost, name: str, bad: str) 
     build = name == "BUILD_FAILURE_EXIT_CODE"
     done = job.call("prepare", "nonesuch") if build else job.script("true")
     check(done, 1 if build else 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["chroot-import", "new", "/root/empty"], "the folder /root/empty is empty"),
+        (["toml", "nowhere"], "there is no image nowhere"),
+        (["lsit"], "there is no verb lsit"),
+    ],
+)
+def test_what_is_not_there_is_told(overlay_host: DisposableHost, arguments: list[str], said: str) -> None:
+    overlay_host.path("/root/empty").mkdir(exist_ok=True)
+    done = overlay_host.run([TOOL, *arguments], check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode().startswith(f"nspawn-runner: {said}")
+    assert len(done.stderr.splitlines()) == 2

@@ -84,7 +84,7 @@ def test_debug_is_ours_only_before_the_command(monkeypatch: pytest.MonkeyPatch) 
     ("words", "what", "advice"),
     [
         ("exce test", "there is no verb exce", "did you mean exec? see: nspawn-runner --help"),
-        ("--config /f gv", "there is no verb gv", "did you mean gc? see: nspawn-runner --help"),
+        ("--config /f exce", "there is no verb exce", "did you mean exec? see: nspawn-runner --help"),
         ("xyzzy", "there is no verb xyzzy", "see: nspawn-runner --help"),
         ("gc --dryrun", "--dryrun", "did you mean --dry-run? see: nspawn-runner gc --help"),
         ("--verbos gc", "--verbos", "did you mean --verbose? see: nspawn-runner gc --help"),
