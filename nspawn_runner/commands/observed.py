@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 
 from ..errors import Cancelled, Error, JobError
-from ..machines import records
+from ..machines import notes
 from ..machines.records import Record
 
 # gitlab-runner's last call of run for a job (common/build.go).
@@ -33,7 +33,7 @@ def run(record: Record, stage: str, script: Callable[[], int], *, decides: bool)
     """
     began, result = time.monotonic(), "system failure"
     if decides:
-        records.note_begin(record.machine, stage)
+        notes.note_begin(record.machine, stage)
     try:
         status = script()
         result = "failed" if status else "success"
@@ -46,7 +46,7 @@ def run(record: Record, stage: str, script: Callable[[], int], *, decides: bool)
         raise
     finally:
         if decides:
-            records.note_result(record.machine, stage, result)
+            notes.note_result(record.machine, stage, result)
         if result != "success":
             _tell_failure(record, began, _CANCELLED_SECONDS if result == "canceled" else _EVIDENCE_SECONDS)
         if stage == LAST_STAGE:

@@ -70,7 +70,7 @@ def end_of(machine_name: str) -> Iterator[None]:
 
     A removal that was begun before has noted that already, though it may not have ended.
     """
-    from ..machines import records
+    from ..machines import notes, records
 
     record = records.read(machine_name)
     if record is None:
@@ -78,7 +78,7 @@ def end_of(machine_name: str) -> Iterator[None]:
         return
     machine(record)
     # A record that says starting is of a prepare that was killed.
-    outcomes = {"running": records.failure(record.machine) or SUCCESS, "starting": SYSTEM_FAILURE}
+    outcomes = {"running": notes.failure(record.machine) or SUCCESS, "starting": SYSTEM_FAILURE}
     try:
         yield
     finally:

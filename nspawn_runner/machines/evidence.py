@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..errors import printable
 from ..host import process, systemd
-from . import cgroups, records
+from . import cgroups, notes, records
 from .records import Record
 
 _LIMIT_BYTES = 64 << 10
@@ -77,7 +77,7 @@ def lines(record: Record, *, since: float, seconds: float) -> Iterator[str]:
     if now is None or now.state == "stopping":
         return  # somebody removes it, which is all there is to say
     if not os.path.exists(records.ready_file(record.machine)):
-        if records.is_first_time(record.machine, "console-was-told"):
+        if notes.is_first_time(record.machine, "console-was-told"):
             yield from console(record)
         return
     deadline = time.monotonic() + seconds

@@ -16,7 +16,7 @@ from enum import Enum
 from ..errors import Error, HostError, JobError
 from ..host import process, signals, systemd
 from ..light_typing import NamedTuple
-from . import limits, network, records, relay
+from . import limits, network, notes, records, relay
 from .records import Record
 
 # What a shell started at a login has, without what systemd adds for services. "$1" is a mark that says on stderr that
@@ -80,7 +80,7 @@ def run(record: Record, content: bytes, stage: str, *, shell: str, grace_seconds
         before, since = limits.counts(record), time.time()
         started, said = _attempt(record, content, stage, shell, grace_seconds)
         if started:
-            records.note_script(record.machine, of_the_job=stage not in _NOT_OF_THE_JOB)
+            notes.note_script(record.machine, of_the_job=stage not in _NOT_OF_THE_JOB)
             result = _result(record, said, since, shell, before.oom_kills)
             reached = limits.reached(record, before, failed=result.status != 0)
             return result._replace(limits_reached=reached)
@@ -264,6 +264,6 @@ def _mute(record: Record, advice: str) -> Error:
     what = f"no script can be started in the machine {record.machine}"
     if limit := limits.why_nothing_starts(record):
         return JobError(what, facts=limit)
-    if records.has_run_scripts_of_job(record.machine):
+    if notes.has_run_scripts_of_job(record.machine):
         return JobError(what, facts="a script of the job has run there before: are /bin/sh and systemd as they were?")
     return HostError(what, advice=advice)

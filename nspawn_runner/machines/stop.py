@@ -10,7 +10,7 @@ from functools import partial
 
 from ..errors import Error, HostError
 from ..host import files, process, signals, systemd
-from . import backends, cgroups, records
+from . import backends, cgroups, notes, records
 from .backends import overlay
 from .records import Record
 
@@ -53,7 +53,7 @@ def is_to_be_kept(record: Record) -> bool:
 
     It is not where there is none any more, or the disk has become nearly full: other jobs need the room.
     """
-    failed = record.keep_failed_seconds and record.state == "running" and records.failure(record.machine)
+    failed = record.keep_failed_seconds and record.state == "running" and notes.failure(record.machine)
     return bool(failed) and os.path.isdir(record.layer) and _has_room(record.layer)
 
 
