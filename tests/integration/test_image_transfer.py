@@ -504,7 +504,7 @@ def test_an_image_goes_out_while_it_changes_and_from_a_read_only_disk(
 
 
 def test_exports_that_cannot_be(settings: Path, tree: Path, tmp_path: Path) -> None:
-    (tmp_path / "state/web").parent.mkdir()
+    (tmp_path / "state/web").parent.mkdir(mode=0o700)
     shutil.copytree(tree / "etc", tmp_path / "state/web/etc", symlinks=True)
     assert "how to compress" in call(settings, "chroot-export", "web", tmp_path / "x.zip").stderr
     assert "there is no image none" in call(settings, "chroot-export", "none", tmp_path / "x.tar").stderr

@@ -198,7 +198,7 @@ def test_a_machine_that_powers_itself_off(runner: RunnerStandIn) -> None:
     result = runner.job(Job(scripts=scripts, image=IMAGE))
     assert (result.status, result.exit_code) == ("script_failure", 143), result.trace.decode()
     assert b"run-1001 was powered off under the script" in result.trace
-    assert result.call("after_script").verdict == "system_failure"
+    assert result.call("after_script").verdict == "build_failure"
     assert b"is gone: it was powered off from inside" in result.call("after_script").stderr
     assert_sound(result)
 
