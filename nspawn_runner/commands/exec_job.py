@@ -120,7 +120,13 @@ def _run_stages(
             return result.status
 
         with story.Told("run", name, settings=settings) as told:
-            told.status = observed.run(record, name, script_in_machine, decides=name != "after_script")
+            told.status = observed.run(
+                record,
+                name,
+                script_in_machine,
+                decides=name != "after_script",
+                may_be_last=lambda **_: False,  # _run_job tells the end
+            )
         return told.status
 
     strategy = dict(ci_job.variables).get("GIT_STRATEGY", "clone")

@@ -7,7 +7,7 @@ import sys
 
 from ..errors import Error, HostError, JobError, printable
 from ..gitlab import job as jobs
-from ..gitlab import status
+from ..gitlab import stages, status
 from ..light_typing import TYPE_CHECKING
 from ..machines import records, script
 from ..machines.script import Outcome
@@ -51,8 +51,14 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         tell(result, record)
         return result.status
 
-    decides = observed.decides(args.stage, os.environ)
-    return status.tell_script_status(os.environ, observed.run(record, args.stage, run, decides=decides))
+    def may_be_last(*, failed: bool, stopped: bool) -> bool:
+        if args.id is not None:
+            return bool(args.stage == stages.LAST)
+        return stages.may_be_last(args.stage, job.steps, os.environ, failed=failed, stopped=stopped)
+
+    decides = stages.decides(args.stage, os.environ)
+    number = observed.run(record, args.stage, run, decides=decides, may_be_last=may_be_last)
+    return status.tell_script_status(os.environ, number)
 
 
 def leave_journal(record: Record, settings: Settings) -> None:

@@ -30,7 +30,8 @@ class Job(NamedTuple):
     ``project`` is the project's numeric id, ``protected`` whether its ref is; ``timeout_seconds`` is None if unknown;
     ``services`` tells whether it asks for any. ``trusted`` tells whether no project can have made this up;
     ``project_path`` (group/project) and the runner's id are empty and None where that cannot be said of them.
-    ``wishes`` are its variables of amounts.JOB_VARIABLES, as it wrote them.
+    ``wishes`` are its variables of amounts.JOB_VARIABLES, as it wrote them; ``steps`` are the names of its scripts in
+    their order, none where they are not known.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Job(NamedTuple):
     runner: int | None = None
     trusted: bool = False
     wishes: Mapping[str, str] = {}
+    steps: tuple[str, ...] = ()
 
 
 def from_environment(environ: Mapping[str, str], *, job_id: str | None = None) -> Job:
@@ -102,6 +104,7 @@ def from_payload(data: Any, file: str) -> Job:
         runner=int(runner) if is_job_id(runner) else None,
         trusted=True,
         wishes=_wishes(data.get("variables")),
+        steps=_steps(data.get("steps")),
     )
 
 
@@ -170,6 +173,11 @@ def _wishes(variables: Any) -> dict[str, str]:
             value = variable.get("value")
             wishes[key] = value if isinstance(value, str) else ""
     return {key: value for key, value in wishes.items() if value}
+
+
+def _steps(steps: Any) -> tuple[str, ...]:
+    tables = [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
+    return tuple(name for step in tables if isinstance(name := step.get("name"), str) and step.get("script"))
 
 
 def _project_path(told: Any, repo_url: Any, variables: Mapping[str, str]) -> str:

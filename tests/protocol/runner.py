@@ -129,6 +129,8 @@ class Behaviour:
     script_form: Literal["subshell", "trap", "plain"] = "subshell"
     script_name: str = "script"
     cancel: Literal["new", "old"] = "new"
+    after_script_may_fail_the_job: bool = True
+    always_cleans_file_variables: bool = True
     one_pipe: bool = False
     prepare_tries: int = 3
     retry_seconds: float = 0.2
@@ -149,7 +151,16 @@ class Behaviour:
 
 
 NEW = Behaviour()
-OLD = Behaviour(build_exit_code_file=False, script_form="plain", script_name="script.", cancel="old", one_pipe=True)
+# 14.7, and before 14.1
+OLD = Behaviour(
+    build_exit_code_file=False,
+    script_form="plain",
+    script_name="script.",
+    cancel="old",
+    after_script_may_fail_the_job=False,
+    always_cleans_file_variables=False,
+    one_pipe=True,
+)
 ANCIENT = replace(OLD, job_response_file=False)
 
 
@@ -390,8 +401,10 @@ class Program:
                 self._script(stage, self._context)
             except Failure as caught:
                 failure = failure or caught
-        with contextlib.suppress(Failure):
-            self._script("cleanup_file_variables", self._context)
+        wanted = self.job.file_variables or self.job.variables.get("FF_ENABLE_JOB_CLEANUP") == "true"
+        if wanted or self.behaviour.always_cleans_file_variables:
+            with contextlib.suppress(Failure):
+                self._script("cleanup_file_variables", self._context)
         return failure or Failure("success", "")
 
     def _attempts(self, stage: str) -> None:
@@ -430,7 +443,8 @@ class Program:
         try:
             self._script("after_script", Context(self._changed, self._context).end_after(limit, "timed_out"))
         except Failure as caught:
-            if self.job.variables.get("AFTER_SCRIPT_IGNORE_ERRORS") == "false":
+            counts = self.behaviour.after_script_may_fail_the_job
+            if counts and self.job.variables.get("AFTER_SCRIPT_IGNORE_ERRORS") == "false":
                 failure = failure or caught
         return failure
 
@@ -740,8 +754,9 @@ def payload(job: Job, behaviour: Behaviour) -> dict[str, Any]:
             "when": "always" if name == "after_script" else "on_success",
             "allow_failure": name == "after_script",
         }
-        for stage, name in (("build_script", "script"), ("after_script", "after_script"))
+        for stage in (*user_stages(job.scripts), "after_script")
         if job.scripts.get(stage)
+        for name in ["script" if stage == "build_script" else stage.removeprefix("step_")]
     ]
     content: dict[str, Any] = {
         "id": job.id,

@@ -193,3 +193,54 @@ def test_cancel_of_one_job_leaves_another_alone(runner: RunnerStandIn, host: Dis
         result = beside.wait(60)
     assert result.status == "success", result.trace.decode()
     assert_sound(result)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "build", "ignore", "expected"),
+    [
+        (FAST, "true", "false", ("script_failure", FAST.build_failure_exit_code)),
+        (FAST, "exit 4", "false", ("script_failure", 4)),
+        (FAST, "true", "true", ("success", None)),
+        (OLD, "true", "false", ("success", None)),
+    ],
+    ids=["counts", "after a failure", "ignored", "old"],
+)
+def test_an_after_script_that_does_not_end(
+    runner: RunnerStandIn, behaviour: Behaviour, build: str, ignore: str, expected: tuple[str, int | None]
+) -> None:
+    """The runner stops it, and then believes what its driver says of it: never that the host has failed."""
+    scripts = {
+        "build_script": build,
+        "after_script": "echo begun; sleep 300; echo never",
+        "upload_artifacts_on_failure": "pgrep sleep || echo no sleep",
+    }
+    variables = {"AFTER_SCRIPT_IGNORE_ERRORS": ignore}
+    job = Job(scripts=scripts, image=IMAGE, variables=variables, after_script_timeout_seconds=1.5)
+    result = runner.job(job, behaviour)
+    assert (result.status, result.exit_code) == expected, result.trace.decode()
+    after = result.call("after_script")
+    assert after.signals == ["TERM"]
+    assert b"begun\n" in result.trace
+    assert b"never" not in result.trace
+    assert b"nspawn-runner: stopped by SIGTERM" in result.trace
+    assert (after.verdict == "build_failure") == (ignore == "false")
+    if expected[0] != "success":
+        assert b"no sleep\n" in result.trace
+    assert result.trace.count(b"nspawn-runner: took ") == 1
+    assert_sound(result)
+
+
+@pytest.mark.parametrize("action", ["cancel", "time_out"])
+def test_a_job_that_ends_in_its_after_script(runner: RunnerStandIn, action: Action) -> None:
+    """What the runner knows better stays: the job's own time, and a person's wish."""
+    job = Job(
+        scripts={"build_script": "true", "after_script": "echo begun; sleep 300"},
+        image=IMAGE,
+        variables={"AFTER_SCRIPT_IGNORE_ERRORS": "false"},
+        events=[Event(action, "after_script", 0.1, output="begun")],
+    )
+    behaviour = OLD if action == "cancel" else FAST  # a new runner lets a cancelled job's after_script go on
+    result = runner.job(job, behaviour)
+    assert result.status == ("canceled" if action == "cancel" else "timed_out"), result.trace.decode()
+    assert result.trace.count(b"nspawn-runner: took ") == 1
+    assert_sound(result)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from disposable_host import DisposableHost
-from our_driver import FAST, IMAGE, assert_sound, in_machine, stand_in
+from our_driver import FAST, IMAGE, SETTINGS, TOOL, assert_sound, in_machine, stand_in, write
 from runner import ANCIENT, OLD, Behaviour, Job, RunnerStandIn
 
 RUNNERS = {
@@ -244,3 +244,39 @@ def test_the_log_of_a_failed_job(any_runner: RunnerStandIn) -> None:
     assert "no disk here\n" in failed
     assert result.call("after_script").stderr == b""
     assert re.fullmatch(END, result.call("cleanup_file_variables").stderr)
+
+
+@pytest.fixture
+def kept(host: DisposableHost) -> Iterator[RunnerStandIn]:
+    """A runner in a host that keeps what has failed."""
+    write(host, SETTINGS, 'keep_failed = "2h"\n')
+    yield from stand_in(host)
+    host.path(SETTINGS).unlink()
+
+
+@pytest.mark.parametrize("behaviour", [FAST, OLD], ids=["new", "old"])
+@pytest.mark.parametrize(
+    ("scripts", "ends_old"),
+    [
+        ({"build_script": "true"}, "build_script"),
+        ({"build_script": "true", "step_release": "true"}, "step_release"),
+        ({"build_script": "true", "after_script": "true", "archive_cache": "true"}, "after_script"),
+        ({"build_script": "exit 4", "step_release": "true"}, "build_script"),
+        ({"build_script": "exit 4", "after_script": "true", "upload_artifacts_on_failure": "true"}, "after_script"),
+        ({"build_script": "true", "upload_artifacts_on_success": "exit 4"}, "build_script"),
+        ({"get_sources": "exit 4"}, "get_sources"),
+        ({"prepare_script": "exit 4"}, "prepare_script"),
+    ],
+)
+def test_the_end_is_told_once(
+    kept: RunnerStandIn, host: DisposableHost, behaviour: Behaviour, scripts: dict[str, str], ends_old: str
+) -> None:
+    """What the job took, and that its root is kept, comes whichever stages the runner leaves out."""
+    result = kept.job(Job(scripts=scripts, image=IMAGE), behaviour)
+    failed = any("exit" in script for script in scripts.values())
+    assert result.status == ("script_failure" if failed else "success"), result.trace.decode()
+    assert result.trace.count(b"nspawn-runner: took ") == 1
+    assert result.trace.count(b"'s root is kept on") == (1 if failed else 0), result.trace.decode()
+    (told,) = [call.stage for call in result.calls if b"took " in call.stdout + call.stderr]
+    assert told == ("cleanup_file_variables" if behaviour == FAST and ends_old != "prepare_script" else ends_old)
+    host.run([TOOL, "cleanup", "--id", "1001"])
