@@ -30,7 +30,8 @@ ps -eo uid,stat,args --no-headers |
     awk '/[b]ash -c [^a-z]*cut/ {{ next }}
          $2 !~ /Z/ && ($1 >= 1879048192 || /[s]pawn-runner|[s]ystemd-nspawn/) {{ $2 = ""; print }}' |
     sed 's/^/process /'
-find /run/nspawn-runner ! -name slots.last ! -name settings ! -name maintenance ! -name connections 2>/dev/null |
+find /run/nspawn-runner ! -name slots.last ! -name settings ! -name maintenance ! -name connections \
+    ! -name firewall 2>/dev/null |
     sed 's/^/run /'
 find /run/systemd/transient -name 'nspawn-runner*' | sed 's/^/transient /'
 find {STATE_FOLDER} -mindepth 1 -maxdepth 2 ! -path '{STATE_FOLDER}/bookworm/*' ! -path '*/.generations/*' \

@@ -127,6 +127,7 @@ def _all_gone(machine: str, layers: Mapping[str, str]) -> list[str]:
     for name, layer in layers.items():
         attempt(partial(backends.named(name).detach, layer))
         attempt(partial(files.remove_file, records.hosts_file(layer)))
+        attempt(partial(files.remove_drafts, records.hosts_file(layer)))
     for folder in _NSPAWN_FOLDERS:
         attempt(partial(files.remove_folder, f"{folder}/{machine}"))
     attempt(lambda: files.remove_tree(records.folder(machine)))
