@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import time
 
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
     from ..images import store
     from ..machines.records import Record
     from ..settings import Settings
+
+# Where scripts look for it, in this order.
+_HELPER_PATHS = tuple(f"/usr/{folder}/gitlab-runner" for folder in ("local/sbin", "local/bin", "sbin", "bin"))
 
 HELP = "stage: boot the job's machine"
 DESCRIPTION = """Boots the machine of a job from an image: IMAGE, else the one the job asks for, else the default.
@@ -109,20 +111,18 @@ def _cache_options(job: Job, settings: Settings) -> list[str]:
 
 
 def _helper_options(root: str, settings: Settings) -> list[str]:
-    """Bind the host's gitlab-runner, which artifacts and cache need, into the machine.
+    """Bind the host's gitlab-runner, which artifacts and cache need, into the machine, and over the image's own.
 
-    Also over one of the image's own, wherever that is: an older one does not know what the runner asks of it.
+    That may be of another version, and not know the options that the host's calls it with.
     """
     helper = host_runner.program(settings.gitlab_runner)
     if not helper:
         return []
-    own = [path for path in ("/usr/bin/gitlab-runner",) if _is_plain_file(root + path)]
-    return [f"--bind-ro={os.path.realpath(helper)}:{path}" for path in ("/usr/local/bin/gitlab-runner", *own)]
+    from ..host import beneath
 
-
-def _is_plain_file(path: str) -> bool:
-    """Tell whether there is a file at ``path``, no link: what links lead to is for the machine to say."""
-    try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
-    except OSError:
-        return False
+    # systemd-nspawn follows links as the machine would. One may lead to a program of several names, which has to stay.
+    places = [path for path in _HELPER_PATHS if beneath.file_name(root, path).startswith("gitlab-runner")]
+    if not set(places) & set(_HELPER_PATHS[:2]):
+        # A machine does not start with a bind over a folder, or over a link to itself.
+        places += [path for path in reversed(_HELPER_PATHS[:2]) if beneath.is_free(root, path)][:1]
+    return [f"--bind-ro={os.path.realpath(helper)}:{path}" for path in places]

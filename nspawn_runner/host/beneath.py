@@ -37,6 +37,29 @@ def exists(root: str, path: str) -> bool:
     return True
 
 
+def is_free(root: str, path: str) -> bool:
+    """Tell whether there is nothing at ``path`` below ``root``, not even a link that leads nowhere."""
+    try:
+        os.close(_open(root, path, os.O_PATH | os.O_NOFOLLOW))
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def file_name(root: str, path: str) -> str:
+    """Return the name of the regular file that ``path`` below ``root`` leads to, all links followed; empty for none."""
+    try:
+        fd = _open(root, path, os.O_PATH)
+    except OSError:
+        return ""
+    try:
+        return os.path.basename(os.readlink(f"/proc/self/fd/{fd}")) if stat.S_ISREG(os.fstat(fd).st_mode) else ""
+    finally:
+        os.close(fd)
+
+
 def _open(root: str, path: str, flags: int) -> int:
     folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -183,12 +183,56 @@ def test_gitlab_runner_of_the_host_is_lent(host_with_runner: DisposableHost) -> 
     assert host_with_runner.path("/usr/bin/gitlab-runner").read_text().startswith("#!/bin/sh\necho the")
 
 
-def test_gitlab_runner_of_the_image_is_kept(host_with_runner: DisposableHost) -> None:
+OLD_RUNNER = r"printf '#!/bin/sh\necho an old one\n' >{0}; chmod 755 {0}"
+
+
+@pytest.mark.parametrize(
+    ("image_has", "called"),
+    [
+        (OLD_RUNNER.format("usr/bin/gitlab-runner"), ["gitlab-runner", "/usr/bin/gitlab-runner"]),
+        (OLD_RUNNER.format("usr/local/bin/gitlab-runner"), ["gitlab-runner", "/usr/local/bin/gitlab-runner"]),
+        (
+            f"mkdir opt/ci; {OLD_RUNNER.format('opt/ci/gitlab-runner-linux-amd64')}; "
+            "ln -s /opt/ci/gitlab-runner-linux-amd64 usr/bin/gitlab-runner; "
+            "ln -s ../../bin/gitlab-runner usr/local/bin/gitlab-runner",
+            ["gitlab-runner", "/usr/bin/gitlab-runner", "/usr/local/bin/gitlab-runner"],
+        ),
+        # A link to what is not there; one to itself, and a folder; one to a program of another name; one to the host's.
+        ("ln -s /nonesuch/gitlab-runner usr/local/bin/gitlab-runner", ["gitlab-runner"]),
+        ("ln -s gitlab-runner usr/bin/gitlab-runner; mkdir usr/local/bin/gitlab-runner", ["gitlab-runner"]),
+        (
+            "ln -s /bin/true usr/local/bin/gitlab-runner",
+            ["gitlab-runner", "test -z $(/bin/true)$(true) && gitlab-runner"],
+        ),
+        ("ln -s ../../../../../../../../root/gitlab-runner-of-root usr/bin/gitlab-runner", ["gitlab-runner"]),
+    ],
+    ids=["bin", "local bin", "links", "dangling", "no file", "true", "outside"],
+)
+def test_gitlab_runner_is_the_host_s_whatever_the_image_has(
+    host_with_runner: DisposableHost, image_has: str, called: list[str]
+) -> None:
+    """One of another version would not know the options that the host's calls it with."""
+    host = host_with_runner
+    places = "opt/ci usr/bin/gitlab-runner usr/local/bin/gitlab-runner"
+    enter = f"cd {STATE_FOLDER}/bookworm; rm -rf {places}"
+    host.run(["sh", "-ec", f"{enter}; echo outside >/root/gitlab-runner-of-root; {image_has}"])
+    try:
+        with Job(host) as job:
+            job.prepare()
+            said = job.output("; ".join(f"{program} --version" for program in called))
+    finally:
+        left = host.run(["sh", "-ec", f"{enter}; ls root; ls -d nonesuch 2>/dev/null || true"]).stdout
+    assert said == "the host's\n" * len(called)
+    assert left == b""
+    assert host.run(["cat", "/root/gitlab-runner-of-root"]).stdout == b"outside\n"
+
+
+def test_gitlab_runner_of_the_image_stays_where_the_settings_say_so(host_with_runner: DisposableHost) -> None:
     program = host_with_runner.path(f"{STATE_FOLDER}/bookworm/usr/bin/gitlab-runner")
     program.write_text("#!/bin/sh\necho the image\\'s\n")
     program.chmod(0o755)
     try:
-        with Job(host_with_runner) as job:
+        with Job(host_with_runner, settings='gitlab_runner = ""\n') as job:
             job.prepare()
             assert job.output("gitlab-runner --version") == "the image's\n"
     finally:
