@@ -122,6 +122,7 @@ USED = re.compile(
 
 def used(job: Job) -> tuple[float, ...]:
     """Return what the log's end says: seconds, seconds of CPU time, MiB of memory and written."""
+    job.host.path(f"/run/nspawn-runner/{job.machine}/usage-was-told").unlink(missing_ok=True)  # it is told once
     found = USED.fullmatch(job.script("true", "cleanup_file_variables").message)
     assert found
     return tuple(float(text) for text in found.groups(default="-1"))
