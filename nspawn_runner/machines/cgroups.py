@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 from ..host import files
 from ..light_typing import NamedTuple
@@ -90,6 +91,16 @@ def _processes(unit_group: str) -> Iterator[str]:
                     yield from file.read().split()
             except OSError:
                 continue  # it is gone
+
+
+def is_populated(unit_group: str, name: str) -> bool:
+    """Tell whether a group called ``name``, anywhere in the unit's, or one below it has a process."""
+    for root in (_version2_root(), "/sys/fs/cgroup/systemd"):
+        for folder, _, _ in os.walk(f"{root}{unit_group}"):
+            with suppress(OSError):  # it is gone
+                if name in folder.split("/") and files.read_head(f"{folder}/cgroup.procs", 16):
+                    return True
+    return False
 
 
 def limits(unit_group: str) -> Limits:

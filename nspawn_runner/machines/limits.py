@@ -89,8 +89,9 @@ def reached(record: Record, before: Counts, *, failed: bool) -> tuple[str, ...]:
 
 def end_by_limit(record: Record, end: End, kills_before: int = 0) -> str:
     """Return which limit has ended the machine; empty if none has."""
-    if end.result == "timeout":
-        seconds = record.limits.runtime_max_seconds
+    seconds = record.limits.runtime_max_seconds
+    # Else it was a boot after a reboot that took too long.
+    if end.result == "timeout" and end.at >= record.created + seconds:
         return f"its time was over: limit {amounts.shown('runtime_max_seconds', seconds)}"
     if end.result == "oom-kill" or (end.result != "success" and end.oom_kills > kills_before):
         return _out_of_memory(record.limits, end.oom_kills - kills_before, end.memory_peak_bytes)

@@ -9,6 +9,7 @@ from ..host import files
 from .records import folder, removal_file
 
 _SCRIPT_HAS_RUN = "script-has-run"
+_MUTE = "mute"
 
 
 def note_begin(machine: str, stage: str) -> None:
@@ -48,6 +49,16 @@ def note_script(machine: str, *, of_the_job: bool) -> None:
 def has_run_scripts_of_job(machine: str) -> bool:
     """Tell whether anything that the job itself says has run in the machine."""
     return os.path.exists(f"{folder(machine)}/{_SCRIPT_HAS_RUN}")
+
+
+def note_mute(machine: str) -> None:
+    """Write down that the machine, which runs, has not started a script for as long as a reboot may take."""
+    is_first_time(machine, _MUTE)
+
+
+def is_mute(machine: str) -> bool:
+    """Tell whether ``note_mute`` was called for the machine."""
+    return os.path.exists(f"{folder(machine)}/{_MUTE}")
 
 
 def is_first_time(machine: str, what: str) -> bool:

@@ -28,6 +28,8 @@ _STEP_MILLISECONDS = 100
 _HAND_OVER_SECONDS = 5
 _END_TRIES = 5
 _BEFORE_BYTES = 2 * _CHUNK_BYTES
+# The script's stderr is systemd-run's too: what that has to say of a machine that ends, we say ourselves.
+_SILENT = {"SYSTEMD_LOG_LEVEL": "emerg"}
 
 
 class _Stream(NamedTuple):
@@ -58,7 +60,7 @@ def stream(
         streams = _open_streams()
         writers = {entry.target: entry.writer for entry in streams}
         client = process.spawn(
-            argv, stdin=stdin, stdout=writers[1], stderr=writers.get(2, writers[1]), own_session=True
+            argv, stdin=stdin, stdout=writers[1], stderr=writers.get(2, writers[1]), env=_SILENT, own_session=True
         )
         for entry in streams:
             os.close(entry.writer)

@@ -16,7 +16,7 @@ from enum import Enum
 from ..errors import Error, HostError, JobError
 from ..host import process, signals, systemd
 from ..light_typing import NamedTuple
-from . import limits, network, notes, records, relay
+from . import cgroups, limits, network, notes, records, relay
 from .records import Record
 
 # What a shell started at a login has, without what systemd adds for services. "$1" is a mark that says on stderr that
@@ -39,10 +39,12 @@ _SHELLS = {"sh", "bash", "dash", "ash", "ksh", "zsh"}
 # A comment, for the shell that reads the wrapper, until something is written down there.
 _HEADER = b"#" * 31 + b"\n"
 _PROGRAM = _HEADER + _WRAPPER.encode()
-# GitLab's stages before anything that the job itself says is run.
-_NOT_OF_THE_JOB = frozenset({"prepare_script", "get_sources", "restore_cache", "download_artifacts"})
+# GitLab's only stage before anything that the job itself says is run: get_sources begins with its hooks.
+_NOT_OF_THE_JOB = "prepare_script"
 _ANSWER_SECONDS = 5
 _REBOOT_SECONDS = 90
+# After a stage that waited for all of that.
+_STILL_MUTE_SECONDS = 5
 
 
 class Outcome(Enum):
@@ -73,14 +75,14 @@ def run(record: Record, content: bytes, stage: str, *, shell: str, grace_seconds
     ``grace_seconds`` by SIGKILL. Raises HostError when the machine cannot be asked, JobError when a limit has ended it
     or keeps the script from starting, OSError when our own streams break.
     """
-    deadline = time.monotonic() + _REBOOT_SECONDS
+    deadline = time.monotonic() + (_STILL_MUTE_SECONDS if notes.is_mute(record.machine) else _REBOOT_SECONDS)
     while True:
         _wait_until_up(record, deadline)
         network.look(record)
         before, since = limits.counts(record), time.time()
         started, said = _attempt(record, content, stage, shell, grace_seconds)
         if started:
-            notes.note_script(record.machine, of_the_job=stage not in _NOT_OF_THE_JOB)
+            notes.note_script(record.machine, of_the_job=stage != _NOT_OF_THE_JOB)
             result = _result(record, said, since, shell, before.oom_kills)
             reached = limits.reached(record, before, failed=result.status != 0)
             return result._replace(limits_reached=reached)
@@ -136,7 +138,10 @@ def _is_over(record: Record, unit: str, said: str, *, started: bool) -> bool:
     state = _ask(record.machine, "is-active", unit)
     if state:
         return state not in {"active", "activating", "deactivating", "reloading"}
-    return not started or not systemd.is_active(record.unit)
+    if not started or not systemd.is_active(record.unit):
+        return True
+    # Where the job has stopped the machine's bus nobody else can say.
+    return not cgroups.is_populated(f"/machine.slice/{record.unit}", unit)
 
 
 def _write_all(fd: int, content: bytes) -> None:
@@ -198,10 +203,10 @@ def _why_lost(record: Record, since: float, kills_before: int) -> Result:
         return Result(Outcome.KILLED, 137)
     if end.exit_status == "133":
         return Result(Outcome.REBOOTED, 143)
-    if end.result == "success":
-        return Result(Outcome.POWERED_OFF, 143)
     if limit := limits.end_by_limit(record, end, kills_before):
         return Result(Outcome.LIMIT_REACHED, 1, limit)
+    if _ended_itself(record, end):
+        return Result(Outcome.POWERED_OFF, 143)
     killed = f"systemd-nspawn was killed by {end.exit_status}"
     detail = killed if end.result == "signal" else f"{end.result}, {end.exit_code} {end.exit_status}"
     return Result(Outcome.MACHINE_LOST, 1, detail)
@@ -241,8 +246,18 @@ def _wait_until_up(record: Record, deadline: float) -> None:
         if time.monotonic() > deadline or state not in {"active", "activating", "deactivating"}:
             raise _gone(record)
         if state == "active":
-            network.join(record, seconds=5)
+            _join_again(record)
         signals.sleep(0.05)
+
+
+def _join_again(record: Record) -> None:
+    """Give a machine that was rebooted its address; raises JobError where the job has left it nothing to give it to."""
+    try:
+        network.join(record, seconds=5)
+    except HostError as error:
+        if not notes.has_run_scripts_of_job(record.machine):
+            raise
+        raise JobError(f"{error.what} after a reboot by the job", facts=error.facts, advice=error.advice) from error
 
 
 def _gone(record: Record) -> Error:
@@ -255,12 +270,25 @@ def _gone(record: Record) -> Error:
         return JobError(f"the machine {record.machine} did not come back from a reboot by the job", advice=advice)
     if limit := limits.end_by_limit(record, end):
         return JobError(f"the machine {record.machine} is gone: {limit}")
-    if end.result == "success":
-        return JobError(f"the machine {record.machine} is gone: it was powered off from inside")
+    if end.result == "timeout":
+        return JobError(f"the machine {record.machine} is gone: its boot after a reboot by the job took too long")
+    if _ended_itself(record, end):
+        off = end.result == "success"
+        how = "it was powered off from inside" if off else f"its own init ended with status {end.exit_status}"
+        return JobError(f"the machine {record.machine} is gone: {how}")
     return HostError(f"the machine {record.machine} is gone: it ended with {end.result}", advice=advice)
 
 
+def _ended_itself(record: Record, end: records.End) -> bool:
+    """Tell whether it was the machine's own init that ended, or could not start again: by then that is the job's doing.
+
+    Its status is what the job wants it to be, as with systemctl exit 3.
+    """
+    return end.result == "success" or (end.result == "exit-code" and notes.has_run_scripts_of_job(record.machine))
+
+
 def _mute(record: Record, advice: str) -> Error:
+    notes.note_mute(record.machine)
     what = f"no script can be started in the machine {record.machine}"
     if limit := limits.why_nothing_starts(record):
         return JobError(what, facts=limit)

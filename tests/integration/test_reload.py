@@ -99,6 +99,28 @@ def test_a_script_outlives_a_sweep(request: pytest.FixtureRequest, name: str, sw
         assert (done.out, done.code) == (b"lives on\n", "5\n"), done.err.decode()
 
 
+def test_a_machine_without_a_bus(overlay_host: DisposableHost) -> None:
+    """Nobody in it can say that a script is over, or start another; only the first stage waits."""
+    with Job(overlay_host) as job:
+        job.prepare()
+        began = time.monotonic()
+        done = job.script("systemctl stop dbus.socket dbus.service; kill -KILL $PPID; kill -KILL $$")
+        assert (done.status, done.code) == (BUILD_FAILURE, "137\n"), done.err.decode()
+        assert time.monotonic() - began < 30
+        assert job.script("echo next", "after_script").status == BUILD_FAILURE
+        began = time.monotonic()
+        assert job.script("echo next", "upload_artifacts_on_failure").status == BUILD_FAILURE
+        assert time.monotonic() - began < 30
+
+
+# The network device that the machine gets at its next boot is taken away before it has its address.
+NO_DEVICE = """
+printf '[Unit]\\nDefaultDependencies=no\\n[Service]\\nType=oneshot\\nExecStart=/bin/ip link delete host0\\n' \
+    >/etc/systemd/system/no-device.service
+mkdir /etc/systemd/system/sysinit.target.wants
+ln --symbolic ../no-device.service /etc/systemd/system/sysinit.target.wants
+(sleep 0.3; systemctl reboot --force) &
+"""
 HARMS = {
     "wipes the memory file": "truncate --size=0 /proc/$$/fd/0",
     "rewinds it": "exec 9<>/proc/$$/fd/0; head --bytes=64 /dev/zero >&9",
@@ -117,7 +139,14 @@ def test_a_script_that_kills_its_wrapper_fails_and_is_not_run_again(overlay_host
 
 @pytest.mark.parametrize(
     "deed",
-    ["ln --symbolic --force /bin/true /bin/sh", "rm --force /bin/sh", "(sleep 0.3; systemctl poweroff --force) &"],
+    [
+        "ln --symbolic --force /bin/true /bin/sh",
+        "rm --force /bin/sh",
+        "(sleep 0.3; systemctl poweroff --force) &",
+        "(sleep 0.3; systemctl exit 1) &",
+        "rm /usr/lib/systemd/systemd; (sleep 0.3; systemctl reboot --force) &",
+        NO_DEVICE,
+    ],
 )
 def test_a_job_that_breaks_its_machine_is_blamed_for_it(overlay_host: DisposableHost, deed: str) -> None:
     with Job(overlay_host) as job:
@@ -129,10 +158,21 @@ def test_a_job_that_breaks_its_machine_is_blamed_for_it(overlay_host: Disposable
         assert len(done.err.splitlines()) < 20
 
 
+@pytest.mark.parametrize("status", [1, 3])
+def test_a_machine_that_exits_is_the_job_s_doing(overlay_host: DisposableHost, status: int) -> None:
+    with Job(overlay_host) as job:
+        job.prepare()
+        done = job.script(f"systemctl exit {status}; sleep 60")
+        assert (done.status, done.code) == (BUILD_FAILURE, "143\n"), done.err.decode()
+        assert b"Failed to query unit state" not in done.err
+
+
 def test_what_ended_a_machine_is_told_once(overlay_host: DisposableHost) -> None:
     with Job(overlay_host) as job:
         job.prepare()
-        assert b"console" in job.script("systemctl poweroff --force; sleep 60").err
+        first = job.script("systemctl poweroff --force; sleep 60").message
+        assert "the end of the machine's console" in first
+        assert first.startswith("nspawn-runner: ")
         for stage in ("after_script", "upload_artifacts_on_failure"):
             done = job.script("echo next", stage)
             assert (done.status, done.err.decode().splitlines()) == (
