@@ -28,6 +28,8 @@ INSIDE_PROPERTIES = (
 
 # What systemd expands, unquotes or splits when it reads a unit's file: $ % quotes, backslashes, control characters.
 _ODD = re.compile(r"[$%\"'\\\x00-\x1f\x7f]")
+# This alone is written with a %, which no specifier follows.
+_QUOTA = re.compile(r"CPUQuota=[0-9]+%")
 _ARGUMENTS = os.path.join(os.path.dirname(__file__), "arguments.py")
 
 _JOURNAL_SECONDS = 5
@@ -73,7 +75,7 @@ def run_argv(
     systemd writes the unit to a file and reads that again at every daemon-reload: raises HostError for what would not
     come back as it was.
     """
-    for text in (description, *properties, *command):
+    for text in (description, *(item for item in properties if not _QUOTA.fullmatch(item)), *command):
         if found := _ODD.search(text):
             raise HostError(
                 f"no unit can hold the character {found.group()!r}: {printable(text, 200)}",

@@ -12,7 +12,8 @@ AGAIN = ("daemon-reload", "daemon-reexec")
 PLACES = list(itertools.product(HOSTS, AGAIN))
 REBOOT = "systemctl reboot; sleep 60"
 REACHES_ITS_ROUTER = "ping -c 1 -W 5 $(ip route show default | cut -d ' ' -f 3) >/dev/null && echo reaches"
-SHOWN = "--property=ExecStart,ExecStopPost,KillMode,Description,LoadState,OOMPolicy,TasksMax,SyslogIdentifier"
+NAMES = "ExecStart,ExecStopPost,KillMode,Description,LoadState,OOMPolicy,TasksMax,SyslogIdentifier"
+SHOWN = f"--property={NAMES},CPUQuotaPerSecUSec"
 
 
 @pytest.fixture(params=PLACES, ids=" ".join)
@@ -31,9 +32,10 @@ def commands(job: Job) -> list[str]:
 def test_the_hosts_systemd(place: tuple[DisposableHost, str]) -> None:
     host, again = place
     with Unchanged(host):
-        with Job(host) as job:
+        with Job(host, settings="[limits]\ncpus = 1.5\n") as job:
             job.prepare()
             before = commands(job)
+            assert "CPUQuotaPerSecUSec=1.500000s" in before
             for _ in range(2):
                 host.run(["systemctl", again])
             assert commands(job) == before

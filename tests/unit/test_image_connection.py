@@ -39,7 +39,7 @@ def test_a_unit_holds_nothing_of_the_command() -> None:
 
 @pytest.mark.parametrize("odd", ["$x", "50%", "it's", '"', "back\\slash", "two\nlines"])
 def test_what_a_units_file_would_not_give_back_is_refused(odd: str) -> None:
-    assert systemd.run_argv(["true", "a b"], unit="u.service", description="words")
+    assert systemd.run_argv(["true", "a b"], unit="u.service", description="words", properties=["CPUQuota=150%"])
     for command, description, properties in (
         (["true", odd], "words", []),
         (["true"], odd, []),
