@@ -88,10 +88,19 @@ def kept(folder: str) -> Iterator[bool]:
         yield False
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
+        while not _shared(fd):
+            signals.sleep(0.02)
         yield _is_current(fd, folder)
     finally:
         os.close(fd)
+
+
+def _shared(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

@@ -50,6 +50,16 @@ def shell_argv(*arguments: str) -> list[str]:
     return ["/bin/sh", "/proc/self/fd/0", *arguments]
 
 
+def shell_program(text: str, *arguments: str) -> bytes:
+    """Return the program ``text`` for ``shell_argv`` with arguments that a unit need not be able to hold.
+
+    Names of units are such: systemd writes \\x2d in them.
+    """
+    from shlex import join
+
+    return f"set -- {join(arguments)}\n{text}".encode()
+
+
 def command(argv: Sequence[str], file: str) -> list[str]:
     """Return ``argv``, or where a unit cannot hold it a command that reads it from ``file``, which is written."""
     if not any(map(_ODD.search, argv)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import selectors
-import shlex
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -154,7 +153,7 @@ def _bounding_set(leader: int) -> str:
 
 def _behind_program(words: Sequence[str], stdin: bytes | int) -> int:
     """Return a file for ``systemd.shell_argv``: the program that runs ``words``, and behind it ``stdin``."""
-    program = f"set -- {shlex.join(words)}\n{_IN_UNIT}exit\n".encode()
+    program = systemd.shell_program(f"{_IN_UNIT}exit\n", *words)
     fd = process.in_memory(program + (stdin if isinstance(stdin, bytes) else b""))
     if isinstance(stdin, int):
         os.lseek(fd, 0, os.SEEK_END)

@@ -42,11 +42,11 @@ done
 """
 
 
-# The machine's journal into a file, as the user that is named.
+# The machine's journal into the file "$2", as the user "$1".
 _WRITE_JOURNAL = r"""
 exec 2>&1
 journalctl --quiet --no-pager --output=short-precise |
-    setpriv --reuid "$1" --regid "$(id -g -- "$1")" --init-groups -- sh -c 'cat >"$0" && echo written' "$path"
+    setpriv --reuid "$1" --regid "$(id -g -- "$1")" --init-groups -- sh -c 'cat >"$0" && echo written' "$2"
 """
 
 
@@ -122,13 +122,14 @@ def _journals(machine: str, units: Sequence[str], seconds: float) -> list[list[s
 def _said(machine: str, script: str, arguments: Sequence[str], seconds: float) -> str:
     """Return what root's shell in the machine says to ``script`` with ``arguments`` within ``seconds``."""
     argv = systemd.run_argv(
-        systemd.shell_argv(*arguments),
+        systemd.shell_argv(),
         unit=f"nspawn-runner-evidence-{time.monotonic_ns()}.service",
         description="nspawn-runner: what the machine knows of a failure",
         options=["--pipe", "--wait", f"--machine={machine}"],
         properties=["RuntimeMaxSec=10", "StandardError=null"],
     )
-    said = process.head(argv, limit_bytes=_LIMIT_BYTES, timeout_seconds=max(0.1, seconds), stdin=script.encode())
+    program = systemd.shell_program(script, *arguments)
+    said = process.head(argv, limit_bytes=_LIMIT_BYTES, timeout_seconds=max(0.1, seconds), stdin=program)
     return said.decode(errors="replace")
 
 
@@ -161,17 +162,15 @@ def write_journal(record: Record, path: str) -> str:
 
     Both ends are in the machine: nothing of a path there is followed on the host.
     """
-    import shlex
-
     argv = systemd.run_argv(
-        systemd.shell_argv(record.user),
+        systemd.shell_argv(),
         unit=f"nspawn-runner-journal-{time.monotonic_ns()}.service",
         description="nspawn-runner: the journal for the project",
         options=["--pipe", "--wait", f"--machine={record.machine}"],
         properties=["RuntimeMaxSec=60"],
     )
-    script = f"path={shlex.quote(path)}\n{_WRITE_JOURNAL}"
-    said = process.head(argv, limit_bytes=1000, timeout_seconds=60, stdin=script.encode())
+    program = systemd.shell_program(_WRITE_JOURNAL, record.user, path)
+    said = process.head(argv, limit_bytes=1000, timeout_seconds=60, stdin=program)
     if said == b"written\n":
         return ""
     return _plain(said.decode(errors="replace").strip()) or "the machine does not answer"

@@ -26,13 +26,14 @@ def give_folders(record: Record, folders: Sequence[str]) -> None:
     Raises HostError where the image has no such user, or a folder cannot be made.
     """
     argv = systemd.run_argv(
-        systemd.shell_argv(record.user, *folders),
+        systemd.shell_argv(),
         unit=f"nspawn-runner-user-{os.urandom(4).hex()}.service",
         description="nspawn-runner: folders of the user of scripts",
         options=["--pipe", "--wait", f"--machine={record.machine}"],
         properties=["Type=exec"],
     )
-    done = process.run(argv, check=False, stdin=_GIVE.encode(), timeout_seconds=_SECONDS)
+    program = systemd.shell_program(_GIVE, record.user, *folders)
+    done = process.run(argv, check=False, stdin=program, timeout_seconds=_SECONDS)
     answer = done.stdout.decode(errors="replace").strip()
     if answer == "given":
         return

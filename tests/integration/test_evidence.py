@@ -41,6 +41,15 @@ def test_a_unit_that_failed(job: Job) -> None:
     assert "port 80" not in again
 
 
+def test_a_unit_whose_name_systemd_has_escaped(job: Job) -> None:
+    """As those of disks and mounts; no unit of ours could hold such a name."""
+    unit = r"web-a\x2db.service"
+    make = f"printf '[Service]\\nExecStart=sh -c \"echo told; exit 3\"\\n' >'/etc/systemd/system/{unit}'"
+    done = job.script(f"{make}\nsystemctl start '{unit}'; sleep 0.3; exit 1")
+    assert f"failed in the machine: {unit} (exit-code, status 3)\n" in done.message
+    assert "told\n" in done.message
+
+
 def test_nothing_is_said_of_a_success(job: Job) -> None:
     done = job.script(WEB)
     assert (done.status, done.err) == (0, b"")
