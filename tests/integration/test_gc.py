@@ -14,6 +14,7 @@ from by_hand import TOOL, Job, Unchanged, holdings, payload, wait_until, write
 from disposable_host import STATE_FOLDER, DisposableHost
 
 RUN = "/run/nspawn-runner"
+LONG = "long: {image: bookworm, script: [sleep 600]}\n"
 _numbers = itertools.count(1)
 
 
@@ -40,6 +41,14 @@ def kill(host: DisposableHost, process: subprocess.Popen[bytes], pattern: str) -
 def runs(host: DisposableHost) -> bool:
     """Tell whether a machine is up."""
     return bool(shell(host, f'grep -l \'"state": "running"\' {RUN}/run-*.json 2>/dev/null || true'))
+
+
+def project(host: DisposableHost, jobs: str) -> str:
+    """Make a folder with a .gitlab-ci.yml in the host and return its path."""
+    folder = f"/root/project-{next(_numbers)}"
+    host.path(folder).mkdir()
+    host.path(f"{folder}/.gitlab-ci.yml").write_text(jobs)
+    return folder
 
 
 def popen(host: DisposableHost, *argv: Any, **options: Any) -> subprocess.Popen[bytes]:
@@ -135,12 +144,7 @@ def test_gitlab_runner_that_was_killed_takes_its_jobs_along(host: DisposableHost
 
 def test_exec_whose_output_nobody_reads_leaves_nothing(host: DisposableHost) -> None:
     """As `exec JOB | head`, or less and q; of one stream or both."""
-    folder = f"/root/project-{next(_numbers)}"
-    shell(host, f"mkdir {folder}")
-    script = "[seq 100000, sleep 1]"
-    host.path(f"{folder}/.gitlab-ci.yml").write_text(
-        f"job: {{image: bookworm, script: {script}, after_script: [pwd]}}\n"
-    )
+    folder = project(host, "job: {image: bookworm, script: [seq 100000, sleep 1], after_script: [pwd]}\n")
     with Unchanged(host):
         for way in (f"{TOOL} exec job | head -n 1", f"{TOOL} exec job 2>&1 | true", f"{TOOL} exec job >/dev/full 2>&1"):
             shell(host, f"cd {folder}; {way} || true")
@@ -150,9 +154,7 @@ def test_exec_whose_output_nobody_reads_leaves_nothing(host: DisposableHost) -> 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_exec_that_is_told_to_end_leaves_nothing(host: DisposableHost, number: int, status: int) -> None:
-    folder = f"/root/project-{next(_numbers)}"
-    shell(host, f"mkdir {folder}")
-    host.path(f"{folder}/.gitlab-ci.yml").write_text("long: {image: bookworm, script: [sleep 600]}\n")
+    folder = project(host, LONG)
     with Unchanged(host):
         process = popen(host, "sh", "-c", f"{{ '{TOOL}' exec long; echo status $?; }} >/root/said 2>&1", cwd=folder)
         wait_until(lambda: runs(host))
@@ -165,10 +167,8 @@ def test_exec_that_is_told_to_end_leaves_nothing(host: DisposableHost, number: i
 
 def test_exec_that_was_killed_behind_its_own_back(host: DisposableHost) -> None:
     """Its folder is gone, and with it what gc knew of it: the machine itself says whose it is."""
-    folder = f"/root/project-{next(_numbers)}"
+    folder = project(host, LONG)
     with Unchanged(host):
-        shell(host, f"mkdir {folder}")
-        host.path(f"{folder}/.gitlab-ci.yml").write_text("long: {image: bookworm, script: [sleep 600]}\n")
         process = popen(host, TOOL, "exec", "long", cwd=folder)
         wait_until(lambda: runs(host))
         kill(host, process, "nspawn-runner exec long")
@@ -178,10 +178,8 @@ def test_exec_that_was_killed_behind_its_own_back(host: DisposableHost) -> None:
 
 
 def test_exec_that_was_killed(host: DisposableHost) -> None:
-    folder = f"/root/project-{next(_numbers)}"
+    folder = project(host, LONG)
     with Unchanged(host):
-        shell(host, f"mkdir {folder}")
-        host.path(f"{folder}/.gitlab-ci.yml").write_text("long: {image: bookworm, script: [sleep 600]}\n")
         process = popen(host, TOOL, "exec", "long", cwd=folder)
         wait_until(lambda: runs(host))
         assert gc(host) == []
