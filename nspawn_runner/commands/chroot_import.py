@@ -90,6 +90,9 @@ def warnings(report: Report, image: store.Image) -> list[str]:
         found.append(f"files of users or groups above 65535: {report.high_ids}; machines see them as nobody's")
     if unused := container.told(store.facts(image)):
         found.append(f"jobs start as on any image, in its environment, without regard to its {unused}")
+    if names := container.left_out(store.facts(image)):
+        said = printable(", ".join(names), 200)
+        found.append(f"variables of the image that jobs do not get, by their names or for their size: {said}")
     if not imports.can_boot(image.root):
         found.append(
             f"the image {image.name} holds no systemd, so no machine can boot from it\n"

@@ -24,16 +24,34 @@ def kept(configuration: Any) -> dict[str, Any]:
 
 
 def environment(facts: Mapping[str, Any]) -> str:
-    """Return shell commands, one a variable, that set the environment which the image's ``facts`` name; or nothing.
+    """Return shell commands, one a variable, that set the environment which the image's ``facts`` name; or nothing."""
+    return "".join(_exports(facts).values())
 
-    Left out is what no shell can set: other names than letters, digits and _, and more than 64 KiB in all.
+
+def left_out(facts: Mapping[str, Any]) -> list[str]:
+    """Return the names of the variables that ``environment`` leaves out.
+
+    No shell can set a name that has other than letters, digits and _; all of them together may take 64 KiB.
     """
+    exports = _exports(facts)
+    return [name for name, _ in _variables(facts) if name not in exports]
+
+
+def _exports(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return by name the commands that set variables: of as many, in their order, as find room."""
+    found, room = {}, _MOST_ENVIRONMENT_BYTES
+    for name, value in _variables(facts):
+        if _is_name(name, value) and (size := len((line := f"export {name}={_quoted(value)}\n").encode())) <= room:
+            found[name] = line
+            room -= size
+    return found
+
+
+def _variables(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     container = facts.get(FACT)
     given = container.get("Env") if isinstance(container, dict) else None
-    pairs = [word.partition("=") for word in given if isinstance(word, str)] if isinstance(given, list) else []
-    lines = [f"export {name}={_quoted(value)}\n" for name, equals, value in pairs if equals and _is_name(name, value)]
-    text = "".join(lines)
-    return text if len(text.encode()) <= _MOST_ENVIRONMENT_BYTES else ""
+    words = [word.partition("=") for word in given if isinstance(word, str)] if isinstance(given, list) else []
+    return [(name, value) for name, equals, value in words if equals]
 
 
 def told(facts: Mapping[str, Any]) -> str:

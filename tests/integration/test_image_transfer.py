@@ -604,8 +604,9 @@ def test_a_real_image_goes_and_comes_back_and_boots(host: DisposableHost, remove
 def test_jobs_get_the_environment_that_a_container_image_names(overlay_host: DisposableHost, removed: None) -> None:
     host = overlay_host
     odd = "a 'quoted' \"word\" of 5 %d $HOME `id` \\ and\na line"
+    unusual = ["no name=x", "EMPTY=", "1=2", f"BIG={'x' * 65536}"]
     config = {
-        "Env": [f"ODD={odd}", "PATH=/opt/tool/bin:/usr/bin:/bin", "CI_OWN=image", "no name=x", "EMPTY=", "1=2"],
+        "Env": [f"ODD={odd}", "PATH=/opt/tool/bin:/usr/bin:/bin", "CI_OWN=image", *unusual],
         "Entrypoint": ["/bin/entry", "--now"],
         "WorkingDir": "/srv/app",
         "User": "worker",
@@ -619,6 +620,7 @@ def test_jobs_get_the_environment_that_a_container_image_names(overlay_host: Dis
     host.path("/root/saved/manifest.json").write_text(json.dumps(described))
     done = host.run([TOOL, "chroot-import", "copy", "/root/saved"], timeout=300)
     assert b"without regard to its ENTRYPOINT /bin/entry --now, WORKDIR /srv/app, USER worker" in done.stderr
+    assert b"that jobs do not get, by their names or for their size: no name, 1, BIG\n" in done.stderr
     host.run(["rm", "--recursive", "/root/saved"])
     tool(host, "chroot-login", "copy", "--", "true")  # a change keeps what is known
     tool(host, "prepare", "--id", "902", "copy")
