@@ -243,7 +243,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                 formatter_class=formatter,
             )
         )
-    if wanted != "chroot-login" or len(given) == len(arguments):
+    if wanted not in {"chroot-login", "login"} or len(given) == len(arguments):
         return parser.parse_args(list(arguments))
     # argparse takes a command behind -- only where no option stands between it and the name, and drops a second --.
     args = parser.parse_args(given)

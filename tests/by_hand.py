@@ -237,14 +237,15 @@ def difference(before: list[str], after: list[str]) -> list[str]:
     ]
 
 
-def login(host: DisposableHost, name: str, typed: bytes) -> tuple[int, str]:
-    """Type into the shell of login and return its exit status and what the terminal showed."""
+def login(host: DisposableHost, name: str, typed: bytes, *command: str, prompt: bytes = b"# ") -> tuple[int, str]:
+    """Type into the shell or command of login and return its exit status and what the terminal showed."""
     ours, theirs = pty.openpty()
-    with host.popen([TOOL, "login", name], stdin=theirs, stdout=theirs, stderr=theirs) as process:
+    words = ["--", *command] if command else []
+    with host.popen([TOOL, "login", name, *words], stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         shown = b""
         try:
-            while b"# " not in shown:  # the prompt: what is typed before it is lost
+            while prompt not in shown:  # what is typed before it is lost
                 shown += os.read(ours, 4096)
             os.write(ours, typed)
             while data := os.read(ours, 4096):

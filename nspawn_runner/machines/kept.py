@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from ..errors import HostError
 from ..host import files, process, systemd
@@ -11,8 +12,8 @@ from . import backends, limits, records, rights
 from .records import Record
 
 
-def shell(machine: str, profile: Profile) -> int:
-    """Open a root shell on the terminal in the root of a machine that is kept, and return its exit status.
+def shell(machine: str, profile: Profile, command: Sequence[str]) -> int:
+    """Run ``command``, or a root shell, in the root of a machine that is kept, and return its exit status.
 
     Whoever it belonged to may be hostile: the shell is as confined as the machine was, by ``profile`` and the limits.
     Meanwhile nobody removes the root. Raises locks.Busy where somebody else is in it, or removes it, and HostError.
@@ -31,7 +32,7 @@ def shell(machine: str, profile: Profile) -> int:
         _end(unit)  # of a login that was killed
         files.make_private_folder(record.folder)
         try:
-            return process.spawn(_argv(record, profile, unit), stdin=0, env=_terminal()).wait()
+            return process.spawn(_argv(record, profile, unit, command), stdin=0, env=_terminal()).wait()
         finally:
             _end(unit)
             files.remove_tree(record.folder)
@@ -46,9 +47,10 @@ def _terminal() -> dict[str, str]:
     return {"TERM": os.environ.get("TERM", "dumb")}
 
 
-def _argv(record: Record, profile: Profile, unit: str) -> list[str]:
+def _argv(record: Record, profile: Profile, unit: str, command: Sequence[str]) -> list[str]:
     """Return the call of a unit that mounts the root in a namespace of its own, as the machine's did."""
-    command = [
+    on_terminal = os.isatty(0) and os.isatty(1)
+    nspawn = [
         *backends.named(record.backend).command(record),
         "--quiet",
         f"--machine={record.machine}",
@@ -61,16 +63,16 @@ def _argv(record: Record, profile: Profile, unit: str) -> list[str]:
         "--resolv-conf=off",
         "--timezone=off",
         "--as-pid2",
-        "--console=interactive",
+        f"--console={'interactive' if on_terminal else 'pipe'}",
         "--setenv=HISTFILE=/dev/null",
         *rights.nspawn_options(profile, record),
-        *_command(record),
+        *(command or _shell(record)),
     ]
     return systemd.run_argv(
-        systemd.command(command, f"{record.folder}/command"),
+        systemd.command(nspawn, f"{record.folder}/command"),
         unit=unit,
         description=f"nspawn-runner login {record.machine}",
-        options=["--pty", "--wait"],
+        options=["--pty" if on_terminal else "--pipe", "--wait"],
         properties=[
             "PrivateMounts=yes",
             "Environment=SYSTEMD_NSPAWN_LOCK=0",
@@ -83,7 +85,7 @@ def _argv(record: Record, profile: Profile, unit: str) -> list[str]:
     )
 
 
-def _command(record: Record) -> list[str]:
+def _shell(record: Record) -> list[str]:
     # Beside it an image without that shell has a /bin/sh.
     script = 'command -v "$0" >/dev/null && exec "$0" -l; exec /bin/sh -l'
     return ["/bin/sh", "-c", script, record.shell if record.shell.startswith("/") else "/bin/sh"]

@@ -66,6 +66,9 @@ def test_a_failed_job(host: DisposableHost, limits: str) -> None:
         status, shown = login(host, "7801", b"cat /root/trace; id -u; ls /sys/class/net | xargs; exit 5\n")
         assert status == 5, shown
         assert "the trace\r\n0\r\nlo\r\n" in shown
+        words = ["sh", "-c", 'cat - /root/trace; echo "$0"; exit 6', "a $HOME 'b' %n"]
+        done = host.run([TOOL, "login", "7801", "--", *words], stdin=b"given\n", check=False)
+        assert (done.returncode, done.stdout) == (6, b"given\nthe trace\na $HOME 'b' %n\n")
         assert host.run([TOOL, "gc"]).stdout == b"nothing is left over\n"
         assert "job 7801 is over; its root is kept" in job.script("true").message
 

@@ -1,0 +1,88 @@
+"""A shell or command of the administrator in a running machine, beside the job's script; with a terminal or without.
+
+Its words lie in a file in the machine, as a program for a shell: systemd would misread them in a unit, and machinectl
+in its arguments. What is started says its status there too: systemd-run and machinectl say little of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from ..host import process, systemd
+from .records import Record
+
+# A command that is interrupted has a status, and its shell lives to write it down. $0 is the program's file.
+_PROGRAM = """
+trap : INT QUIT
+cd 2>/dev/null || cd /
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+"$@"
+echo "$?" >"$0.status"
+"""
+_TAKE_STATUS = """
+head -c 4 -- "$1.status"
+rm -f -- "$1" "$1.status"
+"""
+_ANSWER_SECONDS = 10
+
+
+def run(record: Record, command: Sequence[str]) -> int | None:
+    """Run the words ``command``, or a login shell, as root and return its status; None where the machine tells none.
+
+    With a terminal it has one in the machine, else our own streams. Whatever interrupts us ends it.
+    """
+    words = command or [record.shell if record.shell.startswith("/") else "/bin/sh", "-l"]
+    number = os.urandom(4).hex()
+    file = f"/run/nspawn-runner-login-{number}"
+    writer = [f"of={file}", "status=none"]
+    argv = _argv(record, ["dd", *writer], f"nspawn-runner-login-{number}-file.service", ["UMask=0077"])
+    process.run(argv, check=False, stdin=systemd.shell_program(_PROGRAM, *words), timeout_seconds=_ANSWER_SECONDS)
+    if os.isatty(0) and os.isatty(1):
+        child = process.spawn(["machinectl", "--quiet", "shell", f"root@{record.machine}", "/bin/sh", file], stdin=0)
+        unit = ""
+    else:
+        unit = f"nspawn-runner-login-{number}.service"
+        child = _spawn(_argv(record, ["/bin/sh", file], unit, systemd.INSIDE_PROPERTIES))
+    try:
+        child.wait()
+    except BaseException:
+        child.terminate()
+        child.wait()
+        if unit:
+            kill = ["systemctl", "--quiet", f"--machine={record.machine}", "kill", "--kill-whom=all", "--signal=KILL"]
+            process.run([*kill, "--", unit], check=False, timeout_seconds=_ANSWER_SECONDS)
+        _take_status(record, file)
+        raise
+    return _take_status(record, file)
+
+
+def _spawn(argv: Sequence[str]) -> process.Popen:
+    """Start ``argv`` with our own streams; of a terminal the machine gets no more than what it can be written to by."""
+    streams = [os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NOCTTY) if os.isatty(fd) else os.dup(fd)
+               for fd in (1, 2)]  # fmt: skip
+    try:
+        given = process.DEVNULL if os.isatty(0) else 0
+        return process.spawn(argv, stdin=given, stdout=streams[0], stderr=streams[1], own_session=True)
+    finally:
+        for fd in streams:
+            os.close(fd)
+
+
+def _argv(record: Record, command: Sequence[str], unit: str, properties: Sequence[str]) -> list[str]:
+    return systemd.run_argv(
+        command,
+        unit=unit,
+        description="nspawn-runner: login",
+        options=["--pipe", "--wait", f"--machine={record.machine}", "--uid=root"],
+        properties=properties,
+    )
+
+
+def _take_status(record: Record, file: str) -> int | None:
+    """Return what the command's status was, by its own machine, and remove the files there."""
+    argv = _argv(record, systemd.shell_argv(), f"{os.path.basename(file)}-status.service", ["Type=exec"])
+    program = systemd.shell_program(_TAKE_STATUS, file)
+    said = process.head(argv, limit_bytes=4, timeout_seconds=_ANSWER_SECONDS, stdin=program)
+    word = said.decode(errors="replace").strip()
+    return int(word) if word.isascii() and word.isdigit() and int(word) < 256 else None
