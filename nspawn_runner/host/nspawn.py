@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# Units of an image that wait for a network we set from outside, or that do work no job wants; masked on the machine's
-# kernel command line, so that the image need not be touched. Each wait-online unit alone would block the boot.
-_MASKED = (
+# Each of these would wait for a network that is set from outside, or change that.
+NETWORK_UNITS = (
     "systemd-networkd.service",
     "systemd-networkd.socket",
     "systemd-networkd-wait-online.service",
@@ -15,12 +14,19 @@ _MASKED = (
     "NetworkManager.service",
     "NetworkManager-wait-online.service",
     "systemd-resolved.service",
+)
+# What an image starts by itself and no job wants unasked: it would only take time.
+ASLEEP = (
+    *NETWORK_UNITS,
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer",
     "e2scrub_all.timer",
     "console-getty.service",
     "getty.target",
+)
+# What a start without disk, console and log of logins has no use for; on the machine's kernel command line for good.
+_MASKED = (
     "systemd-ask-password-console.path",
     "systemd-ask-password-wall.path",
     # The machine's journal stays in /run, in memory as the machine is short-lived; it takes up to a tenth of that.
@@ -31,8 +37,11 @@ _MASKED = (
 )
 
 
-def boot_options(machine: str, binds: Sequence[str]) -> list[str]:
-    """Return the options that follow the ones naming the tree; ``binds`` are whole --bind options."""
+def boot_options(machine: str, options: Sequence[str], masked: Sequence[str] = ()) -> list[str]:
+    """Return the options that follow the ones naming the tree: the usual ones and ``options``.
+
+    The units ``masked`` are masked for good.
+    """
     return [
         "--quiet",
         f"--machine={machine}",
@@ -47,14 +56,14 @@ def boot_options(machine: str, binds: Sequence[str]) -> list[str]:
         # What a machine writes is thrown away with it; fsync would only cost time.
         "--suppress-sync=yes",
         "--console=read-only",
-        *binds,
-        *mask_words(),
+        *options,
+        *mask_words(masked),
     ]
 
 
-def mask_words() -> list[str]:
-    """Return the words for a booted machine's command line that keep its units off what is set from outside."""
-    return [f"systemd.mask={unit}" for unit in _MASKED]
+def mask_words(more: Sequence[str] = ()) -> list[str]:
+    """Return the words for a booted machine's command line that mask units for good: the usual ones and ``more``."""
+    return [f"systemd.mask={unit}" for unit in (*_MASKED, *more)]
 
 
 def boot_failure(console: Sequence[str]) -> str:

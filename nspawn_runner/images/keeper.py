@@ -57,7 +57,7 @@ def nspawn_argv(order: Order) -> list[str]:
         f"--hostname={order.hostname}", "--boot", "--notify-ready=yes", *_network(order),
         *shell.uid_options(user_namespace=order.user_namespace),
         "--settings=no", "--link-journal=no", "--timezone=off", "--resolv-conf=replace-host", "--console=read-only",
-        *nspawn.mask_words(),
+        *nspawn.mask_words(nspawn.ASLEEP),
     ]  # fmt: skip
 
 

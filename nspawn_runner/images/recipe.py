@@ -10,10 +10,11 @@ from typing import NamedTuple
 from ..errors import HostError, UsageError
 
 # What jobs and their machine expect: an init with a bus, git for the runner's scripts, Python with apt's module for
-# Ansible, and the small programs that every tutorial takes for granted.
+# Ansible, sessions of users with a bus of their own and names for the users that systemd makes up, and the small
+# programs that every tutorial takes for granted.
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "git", "ca-certificates", "python3", "python3-apt", "iproute2", "iputils-ping",
-    "netbase", "passwd", "mount", "procps",
+    "netbase", "passwd", "mount", "procps", "libpam-systemd", "dbus-user-session", "libnss-systemd",
 )  # fmt: skip
 
 _DEBIAN = (

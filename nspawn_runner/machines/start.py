@@ -14,7 +14,7 @@ from ..errors import HostError
 from ..host import files, nspawn, process, signals, systemd
 from ..light_typing import NamedTuple
 from ..settings import Settings
-from . import backends, cgroups, limits, network, records, rights, stop, users
+from . import backends, boot, cgroups, limits, network, records, rights, stop, users
 from .records import Record
 
 OLDEST_SYSTEMD = 252
@@ -115,6 +115,7 @@ def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
     files.make_private_folder(record.folder)
     cgroups.write_bounds(record.folder)
     network.write_files(record, settings.network)
+    boot.write_files(record, settings.network)
     backends.named(record.backend).attach(record, settings)
     rights.make_volumes(_profile(record, settings), record)
     _start_unit(record, wish, settings, complete_network)
@@ -198,10 +199,13 @@ def _main_command(record: Record, wish: Wish, settings: Settings) -> list[str]:
         *network.nspawn_options(record, settings.network),
         *limits.nspawn_options(record.limits, keep_tmp="/tmp" in profile.tmpfs),  # noqa: S108
         *rights.nspawn_options(profile, record),
+        *boot.nspawn_options(record),
         *wish.binds,
     ]
     tree = backends.named(record.backend).command(record)
-    return [*tree, *nspawn.boot_options(record.machine, binds)]
+    # As root of the host's network its programs would change that.
+    masked = nspawn.NETWORK_UNITS if record.network == network.HOST and not record.user_namespace else ()
+    return [*tree, *nspawn.boot_options(record.machine, binds, masked)]
 
 
 def _properties(record: Record, settings: Settings) -> list[str]:

@@ -123,7 +123,8 @@ def test_a_network_that_the_host_has_already(runner: RunnerStandIn, overlapping_
     result = runner.job(Job(scripts=UP, image=IMAGE))
     assert result.status == "system_failure"
     assert result.stages == ["config", "prepare", "cleanup"] * 3
-    assert b"the machines' network 10.0.0.0/20 overlaps one of the host's routes" in result.call("prepare", 3).stderr
+    said = b"the machines' network 10.0.0.0/20 overlaps what the host has: 10.0.2.0/24"
+    assert said in result.call("prepare", 3).stderr
     assert_sound(result)
 
 

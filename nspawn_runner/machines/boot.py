@@ -1,0 +1,79 @@
+"""What a machine is given for its start: which units wait, and files for what a job may install or start later.
+
+Both are the machine's own to change. Units that an image starts by itself and a job seldom needs are masked at the
+start only, by a generator (systemd.generator(7)): the next reload takes the masks away, so that whatever installs,
+enables or unmasks a unit can start it too. The files are written by the machine's systemd-tmpfiles and systemd-sysctl
+from credentials (systemd.system-credentials(7), since 252): the host follows no path in the tree, and /run is made
+again at each start.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..host import files, nspawn
+from ..settings import Network
+from . import network
+from .records import Record
+
+_GENERATORS = "/run/nspawn-runner/generators"
+# The journal's socket is there from the start's first second on, and generators run before it or at a reload. A unit
+# that nothing starts is left alone: "systemctl enable" refuses what is masked.
+_GENERATOR = f"""#!/bin/sh
+[ -e /run/systemd/journal/socket ] && exit 0
+for unit in {" ".join(nspawn.ASLEEP)}; do
+    for folder in /etc/systemd/system /usr/lib/systemd/system /lib/systemd/system; do
+        for link in "$folder"/*.wants/"$unit"; do
+            [ -L "$link" ] && ln -sf /dev/null "$2/$unit"
+        done
+    done
+done
+exit 0
+"""
+
+
+def write_files(record: Record, settings: Network) -> None:
+    """Write what ``nspawn_options`` names into the machine's folder on the host."""
+    folder = f"{record.folder}/generators"
+    os.makedirs(folder, exist_ok=True)
+    os.chmod(folder, 0o755)  # noqa: S103  (the machine's root looks into it; nobody else gets as far)
+    files.write_atomically(f"{folder}/nspawn-runner", _GENERATOR.encode(), mode=0o755)
+    for name, lines in (("tmpfiles.extra", _tmpfiles(record, settings).encode()), ("sysctl.extra", _SYSCTL)):
+        files.write_atomically(f"{record.folder}/{name}", lines)
+
+
+def nspawn_options(record: Record) -> list[str]:
+    """Return the options of systemd-nspawn that hand the machine's files to it."""
+    return [
+        f"--bind-ro={record.folder}/generators:{_GENERATORS}",
+        f"--setenv=SYSTEMD_GENERATOR_PATH={_GENERATORS}:",
+        *(f"--load-credential={name}:{record.folder}/{name}" for name in ("tmpfiles.extra", "sysctl.extra")),
+    ]
+
+
+# In a new network namespace no group may ping, and systemd's own line names groups that a machine does not have. One
+# that cannot be set, as in the host's network, is passed over.
+_SYSCTL = b"-net.ipv4.ping_group_range = 0 65535\n"
+
+
+def _tmpfiles(record: Record, settings: Network) -> str:
+    """Return lines for tmpfiles.d(5): the machine's name, and its network as each program would set it up."""
+    written = {"/etc/hostname": f"{record.machine}\n"}
+    if record.network == network.PRIVATE:
+        own, via = network.address(settings, record.slot), network.gateway(settings).partition("/")[0]
+        servers = network.name_servers(settings)
+        # As ip sets it: networkd 252 fails where the address is there with another broadcast address.
+        written["/run/systemd/network/10-nspawn-runner.network"] = (
+            f"[Match]\nName={network.INTERFACE}\n[Network]\nGateway={via}\nLinkLocalAddressing=no\n"
+            f"[Address]\nAddress={own}/20\nBroadcast=no\n"
+        )
+        # It finds none in /etc/resolv.conf, which its package makes a link to its own.
+        written["/run/systemd/resolved.conf.d/nspawn-runner.conf"] = f"[Resolve]\nDNS={' '.join(servers)}\n"
+        known = "".join(f"nameserver {server}\n" for server in servers)
+        written[f"/run/resolvconf/interface/{network.INTERFACE}.nspawn-runner"] = known
+        written["/run/NetworkManager/conf.d/nspawn-runner.conf"] = "[main]\ndns=none\n"
+    return "".join(f"f {path} 0644 root root - {_escaped(text)}\n" for path, text in written.items())
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "%%").replace("\n", "\\n")
