@@ -147,17 +147,33 @@ def stop_soon(unit: str) -> None:
 def journal_tail(unit: str, *, since: float, lines: int = 200) -> list[str]:
     """Return the last ``lines`` lines that processes of the host's ``unit`` wrote after ``since`` (epoch seconds).
 
-    None where the journal cannot be read in some seconds.
+    Those of their standard output, and what systemd-nspawn logs itself, but not the entries that our own tool makes in
+    the unit. Empty where the journal cannot be read in some seconds.
     """
     # Forwards, journalctl would give the first lines after that time.
+    output = [f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout"]
+    return _journal(["--reverse", f"--lines={lines}", *output, "+", *_logged_by_nspawn(unit)], since)[::-1]
+
+
+def nspawn_log(unit: str, *, since: float) -> list[str]:
+    """Return what systemd-nspawn itself logged in the host's ``unit`` after ``since``, without its machine's console.
+
+    journald tells the two apart, so no machine can put words in its mouth. Empty where the journal cannot be read.
+    """
+    return _journal(_logged_by_nspawn(unit), since)
+
+
+def _logged_by_nspawn(unit: str) -> list[str]:
+    return [f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=journal", "_COMM=systemd-nspawn"]
+
+
+def _journal(query: Sequence[str], since: float) -> list[str]:
     # Whole seconds, and never later than asked for.
-    options = [f"--since=@{int(since)}", "--reverse", f"--lines={lines}", "--output=cat", "--no-pager"]
-    # What goes through their standard output, not the entries that our own tool makes in the unit.
-    argv = ["journalctl", *options, f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout"]
+    argv = ["journalctl", f"--since=@{int(since)}", "--output=cat", "--no-pager", *query]
     try:
         # What was said last may still wait for the journal to read it.
         process.run(["journalctl", "--sync"], check=False, timeout_seconds=_JOURNAL_SECONDS)
         done = process.run(argv, check=False, timeout_seconds=_JOURNAL_SECONDS)
     except process.CommandError:
         return []
-    return done.stdout.decode(errors="replace").splitlines()[::-1]
+    return done.stdout.decode(errors="replace").splitlines()

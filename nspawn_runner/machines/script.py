@@ -282,9 +282,13 @@ def _gone(record: Record) -> Error:
 def _ended_itself(record: Record, end: records.End) -> bool:
     """Tell whether it was the machine's own init that ended, or could not start again: by then that is the job's doing.
 
-    Its status is what the job wants it to be, as with systemctl exit 3.
+    Its status is what the job wants it to be, as with systemctl exit 3. But 1 may also be systemd-nspawn's word for an
+    init that somebody has killed, and nobody inside can; only its log tells (nspawn.c, wait_for_container).
     """
-    return end.result == "success" or (end.result == "exit-code" and notes.has_run_scripts_of_job(record.machine))
+    if end.result != "exit-code" or not notes.has_run_scripts_of_job(record.machine):
+        return end.result == "success"
+    told = systemd.nspawn_log(record.unit, since=record.created) if end.exit_status == "1" else []
+    return not any("terminated by signal" in line for line in told)
 
 
 def _mute(record: Record, advice: str) -> Error:

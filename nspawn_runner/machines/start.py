@@ -237,6 +237,8 @@ def _properties(record: Record, settings: Settings) -> list[str]:
         "OOMPolicy=continue",
         # The tree is this machine's alone. A lock's file would stay, one for each machine that is killed.
         "Environment=SYSTEMD_NSPAWN_LOCK=0",
+        # Apart from the machine's console, where the machine could say the same.
+        "Environment=SYSTEMD_LOG_TARGET=journal",
         *rights.confinement(_profile(record, settings), record),
         *limits.unit_properties(record.limits),
     ]

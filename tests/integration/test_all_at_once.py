@@ -11,7 +11,7 @@ from by_hand import HOLDINGS, HOLDINGS_SOON, TOOL, Job, Unchanged, difference, l
 from disposable_host import STATE_FOLDER, DisposableHost
 
 MORE = r"""
-nft list ruleset | sed 's/^/nftables /'
+nft --terse list ruleset | sed 's/^/nftables /'
 losetup --list --noheadings --output BACK-FILE | grep -E '/run-(59[0-9]{4})[.]disk' | sed 's/^/loop /'
 """
 LONG = "echo ready; sleep 600"

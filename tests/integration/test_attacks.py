@@ -44,7 +44,7 @@ time.sleep(600)
 KEPT = rf"""
 manifest() {{ find "$@" -printf '%p %y %m %U %s %C@\n' | sort | sha256sum; }}
 manifest /etc /root/.ssh 2>/dev/null; manifest {STATE_FOLDER}/bookworm/
-cat /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe; nft list ruleset; ip -brief link show type bridge
+cat /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe; nft --terse list ruleset; ip -brief link show type bridge
 """
 
 

@@ -14,6 +14,7 @@ from nspawn_runner.images import generations, store, upkeep
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     """A state folder with an image `web` that was made by hand."""
+    (tmp_path / "state").mkdir(mode=0o700)
     (tmp_path / "state/web/etc").mkdir(parents=True)
     (tmp_path / "state/web/etc/version").write_text("0")
     return tmp_path / "state"

@@ -601,8 +601,7 @@ def test_a_real_image_goes_and_comes_back_and_boots(host: DisposableHost, remove
         tool(host, "cleanup", "--id", "901")
 
 
-def test_jobs_get_the_environment_that_a_container_image_names(overlay_host: DisposableHost, removed: None) -> None:
-    host = overlay_host
+def test_jobs_get_the_environment_that_a_container_image_names(host: DisposableHost, removed: None) -> None:
     odd = "a 'quoted' \"word\" of 5 %d $HOME `id` \\ and\na line"
     unusual = ["no name=x", "EMPTY=", "1=2", f"BIG={'x' * 65536}"]
     config = {

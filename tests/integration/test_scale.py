@@ -22,7 +22,7 @@ echo subvolumes $(btrfs subvolume list {STATE_FOLDER} 2>/dev/null | wc -l)
 echo loop devices $(losetup --list --noheadings --output BACK-FILE | grep -c '/run-58[0-9]*[.]disk')
 echo links $(ls /sys/class/net | wc -l)
 echo neighbours $(ip neighbour show nud permanent | wc -l)
-echo rules $(nft list ruleset | wc -l)
+echo rules $(nft --terse list ruleset | wc -l)
 """
 MEMORY = r"""
 for name in systemd dbus-daemon systemd-machine systemd-journal systemd-logind; do
