@@ -54,8 +54,6 @@ BUILT_IN: Mapping[str, Profile] = {
         # A runtime gives each container a keyring of its own.
         system_calls=("@keyring",),
         devices=("-/dev/fuse",),
-        # runc opens files with O_SYNC, which is refused where sync is suppressed.
-        suppress_sync=False,
         # An overlay cannot be the upper directory of another one.
         volumes=("/var/lib/containers", "/var/lib/docker"),
     ),

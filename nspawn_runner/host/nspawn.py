@@ -53,8 +53,6 @@ def boot_options(machine: str, options: Sequence[str], masked: Sequence[str] = (
         # A .nspawn file beside an image must not change what we ask for.
         "--settings=no",
         "--link-journal=no",
-        # What a machine writes is thrown away with it; fsync would only cost time.
-        "--suppress-sync=yes",
         "--console=read-only",
         *options,
         *mask_words(masked),

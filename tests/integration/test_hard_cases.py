@@ -61,6 +61,26 @@ def test_cleanup_needs_no_room_in_run(host: DisposableHost) -> None:
         assert not host.path(f"/run/nspawn-runner/{job.machine}.json").exists()
 
 
+SYNC = """python3 -c '
+import ctypes, os
+libc = ctypes.CDLL(None)
+print(libc.fsync(-1), libc.syscall(437, -100, b"/etc/passwd", bytes(24), 24) >= 0)
+os.open("/root/synced", os.O_CREAT | os.O_WRONLY | os.O_SYNC)
+'"""
+
+
+@pytest.mark.parametrize("name", ["overlay_host", "btrfs_host", "trixie_host"])
+def test_sync_costs_nothing_and_nothing_else_is_lost_by_it(request: pytest.FixtureRequest, name: str) -> None:
+    """A program may use openat2 without another way, as bubblewrap does, and O_SYNC, as runc does."""
+    with Job(request.getfixturevalue(name)) as job:
+        job.prepare()
+        job.host.run(["systemctl", "daemon-reload"])
+        assert job.output(SYNC) == "0 True\n"
+    with Job(request.getfixturevalue(name), settings='profile = "own"\nprofiles.own.suppress_sync = false\n') as job:
+        job.prepare()
+        assert job.output(SYNC) == "-1 True\n"
+
+
 def test_half_made_bridge_is_completed(overlay_host: DisposableHost) -> None:
     overlay_host.run(["sh", "-c", "ip link delete nspr0; ip link add name nspr0 type bridge"])
     with Job(overlay_host) as job:

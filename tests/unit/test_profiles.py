@@ -167,7 +167,6 @@ def test_what_a_profile_means(tmp_path: Path) -> None:
         "--capability=CAP_SYSLOG,CAP_BPF",
         "--drop-capability=CAP_NET_RAW",
         "--no-new-privileges=yes",
-        "--suppress-sync=no",
         "--bind=/dev/null",
         "--bind=/layer/volumes/0:/var/lib/x",
         "--bind=/layer/volumes/1:/var/lib/y",
@@ -177,7 +176,10 @@ def test_what_a_profile_means(tmp_path: Path) -> None:
         f"--bind={tmp_path}:/b:idmap",
         f"--bind-ro={tmp_path}:/c",
     ]
-    assert rights.confinement(profile, record())[-1] == "DeviceAllow=/dev/null rwm"
+    confinement = rights.confinement(profile, record())
+    assert confinement[-1] == "DeviceAllow=/dev/null rwm"
+    assert not [text for text in confinement if "sync:" in text]
+    assert any(" fsync:0 " in text for text in rights.confinement(Profile(), record()))
     bare = rights.nspawn_options(profile, record(user_namespace=False, backend="btrfs"))
     assert f"--bind-ro={tmp_path}:/a" in bare
     assert not [option for option in bare if "volumes" in option]
