@@ -21,7 +21,7 @@ class Profile(NamedTuple):
     systemd-nspawn leaves, ``system_calls`` are words of its --system-call-filter, ``address_families`` of sockets are
     added to the usual. ``devices`` and ``binds`` are paths
     of the host, as ``device`` and ``bind`` read them; ``tmpfs`` is path = size, and ``volumes`` are folders of the
-    machine that lie beside its tree and begin empty.
+    machine that lie beside its tree and begin empty. With ``nspawn`` systemd-nspawn works in the machine.
     """
 
     user_namespace: bool | None = None
@@ -36,6 +36,7 @@ class Profile(NamedTuple):
     binds: tuple[str, ...] = ()
     tmpfs: Mapping[str, str] = {}
     volumes: tuple[str, ...] = ()
+    nspawn: bool = False
 
 
 class Bind(NamedTuple):
@@ -56,6 +57,7 @@ BUILT_IN: Mapping[str, Profile] = {
         devices=("-/dev/fuse",),
         # An overlay cannot be the upper directory of another one.
         volumes=("/var/lib/containers", "/var/lib/docker"),
+        nspawn=True,
     ),
     "trusted": Profile(user_namespace=False, network="host"),
 }
@@ -200,6 +202,7 @@ _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "binds": list_of(_is_bind, f'"SOURCE", "SOURCE:TARGET" or "SOURCE:TARGET:rw,noidmap": {_PATHS}'),
     "tmpfs": _sizes,
     "volumes": list_of(_is_target, _PATHS),
+    "nspawn": _flag,
 }
 # capabilities(7)
 _CAPABILITIES = """

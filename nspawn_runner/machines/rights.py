@@ -26,6 +26,7 @@ _CLOSED_CALLS = {
 # What a machine writes is thrown away with it: these do nothing and say that all went well. --suppress-sync would also
 # take away openat2, which tar and bubblewrap do not do without, and O_SYNC, which runc needs.
 _SYNC_CALLS = ("fdatasync", "fsync", "msync", "sync", "sync_file_range", "sync_file_range2", "syncfs")
+_NSPAWN_MOUNT = "run-systemd-nspawn.mount"
 _ANYBODYS = {"/tmp", "/var/tmp", "/dev/shm"}  # noqa: S108
 
 
@@ -41,6 +42,9 @@ def nspawn_options(profile: Profile, record: Record) -> list[str]:
         options.append("--no-new-privileges=yes")
     options += [f"--bind={path}" for path in _devices(profile, record)]
     options += [f"--bind={source}:{target}" for source, target in _volumes(profile, record)]
+    if profile.nspawn:
+        unit = os.path.join(os.path.dirname(__file__), _NSPAWN_MOUNT)
+        options.append(f"--bind-ro={unit}:/etc/systemd/system/{_NSPAWN_MOUNT}")
     for path, size in profile.tmpfs.items():
         options.append(f"--tmpfs={path}:size={size},mode={'1777' if path in _ANYBODYS else '0755'}")
     for each in map(profiles.bind, profile.binds):
@@ -49,6 +53,11 @@ def nspawn_options(profile: Profile, record: Record) -> list[str]:
         mode = "bind" if each.writable else "bind-ro"
         options.append(f"--{mode}={each.source}:{each.target}:{idmap if each.idmapped else ''}".rstrip(":"))
     return options
+
+
+def boot_words(profile: Profile) -> list[str]:
+    """Return the words for a machine's command line by which its systemd does what ``profile`` says."""
+    return [f"systemd.wants={_NSPAWN_MOUNT}"] if profile.nspawn else []
 
 
 def confinement(profile: Profile, record: Record) -> list[str]:

@@ -205,7 +205,7 @@ def _main_command(record: Record, wish: Wish, settings: Settings) -> list[str]:
     tree = backends.named(record.backend).command(record)
     # As root of the host's network its programs would change that.
     masked = nspawn.NETWORK_UNITS if record.network == network.HOST and not record.user_namespace else ()
-    return [*tree, *nspawn.boot_options(record.machine, binds, masked)]
+    return [*tree, *nspawn.boot_options(record.machine, binds, masked), *rights.boot_words(profile)]
 
 
 def _properties(record: Record, settings: Settings) -> list[str]:

@@ -10,7 +10,10 @@ from debian_tree import debian_tree
 from disposable_host import IMAGE_PACKAGES, STATE_FOLDER, DisposableHost
 
 IMAGE = "nesting"
-PACKAGES = f"{IMAGE_PACKAGES},busybox-static,crun,debian-archive-keyring,gdb,iptables,mmdebstrap,netavark,podman,strace"
+PACKAGES = (
+    f"{IMAGE_PACKAGES},bubblewrap,busybox-static,crun,dbus-user-session,debian-archive-keyring,gdb,iptables,mmdebstrap,"
+    "netavark,podman,strace,systemd-container,uidmap"
+)
 NESTING = 'profile = "nesting"\n'
 # Where cgroups are version 1, or have no controllers as in these hosts, a container cannot have one of its own.
 RUN = "podman run --rm --cgroups=disabled"
@@ -27,9 +30,18 @@ END
 podman build --quiet --tag=tiny . > /dev/null
 podman info --format '{{.Store.GraphDriverName}}'
 """
+TREE = "mmdebstrap --quiet --variant=extract --include=base-files,busybox-static"
+# In a tree without a systemd, that of bookworm would make version 1 cgroups.
+START = """[ -e /sys/fs/cgroup/cgroup.controllers ] && export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
+systemd-nspawn --quiet --pipe --directory=/root/tree --network-veth --setenv=A=b /bin/busybox sh -c 'echo $A'
+"""
+ROOTLESS = """export XDG_RUNTIME_DIR=/run/user/$(id --user)
+mkdir root; cp /bin/busybox root
+podman run --rm --cgroups=disabled --network=none --rootfs ~/root /busybox id
+"""
 
 
-@pytest.fixture(scope="module", params=["overlay_host", "btrfs_host"])
+@pytest.fixture(scope="module", params=["overlay_host", "btrfs_host", "trixie_host"])
 def nesting_host(request: pytest.FixtureRequest) -> Iterator[DisposableHost]:
     """A host with an image that has podman, mmdebstrap, gdb and strace."""
     host: DisposableHost = request.getfixturevalue(request.param)
@@ -59,9 +71,22 @@ def test_containers_and_debuggers(nesting_host: DisposableHost) -> None:
         fetch = "wget -q -O - http://deb.debian.org/debian/dists/bookworm/Release | head -n 1"
         assert job.output(f"{RUN} --http-proxy tiny sh -c '{fetch}'") == "Origin: Debian\n"
         need_debuggers(job)
-        job.output("mmdebstrap --quiet --variant=extract --include=base-files bookworm /root/tree")
-        assert job.output("stat --format=%u /root/tree/usr/lib/os-release") == "0\n"
         assert int(job.output("cat /proc/self/uid_map").split()[1]) > 0
+        job.cleanup()
+
+
+def test_trees_of_systems(nesting_host: DisposableHost) -> None:
+    """mmdebstrap makes them, systemd-nspawn starts them, also once the machine was rebooted; podman needs no root."""
+    with Unchanged(nesting_host), Job(nesting_host, settings=NESTING) as job:
+        job.prepare(IMAGE)
+        job.output("useradd --create-home ci; echo ci:10000:50000 | tee /etc/subuid > /etc/subgid")
+        job.output(f"su - ci -c '{TREE} --mode=unshare bookworm tree.tar && bwrap --ro-bind / / true'")
+        assert job.output(f"loginctl enable-linger ci; su - ci -c '{ROOTLESS}'") == "uid=0 gid=0\n"
+        job.output(f"{TREE} --mode=root bookworm /root/tree")
+        assert job.output("stat --format=%u /root/tree/usr/lib/os-release") == "0\n"
+        assert job.output(START) == "b\n"
+        job.script("systemctl reboot; sleep 60")
+        assert job.output(START) == "b\n"
         job.cleanup()
 
 

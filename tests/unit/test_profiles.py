@@ -12,6 +12,7 @@ from nspawn_runner.profiles import BUILT_IN, Bind, Profile
 from nspawn_runner.settings import Settings, parse, with_run_values
 
 FILE = "/etc/nspawn-runner/nspawn-runner.toml"
+UNIT = Path(rights.__file__).with_name("run-systemd-nspawn.mount")
 NESTING = BUILT_IN["nesting"]
 
 
@@ -160,6 +161,7 @@ def test_what_a_profile_means(tmp_path: Path) -> None:
         binds=(f"{tmp_path}:/a", f"{tmp_path}:/b:rw", f"{tmp_path}:/c:noidmap"),
         tmpfs={"/tmp": "1G", "/srv": "10%"},
         volumes=("/var/lib/x", "/var/lib/y"),
+        nspawn=True,
     )
     assert rights.nspawn_options(profile, record()) == [
         "--system-call-filter=@keyring",
@@ -170,6 +172,7 @@ def test_what_a_profile_means(tmp_path: Path) -> None:
         "--bind=/dev/null",
         "--bind=/layer/volumes/0:/var/lib/x",
         "--bind=/layer/volumes/1:/var/lib/y",
+        f"--bind-ro={UNIT}:/etc/systemd/system/run-systemd-nspawn.mount",
         "--tmpfs=/tmp:size=1G,mode=1777",
         "--tmpfs=/srv:size=10%,mode=0755",
         f"--bind-ro={tmp_path}:/a:idmap",
@@ -180,6 +183,8 @@ def test_what_a_profile_means(tmp_path: Path) -> None:
     assert confinement[-1] == "DeviceAllow=/dev/null rwm"
     assert not [text for text in confinement if "sync:" in text]
     assert any(" fsync:0 " in text for text in rights.confinement(Profile(), record()))
+    assert rights.boot_words(profile) == ["systemd.wants=run-systemd-nspawn.mount"]
+    assert rights.boot_words(Profile()) == []
     bare = rights.nspawn_options(profile, record(user_namespace=False, backend="btrfs"))
     assert f"--bind-ro={tmp_path}:/a" in bare
     assert not [option for option in bare if "volumes" in option]
