@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from ..errors import Cancelled, HostError
 
-_ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class _Noted:
@@ -32,7 +32,7 @@ _noted = _Noted()
 
 def heed() -> None:
     """Note SIGTERM, SIGINT and SIGHUP from now on; one that is ignored, as nohup(1) does, stays so."""
-    for number in _ASKING:
+    for number in ASKING:
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _note)
 
@@ -55,7 +55,7 @@ def take() -> int:
         return 0
     _noted.acted_on = True
     if _noted.number != signal.SIGALRM:
-        for number in _ASKING:
+        for number in ASKING:
             signal.signal(number, signal.SIG_IGN)  # children that undo things are not to be ended either
     return _noted.number
 

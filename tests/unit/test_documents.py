@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from abilities import require
 
-from nspawn_runner import cli, policy, profiles, settings
+from nspawn_runner import cli, errors, policy, profiles, settings
+from nspawn_runner.gitlab import status
+from nspawn_runner.host import signals
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()
@@ -107,6 +109,17 @@ def test_verbs_are_documented(verb: str) -> None:
     if verb != "gitlab-config":
         assert f"`{verb}" in README
     assert verb in PAGE.read_text().replace("\\-", "-")
+
+
+def test_statuses_on_the_page_are_those_of_errors() -> None:
+    section = PAGE.read_text().partition("\n.SH EXIT STATUS\n")[2].partition("\nThe stages that")[0]
+    told = {
+        int(number) for line in re.findall(r"^\.BR? (.*)", section, re.MULTILINE) for number in re.findall(r"\d+", line)
+    }
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.Error)]
+    assert len(kinds) > 4
+    ours = {status.of_error(kind("a mistake"), {}) for kind in kinds}
+    assert told == {0, *ours, *(128 + number for number in signals.ASKING)}
 
 
 def test_files_that_readme_links_to_are_there() -> None:
