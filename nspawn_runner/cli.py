@@ -53,6 +53,7 @@ _OF_THE_HOST = frozenset(
     | {errno.EPERM, errno.EACCES}
 )
 STAGES = frozenset({"config", "gitlab-config", "prepare", "run", "cleanup"})
+_STDERR = 2
 
 
 class Command(Protocol):
@@ -267,14 +268,15 @@ def _need_root(verb: str) -> None:
 
 
 class _Unbreakable:
-    """Standard error, which nobody may read any more: what we say there must not cut what we do, as a teardown."""
+    """Standard error, which nobody may read any more: what we say there must neither cut nor hold up a teardown."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         with suppress(OSError):
-            self._stream.write(text)
+            if signals.wait_to_write(_STDERR):
+                self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:

@@ -18,6 +18,9 @@ from ..errors import Cancelled, HostError
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+# How long whoever reads our output may take for it once we are to end.
+_UNREAD_MILLISECONDS = 3000
+
 
 class _Noted:
     number = 0  # the signal that asks us to end
@@ -86,6 +89,17 @@ def wait(fds: Iterable[int] = (), seconds: float | None = None) -> list[int]:
     ready = [fd for fd, _ in poll.poll(None if seconds is None else max(0.0, seconds) * 1000)]
     check()
     return [fd for fd in ready if fd in wanted]
+
+
+def wait_to_write(fd: int) -> bool:
+    """Wait until ``fd`` can be written to; once a signal asks us to end only a moment: tell whether it can be."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    poll.register(_noted.bell, select.POLLIN)
+    if any(ready == fd for ready, _ in poll.poll()):
+        return True
+    poll.unregister(_noted.bell)
+    return bool(poll.poll(_UNREAD_MILLISECONDS))
 
 
 def sleep(seconds: float) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import stat
 import termios
 import threading
 import time
@@ -64,13 +65,18 @@ def stream(
         )
         for entry in streams:
             os.close(entry.writer)
-        pump = _Pump({entry.reader: entry.target for entry in streams}, marked=streams[-1].reader, mark=mark)
+        targets = {entry.reader: _unblocking(entry.target) for entry in streams}
         try:
-            signal_number = _pass_on(pump, client, asked, is_over, end)
-        except BaseException:
-            _end_script(client, end)
-            raise
-        pump.pass_on_rest()
+            pump = _Pump(targets.copy(), marked=streams[-1].reader, mark=mark)
+            try:
+                signal_number = _pass_on(pump, client, asked, is_over, end)
+            except BaseException:
+                _end_script(client, end)
+                raise
+            pump.pass_on_rest()
+        finally:
+            for fd in targets.values():
+                os.close(fd)
         _hand_over(pump.readers, machine, stage)
         if signal_number:
             raise Cancelled(signal_number)
@@ -204,10 +210,23 @@ def _same_file(one: int, other: int) -> bool:
     return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
 
 
+def _unblocking(fd: int) -> int:
+    """Return ``fd`` again, as a file of our own, which never blocks where it is a pipe: others share the one given."""
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        with suppress(OSError):  # as when nobody reads it any more
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return os.dup(fd)
+
+
 def _write(target: int, chunk: bytes) -> None:
+    """Write ``chunk``; raises BrokenPipeError when nobody reads it, also once a signal asks us to end."""
     view = memoryview(chunk)
     while view:
-        view = view[os.write(target, view) :]
+        try:
+            view = view[os.write(target, view) :]
+        except BlockingIOError:
+            if not signals.wait_to_write(target):
+                raise BrokenPipeError from None
 
 
 def _hand_over(readers: dict[int, int], machine: str, stage: str) -> None:

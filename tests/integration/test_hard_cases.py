@@ -41,6 +41,20 @@ def test_output_is_whole_up_to_a_signal(host: DisposableHost) -> None:
         assert numbers == [str(number).encode() for number in range(1, len(numbers) + 1)]
 
 
+@pytest.mark.parametrize("merged", [True, False])
+def test_signal_ends_a_script_whose_output_nobody_reads(host: DisposableHost, merged: bool) -> None:
+    with Job(host) as job:
+        job.prepare()
+        with job.start("yes", merged=merged) as process:
+            time.sleep(2)
+            os.killpg(process.pid, signal.SIGTERM)
+            assert process.wait(SECONDS) == SYSTEM_FAILURE
+            for pipe in (process.stdout, process.stderr):
+                if pipe:
+                    pipe.close()
+        assert job.script("! pgrep -x yes").status == 0
+
+
 def test_job_cannot_fill_the_hosts_run(host: DisposableHost) -> None:
     """Its /etc/hosts is a file of the host, so it lies where the job's other files lie."""
     with Job(host) as job:
