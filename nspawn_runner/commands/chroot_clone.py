@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ..host import trees
-from ..images import generations, store, upkeep
+from ..images import generations, identity, store, upkeep
 from .words import human_size, new_image_name
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         generations.remove_unpublished(state, new)
         with generations.draft(state, new) as draft:
             trees.copy(os.path.realpath(source.root), draft.root)
+            identity.rename(draft.root, new)
             known = {key: value for key, value in store.facts(source).items() if key not in _OF_PLAYBOOK}
             known.update(cloned_from=name, base=source.generation)
             image = generations.complete(state, draft, known)

@@ -83,7 +83,7 @@ def create(name: str, wanted: recipe.Recipe, settings: Settings) -> store.Image:
             trees.make(draft.root)
             builder = bootstrap.build(wanted, draft.root, log=log, progress=progress)
             progress.show("writing to disk")
-            finish.finish(draft.root)
+            finish.finish(draft.root, name)
             image = generations.complete(state, draft, {**recipe.facts(wanted), "builder": builder})
             generations.publish(state, image)
     progress.end()

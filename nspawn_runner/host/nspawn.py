@@ -22,6 +22,10 @@ ASLEEP = (
     "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer",
     "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "man-db.timer",
+    "motd-news.timer",
     "console-getty.service",
     "getty.target",
 )

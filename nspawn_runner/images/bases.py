@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import HostError
 from ..host import process, trees
-from . import bootstrap, finish, imports, inputs, recipe, store
+from . import bootstrap, finish, identity, imports, inputs, recipe, store
 from .progress import Progress
 from .spec import Spec
 
@@ -24,6 +24,7 @@ def make(spec: Spec, root: str, state_folder: str, *, log: str, progress: Progre
         parent = _parent(spec, state_folder)
         progress.show("copying its parent")
         trees.copy(parent.root, root)
+        identity.rename(root, spec.image)
         known = {"parent": _shown(parent), "builder": f"extends {spec.extends}", "suite": imports.suite(root)}
         return {**facts, **known}
     if spec.tarball:
@@ -38,7 +39,7 @@ def make(spec: Spec, root: str, state_folder: str, *, log: str, progress: Progre
         builder = spec.command[0]
     else:
         builder = bootstrap.build(spec.recipe, root, log=log, progress=progress, builder=spec.builder)
-    finish.finish(root)
+    finish.finish(root, spec.image)
     return {**facts, **recipe.facts(spec.recipe), "builder": builder}
 
 

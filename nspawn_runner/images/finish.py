@@ -1,28 +1,21 @@
-"""What makes a freshly built tree an image: no trace of the host that built it, and a start without errands."""
+"""What makes a freshly built tree an image: no trace of the host that built it."""
 
 from __future__ import annotations
 
 from . import identity, inside
 
-# Errands for machines that live for weeks; one that lives for a job would run them at its start.
-_MASKED = (
-    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
-    "fstrim.timer", "man-db.timer", "motd-news.timer", "systemd-networkd-wait-online.service",
-)  # fmt: skip
 _HOSTS = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 
-def finish(root: str) -> None:
-    """Settle the new tree ``root``: identity, name, resolver, locale, timers, what apt left; raises HostError."""
-    identity.give_none(root)
+def finish(root: str, image: str) -> None:
+    """Settle the new tree ``root`` of ``image``: names, resolver, locale, what apt left; raises HostError."""
+    identity.give(root, image)
     # The builders copy the host's; machines get one at their start.
     inside.write(root, "etc/resolv.conf", b"")
     if not inside.read(root, "etc/hosts").mode:
         inside.write(root, "etc/hosts", _HOSTS)
     inside.write(root, "etc/locale.conf", b"LANG=C.UTF-8\n")
     inside.link(root, "etc/default/locale", "../locale.conf")
-    for unit in _MASKED:
-        inside.link(root, f"etc/systemd/system/{unit}", "/dev/null")
     # mmdebstrap keeps the options it was given; they were for the building only.
     inside.remove(root, "etc/dpkg/dpkg.cfg.d/99mmdebstrap")
     for folder in ("var/lib/apt/lists", "var/cache/apt/archives", "var/cache/apt", "var/log/apt"):

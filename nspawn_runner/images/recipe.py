@@ -17,10 +17,14 @@ PACKAGES = (
     "netbase", "passwd", "mount", "procps", "libpam-systemd", "dbus-user-session", "libnss-systemd",
 )  # fmt: skip
 
+# The settings of the kernel that Debian's systemd itself had until bookworm.
+_SINCE_TRIXIE = ("linux-sysctl-defaults",)
+
 _DEBIAN = (
     "jessie", "stretch", "buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid", "unstable", "testing",
     "stable", "oldstable", "oldoldstable",
 )  # fmt: skip
+_UNTIL_BOOKWORM = ("jessie", "stretch", "buster", "bullseye", "bookworm", "oldstable", "oldoldstable")
 _UBUNTU = (
     "trusty", "xenial", "bionic", "focal", "jammy", "kinetic", "lunar", "mantic", "noble", "oracular", "plucky",
     "questing", "devel",
@@ -51,8 +55,10 @@ class Recipe(NamedTuple):
 
     @property
     def all_packages(self) -> list[str]:
-        """The packages that every image gets and those asked for, each once."""
-        return list(dict.fromkeys([*PACKAGES, *self.packages]))
+        """The packages that every image of the suite gets and those asked for, each once."""
+        base = self.suite.partition("-")[0]
+        newer = _SINCE_TRIXIE if base in _DEBIAN and base not in _UNTIL_BOOKWORM else ()
+        return list(dict.fromkeys([*PACKAGES, *newer, *self.packages]))
 
 
 _SHAPES: Mapping[str, tuple[re.Pattern[str], str]] = {

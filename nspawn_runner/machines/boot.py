@@ -57,8 +57,8 @@ _SYSCTL = b"-net.ipv4.ping_group_range = 0 65535\n"
 
 
 def _tmpfiles(record: Record, settings: Network) -> str:
-    """Return lines for tmpfiles.d(5): the machine's name, and its network as each program would set it up."""
-    written = {"/etc/hostname": f"{record.machine}\n"}
+    """Return lines for tmpfiles.d(5): the machine's network as each program would set it up."""
+    written = {}
     if record.network == network.PRIVATE:
         own, via = network.address(settings, record.slot), network.gateway(settings).partition("/")[0]
         servers = network.name_servers(settings)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import pytest
 from by_hand import Job
 from debian_tree import debian_tree
-from disposable_host import STATE_FOLDER, DisposableHost
+from disposable_host import CHECKOUT, STATE_FOLDER, DisposableHost
 
-from nspawn_runner.images.recipe import PACKAGES
+from nspawn_runner.images import finish
+from nspawn_runner.images.recipe import Recipe
 
 PING = "router=$(ip route show default | cut -d ' ' -f 3 | head -n 1); ping -c 1 -W 5 -q $router"
 NETWORK_WORKS = f"{PING} >/dev/null && getent hosts deb.debian.org >/dev/null && echo works"
@@ -19,13 +20,14 @@ INSTALLED = {"systemd-resolved": "systemd-resolved", "network-manager": "Network
 
 @pytest.fixture(scope="module", params=["bookworm on btrfs_host", "trixie on trixie_host"])
 def debian(request: pytest.FixtureRequest) -> Iterator[tuple[DisposableHost, str]]:
-    """A host and its image, which has the packages that chroot-create gives to each."""
+    """A host and its image, with all that chroot-create does but for calling mmdebstrap."""
     suite, _, name = request.param.split()
     host: DisposableHost = request.getfixturevalue(name)
     root, image = f"{STATE_FOLDER}/debian-{suite}", f"debian-{suite}"
     host.run(["btrfs", "subvolume", "create", root] if host.state == "btrfs" else ["mkdir", root])
-    tree = debian_tree("debian", suite, ",".join(PACKAGES))
+    tree = debian_tree("system", suite, ",".join(Recipe(suite).all_packages))
     subprocess.run(["cp", "--archive", f"{tree}/.", host.path(root)], check=True)  # noqa: S607
+    finish.finish(str(host.path(root)), image)
     yield host, image
     host.run(["btrfs", "subvolume", "delete", root] if host.state == "btrfs" else ["rm", "--recursive", root])
 
@@ -54,6 +56,17 @@ def test_any_user_can_ping(job: Job) -> None:
     job.output("useradd joe; su joe -c 'ping -c 1 -W 5 -q 127.0.0.1'")
 
 
+def test_a_tree_has_the_name_of_its_image(debian: tuple[DisposableHost, str]) -> None:
+    host, image = debian
+    assert host.path(f"{STATE_FOLDER}/{image}/etc/hostname").read_text() == f"{image}\n"
+    tool = f"{CHECKOUT}/nspawn-runner"
+    host.run([tool, "chroot-clone", image, "other.name"])
+    try:
+        assert host.run([tool, "chroot-login", "other.name", "--", "cat", "/etc/hostname"]).stdout == b"other-name\n"
+    finally:
+        host.run([tool, "chroot-remove", "other.name"])
+
+
 def test_it_has_a_name_and_an_id_of_its_own(job: Job) -> None:
     said = job.output(
         "cat /etc/hostname; hostname; cat /etc/machine-id; systemctl is-system-running --wait"
@@ -64,6 +77,17 @@ def test_it_has_a_name_and_an_id_of_its_own(job: Job) -> None:
         "apt-get update -qq; apt-get install -qq systemd-timesyncd >/dev/null 2>&1; hostnamectl set-hostname other"
     )
     assert job.output("cat /etc/hostname") == "other\n"
+    job.script("systemctl reboot; sleep 60")
+    assert job.output("cat /etc/hostname; hostname; stat -c %U:%a /etc /etc/hostname") == (
+        "other\nother\nroot:755\nroot:644\n"
+    )
+
+
+def test_a_machine_in_memory_has_its_own_name(debian: tuple[DisposableHost, str]) -> None:
+    host, image = debian
+    with Job(host, settings='backend = "tmpfs"\n') as job:
+        job.prepare(image)
+        assert job.output("cat /etc/hostname; locale 2>&1 | grep ^LANG=") == f"{job.machine}\nLANG=C.UTF-8\n"
 
 
 def test_settings_of_the_kernel_are_those_that_a_debian_sets(job: Job) -> None:

@@ -50,7 +50,8 @@ def test_nothing_that_was_checked_looks_like_an_option() -> None:
 
 
 def test_each_package_is_asked_for_once() -> None:
-    assert Recipe("sid", packages=("git", "tree")).all_packages == [*PACKAGES, "tree"]
+    assert Recipe("bookworm", packages=("git", "tree")).all_packages == [*PACKAGES, "tree"]
+    assert Recipe("sid", packages=("git",)).all_packages == [*PACKAGES, "linux-sysctl-defaults"]
 
 
 def test_names_the_package_with_the_keys_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import os
 from ...host import files, process, trees
 from ...settings import Settings
 from ..records import UID_COUNT, Record
+from . import host_name
 
 
 def layer(state_folder: str, machine: str) -> str:
@@ -20,6 +21,7 @@ def attach(record: Record, settings: Settings) -> None:
     detach(record.layer)
     files.make_private_folder(os.path.dirname(record.layer))
     process.run(["btrfs", "--quiet", "subvolume", "snapshot", record.root, record.layer])
+    host_name.write(record.layer, record.machine, 0)
 
 
 def detach(layer: str) -> None:

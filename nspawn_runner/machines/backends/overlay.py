@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import sys
 from contextlib import suppress
 
@@ -19,6 +20,7 @@ from ...errors import HostError
 from ...host import files, process, trees
 from ...settings import Settings
 from ..records import Record
+from . import host_name
 
 # Named, not imported: it loads ctypes, which a stage does without.
 _LAUNCHER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "launcher.py")
@@ -69,12 +71,25 @@ def _mount_file(path: str, size_bytes: int, folder: str) -> None:
 
 
 def make_directories(record: Record) -> None:
-    """Make upper and work directory in the layer."""
+    """Make upper and work directory in the layer, with the machine's name."""
     for name, mode in (("upper", os.stat(record.root).st_mode & 0o7777), ("work", 0o700)):
         path = f"{record.layer}/{name}"
         os.mkdir(path)
         os.chown(path, record.uid_base, record.uid_base)
         os.chmod(path, mode)
+    _make_etc(record)
+    host_name.write(f"{record.layer}/upper", record.machine, record.uid_base)
+
+
+def _make_etc(record: Record) -> None:
+    """Make the folder /etc of the upper directory as it is in the image, if it is a plain folder there."""
+    path = f"{record.layer}/upper/etc"
+    with suppress(FileNotFoundError):
+        there = os.lstat(f"{record.root}/etc")
+        if stat.S_ISDIR(there.st_mode):
+            os.mkdir(path)
+            os.chown(path, record.uid_base + there.st_uid, record.uid_base + there.st_gid)
+            os.chmod(path, stat.S_IMODE(there.st_mode))
 
 
 def detach(layer: str) -> None:
