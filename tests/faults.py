@@ -56,7 +56,7 @@ PLACES = (
     "/run/nspawn-runner/{machine}.lock", "/run/nspawn-runner/slots.lock", "/run/nspawn-runner/{machine}/ready",
     "/run/nspawn-runner/{machine}/address", "/run/nspawn-runner/{machine}/removal", "/run/systemd/machines/{machine}",
     "/run/systemd/transient/{unit}", STATE_FOLDER, STATE_FOLDER + "/bookworm", STATE_FOLDER + "/.overlays/{machine}",
-    STATE_FOLDER + "/.overlays/{machine}/upper", STATE_FOLDER + "/.overlays/{machine}.hosts",
+    STATE_FOLDER + "/.overlays/{machine}/upper", STATE_FOLDER + "/.overlays/{machine}/upper/etc/hosts",
     STATE_FOLDER + "/.overlays/{machine}.disk", STATE_FOLDER + "/.snapshots/{machine}", "{code_file}", "{payload}",
 )  # fmt: skip
 STUBS = "/usr/local/sbin"

@@ -36,7 +36,7 @@ def find(state_folder: str, *, ended_seconds: float, orphaned: Callable[[Record]
 def _names(state_folder: str) -> set[str]:
     """Return the names of machines of which there is anything: record, folder, unit, layer."""
     folders = {os.path.dirname(backends.named(name).layer(state_folder, "any")) for name in ("overlay", "btrfs")}
-    found = {name.removesuffix(".hosts") for folder in folders for name in _entries(folder)}
+    found = {name for folder in folders for name in _entries(folder)}
     found |= {name for name in _entries(RUN_FOLDER) if os.path.isdir(f"{RUN_FOLDER}/{name}")}
     found |= {unit[1] for unit in map(_UNIT.fullmatch, _entries("/run/systemd/transient")) if unit}
     return {name for name in found if _OURS.fullmatch(name)} | {record.machine for record in records.all_records()}
@@ -81,7 +81,7 @@ def _layers(machine: str, state_folder: str) -> list[str]:
 
 def _traces(machine: str, state_folder: str) -> bool:
     layers = [backends.named(name).layer(state_folder, machine) for name in ("overlay", "btrfs")]
-    paths = [*layers, *map(records.hosts_file, layers), records.folder(machine)]
+    paths = [*layers, records.folder(machine)]
     return any(map(os.path.lexists, paths)) or systemd.is_loaded(records.unit_name(machine))
 
 

@@ -62,20 +62,13 @@ def hardware_address(network: Network, slot: int) -> str:
 
 
 def write_files(record: Record, network: Network) -> None:
-    """Write the machine's /etc/hosts, and what ``ip -batch`` is to do in the network namespace of a private one.
+    """Write what ``ip -batch`` is to do in the network namespace of a machine that has one.
 
     And what ip and bridge are to do on the host, so that no machine can take the place of another on the bridge.
     """
-    # Without an address of its own a machine's name is 127.0.1.1, as Debian has it.
-    own = address(network, record.slot) if record.network == PRIVATE else "127.0.1.1"
-    known = _hosts_file() if record.network == HOST else _LOCALHOST
-    hosts = known + f"{own} {record.machine}\n".encode()
-    hosts += "".join(f"{address} {name}\n" for name, address in network.extra_hosts.items()).encode()
-    files.make_private_folder(os.path.dirname(record.hosts_file))
-    files.write_atomically(record.hosts_file, hosts, mode=0o644)
-    os.chown(record.hosts_file, record.uid_base, record.uid_base)
     if record.network != PRIVATE:
         return
+    own = address(network, record.slot)
     if _has_own_list(network):
         servers = "".join(f"nameserver {server}\n" for server in name_servers(network))
         files.make_private_folder(_own_list(record))
@@ -104,21 +97,25 @@ def write_files(record: Record, network: Network) -> None:
     files.write_atomically(f"{record.folder}/neighbour", neighbour.encode())
 
 
+def hosts(record: Record, network: Network) -> bytes:
+    """Return the /etc/hosts of the machine of ``record``."""
+    # Without an address of its own a machine's name is 127.0.1.1, as Debian has it.
+    own = address(network, record.slot) if record.network == PRIVATE else "127.0.1.1"
+    known = _hosts_file() if record.network == HOST else _LOCALHOST
+    names = {record.machine: own, **network.extra_hosts}
+    return known + "".join(f"{address} {name}\n" for name, address in names.items()).encode()
+
+
 def nspawn_options(record: Record, network: Network) -> list[str]:
-    """Return the options of systemd-nspawn that give a machine its network and names."""
-    hosts = f"--bind={record.hosts_file}:/etc/hosts"
+    """Return the options of systemd-nspawn that give a machine its network and name servers."""
     if record.network == HOST:
-        return ["--resolv-conf=replace-host", hosts]
+        return ["--resolv-conf=replace-host"]
     if record.network == NONE:
         # A list of servers that cannot be reached would be wrong.
-        return ["--private-network", "--resolv-conf=delete", hosts]
+        return ["--private-network", "--resolv-conf=delete"]
     # replace-… works whether the image has a file, a link or a dangling one there; uplink is systemd-resolved's list.
     uplink = resolvers.choose(network).source != resolvers.HOSTS
-    return [
-        f"--network-bridge={WAITING}",
-        f"--resolv-conf=replace-{'uplink' if uplink else 'host'}",
-        hosts,
-    ]
+    return [f"--network-bridge={WAITING}", f"--resolv-conf=replace-{'uplink' if uplink else 'host'}"]
 
 
 def unit_properties(record: Record, network: Network) -> list[str]:

@@ -76,19 +76,9 @@ class Record(NamedTuple):
         return uid_base(self.slot) if self.user_namespace else 0
 
     @property
-    def hosts_file(self) -> str:
-        """The path of the machine's /etc/hosts: beside its layer, since the job may fill one as well as the other."""
-        return hosts_file(self.layer)
-
-    @property
     def folder(self) -> str:
         """The folder of the machine's files and mount points in /run."""
         return folder(self.machine)
-
-
-def hosts_file(layer: str) -> str:
-    """Return the path of the /etc/hosts of the machine that has ``layer``."""
-    return f"{layer}.hosts"
 
 
 def unit_name(machine: str) -> str:

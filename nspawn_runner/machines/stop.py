@@ -92,7 +92,7 @@ def remove_leftovers(machine: str, state_folder: str) -> None:
         return
     # tmpfs has the folder of overlay, and takes it down mounted or not.
     layers = {name: backends.named(name).layer(state_folder, machine) for name in ("tmpfs", "btrfs")}
-    traces = [*layers.values(), *map(records.hosts_file, layers.values()), records.folder(machine)]
+    traces = [*layers.values(), records.folder(machine)]
     traces += map(overlay.disk_file, layers.values())
     traces += [f"{folder}/{machine}" for folder in _NSPAWN_FOLDERS]
     there = record is not None or any(os.path.lexists(path) for path in traces)
@@ -126,8 +126,6 @@ def _all_gone(machine: str, layers: Mapping[str, str]) -> list[str]:
     attempt(lambda: _wait_until_forgotten(machine))
     for name, layer in layers.items():
         attempt(partial(backends.named(name).detach, layer))
-        attempt(partial(files.remove_file, records.hosts_file(layer)))
-        attempt(partial(files.remove_drafts, records.hosts_file(layer)))
     for folder in _NSPAWN_FOLDERS:
         attempt(partial(files.remove_folder, f"{folder}/{machine}"))
     attempt(lambda: files.remove_tree(records.folder(machine)))
@@ -183,4 +181,3 @@ def reap(record: Record, *, result: str, exit_code: str, exit_status: str) -> No
     )
     if exit_status != "133" and record.state != records.UNREADABLE and not record.keep_failed_seconds:
         backends.named(record.backend).detach(record.layer)
-        files.remove_file(record.hosts_file)

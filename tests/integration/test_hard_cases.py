@@ -56,11 +56,13 @@ def test_signal_ends_a_script_whose_output_nobody_reads(host: DisposableHost, me
 
 
 def test_job_cannot_fill_the_hosts_run(host: DisposableHost) -> None:
-    """Its /etc/hosts is a file of the host, so it lies where the job's other files lie."""
-    with Job(host) as job:
+    """All that a machine may write lies where the job's other files lie, within their limit."""
+    with Job(host, settings='[limits]\ndisk_max = "100M"\n') as job:
         job.prepare()
         before = os.statvfs(host.path("/run")).f_bavail
-        job.output("head --bytes=100M /dev/zero >> /etc/hosts; getent hosts localhost")
+        for file in job.output("find /etc -maxdepth 1 -name 'host*' -o -maxdepth 1 -name resolv.conf").split():
+            assert b"No space left" in job.script(f"head --bytes=200M /dev/zero >> {file}").err
+            job.output(f": > {file}; sync")
         assert before - os.statvfs(host.path("/run")).f_bavail < 1000
 
 

@@ -63,7 +63,7 @@ def leftovers(context: Context) -> Iterator[Finding]:
     for backend in ("overlay", "btrfs"):
         folder = os.path.dirname(backends.named(backend).layer(state_folder, "any"))
         there = os.listdir(folder) if os.path.isdir(folder) else []
-        for machine in sorted({name.removesuffix(".hosts") for name in there}):
+        for machine in sorted(there):
             # A record comes before its layer, so none that was made since we looked is told.
             if machine.removeprefix("run-").isdigit() and machine not in machines and not records.read(machine):
                 found = True

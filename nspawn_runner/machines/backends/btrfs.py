@@ -7,7 +7,7 @@ import os
 from ...host import files, process, trees
 from ...settings import Settings
 from ..records import UID_COUNT, Record
-from . import host_name
+from . import own_files
 
 
 def layer(state_folder: str, machine: str) -> str:
@@ -17,11 +17,10 @@ def layer(state_folder: str, machine: str) -> str:
 
 def attach(record: Record, settings: Settings) -> None:
     """Make the snapshot."""
-    del settings
     detach(record.layer)
     files.make_private_folder(os.path.dirname(record.layer))
     process.run(["btrfs", "--quiet", "subvolume", "snapshot", record.root, record.layer])
-    host_name.write(record.layer, record.machine, 0)
+    own_files.write(record.layer, record, settings, uid=0)
 
 
 def detach(layer: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from ...errors import HostError
+from ...host import files
 from ...settings import Settings
+from .. import network
 from ..records import Record
 from . import btrfs
-
-# The record names the tree itself as layer.
-command = btrfs.command
 
 
 def layer(state_folder: str, machine: str) -> str:
@@ -18,8 +19,19 @@ def layer(state_folder: str, machine: str) -> str:
 
 
 def attach(record: Record, settings: Settings) -> None:
-    """Make nothing: the tree is there."""
-    del record, settings
+    """Make the machine's /etc/hosts, beside the tree: what the machine is called is not the tree's affair."""
+    path = _hosts_file(record)
+    files.write_atomically(path, network.hosts(record, settings.network), mode=0o644)
+    os.chown(path, record.uid_base, record.uid_base)
+
+
+def command(record: Record) -> list[str]:
+    """Return systemd-nspawn on the tree, which the record names as layer."""
+    return [*btrfs.command(record), f"--bind={_hosts_file(record)}:/etc/hosts"]
+
+
+def _hosts_file(record: Record) -> str:
+    return f"{record.folder}/hosts"
 
 
 def detach(layer: str) -> None:

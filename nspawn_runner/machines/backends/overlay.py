@@ -20,7 +20,7 @@ from ...errors import HostError
 from ...host import files, process, trees
 from ...settings import Settings
 from ..records import Record
-from . import host_name
+from . import own_files
 
 # Named, not imported: it loads ctypes, which a stage does without.
 _LAUNCHER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "launcher.py")
@@ -36,13 +36,12 @@ def layer(state_folder: str, machine: str) -> str:
 
 def attach(record: Record, settings: Settings) -> None:
     """Make upper and work directory; the upper has the mode of the image's root and belongs to the machine's range."""
-    del settings
     _check_kernel(record)
     detach(record.layer)
     files.make_private_folder(record.layer)
     if record.limits.disk_max != INFINITY:
         _mount_file(disk_file(record.layer), int(record.limits.disk_max), record.layer)
-    make_directories(record)
+    make_directories(record, settings)
 
 
 def disk_file(layer: str) -> str:
@@ -70,15 +69,15 @@ def _mount_file(path: str, size_bytes: int, folder: str) -> None:
     os.chmod(folder, 0o700)
 
 
-def make_directories(record: Record) -> None:
-    """Make upper and work directory in the layer, with the machine's name."""
+def make_directories(record: Record, settings: Settings) -> None:
+    """Make upper and work directory in the layer, with the machine's own files."""
     for name, mode in (("upper", os.stat(record.root).st_mode & 0o7777), ("work", 0o700)):
         path = f"{record.layer}/{name}"
         os.mkdir(path)
         os.chown(path, record.uid_base, record.uid_base)
         os.chmod(path, mode)
     _make_etc(record)
-    host_name.write(f"{record.layer}/upper", record.machine, record.uid_base)
+    own_files.write(f"{record.layer}/upper", record, settings, uid=record.uid_base)
 
 
 def _make_etc(record: Record) -> None:

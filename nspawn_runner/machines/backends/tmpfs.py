@@ -23,7 +23,7 @@ def attach(record: Record, settings: Settings) -> None:
     files.make_private_folder(record.layer)
     options = f"size={_size(record, settings)},mode=0700,nodev"
     process.run(["mount", "--types=tmpfs", f"--options={options}", "nspawn-runner", record.layer])
-    overlay.make_directories(record)
+    overlay.make_directories(record, settings)
 
 
 def _size(record: Record, settings: Settings) -> str:
