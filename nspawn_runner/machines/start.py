@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from .. import profiles
 from ..amounts import seconds
@@ -14,7 +13,7 @@ from ..errors import HostError
 from ..host import files, nspawn, process, signals, systemd
 from ..light_typing import NamedTuple
 from ..settings import Settings
-from . import backends, boot, cgroups, limits, network, records, rights, stop, users
+from . import backends, boot, cgroups, limits, network, records, rights, shares, stop, users
 from .records import Record
 
 OLDEST_SYSTEMD = 252
@@ -111,7 +110,7 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
 def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
     files.keep_others_out(settings.state_folder)
     complete_network = network.set_up(settings.network)
-    _raise_inotify_limit()
+    shares.lift()
     files.make_private_folder(record.folder)
     cgroups.write_bounds(record.folder)
     network.write_files(record, settings.network)
@@ -241,6 +240,7 @@ def _properties(record: Record, settings: Settings) -> list[str]:
         "Environment=SYSTEMD_LOG_TARGET=journal",
         *rights.confinement(_profile(record, settings), record),
         *limits.unit_properties(record.limits),
+        *shares.unit_properties(),
     ]
 
 
@@ -274,12 +274,3 @@ def _exec_stop_post(record: Record, settings: Settings) -> list[list[str]]:
     if any(" " in word for words in commands for word in words):
         raise HostError(f"no unit can call what lies in a folder with a space: {main} or {sys.executable}")
     return commands
-
-
-def _raise_inotify_limit() -> None:
-    """Lift fs.inotify.max_user_instances from its default of 128: a dozen machines use that up (8 each, all root's)."""
-    path = "/proc/sys/fs/inotify/max_user_instances"
-    with suppress(OSError):  # where it cannot be lifted, few machines do without
-        if int(files.read_head(path, 16)) < 1024:
-            with open(path, "w") as file:
-                file.write("8192")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from by_hand import TOOL, Job, wait_until
+from by_hand import TOOL, Job, terminate, wait_until
 from disposable_host import DisposableHost
 
 PORT = 8080
@@ -232,6 +232,39 @@ def test_no_machine_fills_what_all_share(field: Field) -> None:
         assert "0% packet loss" in field.job.output("ping -c 1 -W 5 -q 10.213.0.1")
     with Job(host) as job:
         job.prepare()  # with the usual rules again
+
+
+TAKE = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+if sys.argv[1] == "timers":
+    while not libc.timer_create(1, None, ctypes.byref(ctypes.c_void_p())): pass
+else:
+    held = [fd for fd in iter(lambda: libc.inotify_init1(0), -1)]
+print(sys.argv[1], flush=True)
+sys.stdin.read()
+"""
+CAN = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.inotify_init1(0) >= 0
+assert not libc.timer_create(1, None, ctypes.byref(ctypes.c_void_p()))
+"""
+
+
+@pytest.mark.parametrize("what", ["timers", "instances of inotify"])
+def test_no_machine_takes_what_counts_as_root_s(field: Field, what: str) -> None:
+    host = field.host
+    take = f"ulimit -n $(ulimit -H -n); sleep 30 | python3 -c {shlex.quote(TAKE)} {shlex.quote(what)}"
+    with Job(host) as job:
+        job.prepare()
+        with job.start(take) as process:
+            assert process.stdout
+            assert process.stdout.readline().decode() == f"{what}\n"
+            host.run(["python3", "-c", CAN])
+            if what != "timers":  # of which the machines have half together
+                field.job.output(f"python3 -c {shlex.quote(CAN)}")
+            terminate(process)
 
 
 def test_a_machine_that_reboots_is_cut_off_until_it_is_known_again(field: Field) -> None:
