@@ -5,19 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from contextlib import suppress
 from importlib import import_module
 from types import SimpleNamespace
 
 from . import __version__
 from .errors import Cancelled, Error, UsageError
-from .host import signals
-from .light_typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
+from .host import signals, streams
+from .light_typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-    from typing import TextIO
 
     from .settings import Settings
 
@@ -53,7 +51,6 @@ _OF_THE_HOST = frozenset(
     | {errno.EPERM, errno.EACCES}
 )
 STAGES = frozenset({"config", "gitlab-config", "prepare", "run", "cleanup"})
-_STDERR = 2
 
 
 class Command(Protocol):
@@ -71,7 +68,7 @@ class Command(Protocol):
 
 def entry() -> NoReturn:
     """Run the tool with the arguments of this process and exit."""
-    sys.stderr = cast("TextIO", _Unbreakable(sys.stderr))
+    streams.secure()
     # The stages have nothing to tear down, and the interpreter's own end takes some milliseconds.
     os._exit(main(sys.argv[1:]))
 
@@ -120,7 +117,10 @@ def _command(verb: str) -> Command:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    args = plain_call(arguments) or parse(arguments)
+    try:
+        args = plain_call(arguments) or parse(arguments)
+    except SystemExit:  # --help or --version was told
+        return 0
     if args.verbose:
         from .host import process
 
@@ -265,26 +265,6 @@ def _need_root(verb: str) -> None:
         raise Error(
             f"{verb} needs root: it works on machines and images", advice=f"try: sudo nspawn-runner {verb} …{service}"
         )
-
-
-class _Unbreakable:
-    """Standard error, which nobody may read any more: what we say there must neither cut nor hold up a teardown."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with suppress(OSError):
-            if signals.wait_to_write(_STDERR):
-                self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 def _tell(error: Error) -> int:

@@ -1,5 +1,6 @@
 """The command line: calls of gitlab-runner read without argparse mean the same as with it."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -107,6 +108,33 @@ def test_reap_takes_one_machine(arguments: list[str], capsys: pytest.CaptureFixt
 
 def test_a_job_whose_name_is_like_an_option() -> None:
     assert cli.parse(["exec", "--", "--odd"]).job == "--odd"
+
+
+HELPS = [["--version"], ["--help"], *([verb, "--help"] for verb in cli.VERBS)]
+
+
+@pytest.mark.starts_processes
+@pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
+def test_output_that_cannot_be_written(arguments: list[str]) -> None:
+    called = [str(CHECKOUT / "nspawn-runner"), *arguments]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(called, stdout=full, stderr=subprocess.PIPE, check=False)
+    said = b"nspawn-runner: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, said)
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(called, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (2, b"")
+
+
+@pytest.mark.starts_processes
+def test_streams_that_are_closed() -> None:
+    script = 'exec "$0" --version <&- >&- 2>&-'
+    assert subprocess.run(["/bin/sh", "-c", script, CHECKOUT / "nspawn-runner"], check=False).returncode == 0
+    script = 'exec "$0" --bogus 2>&-'
+    done = subprocess.run(["/bin/sh", "-c", script, CHECKOUT / "nspawn-runner"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"")
 
 
 MISTAKES = [[], ["nothing"], ["run"], ["prepare", "a", "b"], ["cleanup", "--id"], ["--bogus"]]

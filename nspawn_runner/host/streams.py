@@ -1,0 +1,68 @@
+"""Our own standard streams: whoever reads them may have gone, or their disk is full, or there are none."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+
+from ..errors import HostError
+from ..light_typing import TYPE_CHECKING, Any, cast
+from . import signals
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+_STDERR = 2
+
+
+class _Stream:
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Output(_Stream):
+    """Standard output. Of a reader that has gone the caller hears by BrokenPipeError, of all else by HostError."""
+
+    def write(self, text: str) -> int:
+        self._attempt(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, step: Any) -> None:
+        try:
+            step()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise HostError(f"cannot write to standard output: {error.strerror}") from None
+
+
+class _Unbreakable(_Stream):
+    """Standard error, which nobody may read any more: what we say there must neither cut nor hold up a teardown."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            if signals.wait_to_write(_STDERR):
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
+def secure() -> None:
+    """Put our streams in the place of Python's. A closed one is /dev/null, or the next file we open would be in it."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)  # it gets the lowest free number
+    sys.stdout = cast("TextIO", _Output(sys.stdout or os.fdopen(1, "w", closefd=False)))
+    sys.stderr = cast("TextIO", _Unbreakable(sys.stderr or os.fdopen(2, "w", closefd=False)))
