@@ -40,6 +40,7 @@ VERBS = {
     "login": "login",
     "gc": "gc",
     "doctor": "doctor",
+    "uninstall": "uninstall",
     "toml": "runner_toml",
 }
 

@@ -8,8 +8,8 @@ from contextlib import suppress
 
 from ..errors import HostError
 
-# What the tool makes in its state folder.
-_OURS = {".generations", ".overlays", ".snapshots", ".cache"}
+# What the tool makes in the state folder, besides images.
+OURS = {".build", ".cache", ".doctor", ".generations", ".metrics.json", ".overlays", ".snapshots"}
 
 
 def write_atomically(path: str, content: bytes, *, mode: int = 0o600, on_disk: bool = False) -> None:
@@ -112,7 +112,7 @@ def keep_others_out(folder: str) -> None:
     if not mode & 0o077:
         return
     names = {*os.listdir(folder)} - {"lost+found"}
-    if names and not names & _OURS and os.path.basename(folder) != "nspawn-runner":
+    if names and not names & OURS and os.path.basename(folder) != "nspawn-runner":
         raise HostError(
             f"others than root can enter the state folder {folder} (mode {mode:04o})",
             facts="each setuid program of an image there would make them root of the host",

@@ -24,7 +24,7 @@ def find(state_folder: str, *, ended_seconds: float, orphaned: Callable[[Record]
 
     ``orphaned`` says why whoever started a machine is no more, or nothing; else those that run are left alone.
     """
-    for machine in sorted(_names(state_folder)):
+    for machine in sorted(names(state_folder)):
         look = partial(_why, machine, state_folder, ended_seconds, orphaned)
         why = look()
         # Whoever held the lock may be done since we looked.
@@ -33,7 +33,7 @@ def find(state_folder: str, *, ended_seconds: float, orphaned: Callable[[Record]
             yield Leftover("machine", machine, why, layers, partial(_remove, machine, state_folder, look))
 
 
-def _names(state_folder: str) -> set[str]:
+def names(state_folder: str) -> set[str]:
     """Return the names of machines of which there is anything: record, folder, unit, layer."""
     folders = {os.path.dirname(backends.named(name).layer(state_folder, "any")) for name in ("overlay", "btrfs")}
     found = {name for folder in folders for name in _entries(folder)}

@@ -26,7 +26,7 @@ from .records import Record
 PRIVATE, NONE, HOST = "private", "none", "host"
 INTERFACE = "host0"  # systemd-nspawn's name for the machine's end of --network-bridge
 WAITING = "nspr-waiting"  # the bridge that is never up
-_RULE = 213  # the place of our routing rule: behind that of the host's own addresses
+RULE = 213  # the place of our routing rule: behind that of the host's own addresses
 _CUT_OFF = "isolated on learning off locked on neigh_suppress on flood off mcast_flood off"
 # What no machine has is not listened to: IPv6, and packets that claim to come from elsewhere.
 _BRIDGE_FLAGS = {"/proc/sys/net/ipv6/conf/{}/disable_ipv6": b"1", "/proc/sys/net/ipv4/conf/{}/rp_filter": b"1"}
@@ -257,7 +257,7 @@ def _make_bridge(network: Network) -> None:
     _set_flags(bridge)
     # Machines do not reach each other by way of the host as their router, whatever becomes of rules.
     between = ["iif", bridge, "to", network.subnet, "prohibit"]
-    process.run(["ip", "rule", "add", "priority", str(_RULE), *between], check=False)  # it may be there
+    process.run(["ip", "rule", "add", "priority", str(RULE), *between], check=False)  # it may be there
     process.run(["ip", "address", "replace", gateway(network), "dev", bridge])
     process.run(["ip", "link", "set", "dev", bridge, "up"])
 

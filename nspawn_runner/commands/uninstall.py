@@ -1,0 +1,143 @@
+"""uninstall: take away all that the tool has made on this host."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import Error, HostError
+from ..host import files, locks, process, systemd, trees
+from ..images import store, watched
+from ..machines import leftovers, records, stop, take_down
+from ..settings import RUN_FOLDER
+from .health.upkeep import TIMERS
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..settings import Settings
+
+HELP = "take away all that the tool has made on this host"
+DESCRIPTION = """Removes what nspawn-runner has made on this host: the images with all their generations, caches, the
+roots of failed jobs, logs, metrics, the network of machines and the timers. Without --yes it only tells what there is.
+It does nothing while machines run or images change: stop gitlab-runner first, or the next job makes it all again.
+
+What is not its own stays: settings and playbooks in /etc/nspawn-runner, the section in gitlab-runner's config.toml, the
+program itself; and forwarding stays on until the next start of the host.
+
+    nspawn-runner uninstall
+    nspawn-runner uninstall --yes"""
+
+_UNITS = "/etc/systemd/system"
+_STAMPS = "/var/lib/systemd/timers"
+
+
+class Part(NamedTuple):
+    """Something that there is, and how it goes."""
+
+    name: str
+    remove: Callable[[], None]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --yes."""
+    parser.add_argument("--yes", action="store_true", help="remove it, in place of telling what there is")
+
+
+def main(args: argparse.Namespace, settings: Settings) -> int:
+    """Remove everything, or tell it; return 1 where something could not be removed."""
+    if not args.yes:
+        _refuse_in_use(settings.state_folder)
+        there = [part.name for part in _parts(settings)]
+        print("\n".join(there or ["there is nothing of nspawn-runner here"]))
+        if there:
+            print("nothing was removed: nspawn-runner uninstall --yes does it", file=sys.stderr)
+        return 0
+    files.make_private_folder(RUN_FOLDER)
+    with locks.locked(f"{RUN_FOLDER}/gc.lock", what="gc", wait_seconds=0):
+        _refuse_in_use(settings.state_folder)
+        failed = [part.name for part in _parts(settings) if not _removed(part)]
+    if not failed:
+        files.remove_tree(RUN_FOLDER)
+    return 1 if failed else 0
+
+
+def _removed(part: Part) -> bool:
+    try:
+        part.remove()
+    except (Error, OSError) as error:
+        lines = error.lines() if isinstance(error, Error) else [str(error)]
+        print(f"nspawn-runner: {part.name} cannot be removed: {'; '.join(lines)}", file=sys.stderr)
+        return False
+    print(f"removed {part.name}", flush=True)
+    return True
+
+
+def _refuse_in_use(state_folder: str) -> None:
+    """Raise HostError where a machine is up, or somebody is at a machine or an image."""
+    machines = [name for name in sorted(leftovers.names(state_folder)) if systemd.is_loaded(records.unit_name(name))]
+    if machines:
+        raise HostError(
+            f"machines are up: {', '.join(machines)}",
+            advice="wait for their jobs, or end one: nspawn-runner cleanup --id JOB",
+        )
+    held = [f"{RUN_FOLDER}/{name}" for name in _entries(RUN_FOLDER) if name.endswith(".lock") and name != "gc.lock"]
+    held += [store.lock_file(state_folder, name) for name in store.known_names(state_folder)]
+    for path in filter(locks.is_held, held):
+        raise HostError("another command of nspawn-runner is at work", facts=f"it holds {path}", advice="try again")
+
+
+def _parts(settings: Settings) -> Iterator[Part]:
+    """Yield what there is, in the order in which it can go: what calls us first, what machines stand on last."""
+    for timer in TIMERS:
+        units = (timer.unit, f"{timer.unit[:-6]}.service")
+        paths = [f"{_UNITS}/{unit}" for unit in units] + [f"{_STAMPS}/stamp-{timer.unit}"]
+        if any(map(os.path.lexists, paths)):
+            yield Part(timer.unit, partial(_remove_timer, units, paths))
+    state = settings.state_folder
+    for machine in sorted(leftovers.names(state)):
+        yield Part(f"what is left of {machine}", partial(_remove_machine, machine, state))
+    if take_down.there_is(settings.network):
+        yield Part("the network of machines", partial(take_down.take_down, settings.network))
+    for name in sorted(_own_entries(state)):
+        yield Part(f"{state}/{name}", partial(trees.remove, f"{state}/{name}"))
+    if os.path.isdir(state) and not os.path.ismount(state):
+        yield Part(state, partial(_remove_empty, state))
+    if os.path.isdir(watched.LOG_FOLDER):
+        yield Part(watched.LOG_FOLDER, partial(files.remove_tree, watched.LOG_FOLDER))
+    if settings.metrics.file and os.path.isfile(settings.metrics.file):
+        yield Part(settings.metrics.file, partial(files.remove_file, settings.metrics.file))
+
+
+def _remove_timer(units: tuple[str, str], paths: list[str]) -> None:
+    process.run(["systemctl", "disable", "--quiet", "--now", units[0]], check=False)
+    for path in paths:
+        files.remove_file(path)
+    process.run(["systemctl", "daemon-reload"])
+    process.run(["systemctl", "reset-failed", "--quiet", *units], check=False)  # they need not have failed
+
+
+def _remove_machine(machine: str, state_folder: str) -> None:
+    with records.lock(machine, wait_seconds=0):
+        stop.remove_leftovers(machine, state_folder)
+
+
+def _own_entries(state_folder: str) -> list[str]:
+    """Return what is the tool's in the state folder: all of it, unless the folder may be somebody else's as well."""
+    there = set(_entries(state_folder)) - {"lost+found"}
+    if os.path.basename(state_folder) == "nspawn-runner":
+        return list(there)
+    # An image that is a plain folder was put there by hand.
+    return [name for name in there if name in files.OURS or os.path.islink(f"{state_folder}/{name}")]
+
+
+def _remove_empty(folder: str) -> None:
+    if not _entries(folder):
+        os.rmdir(folder)
+
+
+def _entries(folder: str) -> list[str]:
+    return os.listdir(folder) if os.path.isdir(folder) else []
