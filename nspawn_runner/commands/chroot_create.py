@@ -21,7 +21,7 @@ HELP = "make an image from a Debian suite"
 DESCRIPTION = """Makes the image NAME with mmdebstrap (or debootstrap). Jobs can ask for it as soon as it is complete.
 
     nspawn-runner chroot-create bookworm
-    nspawn-runner chroot-create web --suite trixie --packages nodejs npm
+    nspawn-runner chroot-create web --suite trixie --packages nginx-light curl
 
 The playbook of NAME, if there is one in /etc/nspawn-runner, says what it is made from; see chroot-maintenance."""
 

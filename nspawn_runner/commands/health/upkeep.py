@@ -42,11 +42,12 @@ def timers(context: Context) -> Iterator[Finding]:
         if state == "enabled":
             yield ok(f"{timer.unit} is enabled")
         else:
+            text = f"{timer.unit} is not enabled: {timer.work}"
             install = "" if state == "disabled" else f"cp {_UNITS}/{timer.unit[:-6]}.* /etc/systemd/system/; "
-            yield warning(
-                f"{timer.unit} is not enabled: {timer.work}",
-                f"{install}systemctl daemon-reload; systemctl enable --now {timer.unit}",
-            )
+            if install and not os.path.isdir(_UNITS):  # pip installs no units
+                yield warning(text, advice=f"copy {timer.unit} and its service from packaging/ of the checkout")
+                continue
+            yield warning(text, f"{install}systemctl daemon-reload; systemctl enable --now {timer.unit}")
 
 
 def leftovers(context: Context) -> Iterator[Finding]:
