@@ -38,6 +38,11 @@ HOST_PACKAGES = (
     "fdisk,git,iproute2,iputils-ping,kmod,libpam-systemd,mmdebstrap,mount,netbase,nftables,passwd,procps,python3,python3-toml,"
     "python3-yaml,strace,sudo,systemd,systemd-container,systemd-sysv,tar,uidmap,util-linux,xfsprogs,xz-utils,zstd"
 )
+# What an installation of Debian without a choice of tasks has, as far as documents count on it.
+PLAIN_PACKAGES = (
+    "apt-utils,ca-certificates,cron,dbus,e2fsprogs,iproute2,iputils-ping,kmod,less,libpam-systemd,man-db,mount,netbase,"
+    "nftables,passwd,procps,sudo,systemd,systemd-sysv,util-linux"
+)
 IMAGE_PACKAGES = (
     "ca-certificates,dbus,git,iproute2,iputils-ping,libpam-systemd,mount,"
     "passwd,procps,python3,sudo,systemd,systemd-sysv"
@@ -94,9 +99,9 @@ exec nsenter "$@"
 """
 
 
-def host_tree(suite: Suite = "bookworm") -> Path:
+def host_tree(suite: Suite = "bookworm", packages: str = HOST_PACKAGES) -> Path:
     """Give the Debian tree that hosts of this suite boot from; made once, never to be written to."""
-    return debian_tree("host", suite, HOST_PACKAGES)
+    return debian_tree("host" if packages == HOST_PACKAGES else "plain", suite, packages)
 
 
 def image_tree() -> Path:
@@ -123,8 +128,9 @@ class DisposableHost:
         state_folder: Path | None = None,
         checkout: Path = CHECKOUT,
         size: str = "20G",
+        packages: str = HOST_PACKAGES,
     ) -> None:
-        self.suite, self.state, self.checkout = suite, state, checkout
+        self.suite, self.state, self.checkout, self.packages = suite, state, checkout, packages
         self.name = f"host-{os.getpid()}-{next(self._numbers)}"
         self._size, self._state_folder = size, state_folder
         self._undo = contextlib.ExitStack()
@@ -226,7 +232,7 @@ class DisposableHost:
         return journal.stdout.decode(errors="replace")
 
     def _start(self) -> None:
-        tree = host_tree(self.suite)
+        tree = host_tree(self.suite, self.packages)
         hosts = cache_folder() / "hosts"
         hosts.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(hosts)
