@@ -12,7 +12,7 @@ from ..amounts import JOB_VARIABLES
 from ..errors import UsageError, printable
 from ..gitlab import checkout, ci_file, ci_predefined, headings, scripts
 from ..gitlab.job import LOCAL, Job, made_up_id
-from ..host import callers, files, locks, trees
+from ..host import callers, files, locks, signals, trees
 from ..machines import script
 from ..settings import RUN_FOLDER
 from . import cleanup, job_image, observed, prepare, run, story
@@ -67,7 +67,8 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         try:
             return _run_job(args, settings, pipeline, job_id, f"{workspace}/sources.bundle")
         finally:
-            trees.remove(workspace)
+            with signals.held():
+                trees.remove(workspace)
 
 
 def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, job_id: str, bundle: str) -> int:
@@ -101,7 +102,7 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
             observed.tell_end(record)
     finally:
         log.section(headings.CLEANUP)
-        with story.Told("cleanup", settings=settings):
+        with signals.held(), story.Told("cleanup", settings=settings):
             cleanup.remove(job.id, job.server, settings, keep=True)
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from ..errors import HostError, printable
 from ..gitlab.job import made_up_id
-from ..host import files, locks, process, trees
+from ..host import files, locks, process, signals, trees
 from ..images import store
 from ..settings import DEFAULT_FILE, RUN_FOLDER
 from . import job_image
@@ -60,7 +60,8 @@ def _job_on(backend: str, image: store.Image) -> Check:
                 said = trial.script(_SCRIPT, status="0")
                 trial.script(_FAILING_SCRIPT, status="7")
             finally:
-                trial.stage("cleanup")
+                with signals.held():
+                    trial.stage("cleanup")
         seconds = time.monotonic() - began
         text = f"image {image.name}: ready after {ready_seconds:.1f} s, gone after {seconds:.1f} s"
         state, *units = said.strip().splitlines() or [""]
@@ -85,7 +86,8 @@ def _folder_of(job_id: str) -> Iterator[str]:
         try:
             yield folder
         finally:
-            files.remove_tree(folder)
+            with signals.held():
+                files.remove_tree(folder)
 
 
 def _write_settings(path: str, config_file: str | None, backend: str) -> None:

@@ -106,7 +106,7 @@ def _machine(
     try:
         yield record
     finally:
-        with records.lock(record.machine):
+        with signals.held(), records.lock(record.machine):
             stop.remove(record)
 
 

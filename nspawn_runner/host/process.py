@@ -211,6 +211,8 @@ def spawn(
 def _start(argv: Sequence[str], **options: Any) -> Popen:
     """Start ``argv``, unless a signal has asked us to end: what is undone must not meet what is only beginning."""
     signals.check()
+    if signals.is_held() and not options.get("start_new_session"):
+        options["process_group"] = 0
     try:
         return Popen(argv, **options)
     except FileNotFoundError:

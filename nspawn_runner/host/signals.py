@@ -65,12 +65,20 @@ def take() -> int:
 
 @contextmanager
 def held() -> Iterator[int]:
-    """Raise no Cancelled inside; yield a descriptor that can be read from when ``take`` has something to give."""
+    """Raise no Cancelled inside; yield a descriptor that can be read from when ``take`` has something to give.
+
+    For what undoes something, which nothing may cut: Ctrl-C on a terminal does not reach children started inside.
+    """
     _noted.held += 1
     try:
         yield _noted.bell
     finally:
         _noted.held -= 1
+
+
+def is_held() -> bool:
+    """Tell whether we are inside ``held``."""
+    return _noted.held > 0
 
 
 def wait(fds: Iterable[int] = (), seconds: float | None = None) -> list[int]:

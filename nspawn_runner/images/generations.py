@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ..errors import HostError
-from ..host import exchange, files, locks, trees
+from ..host import exchange, files, locks, signals, trees
 from . import keepers, store
 
 KEPT = 3
@@ -52,9 +52,10 @@ def draft(state_folder: str, name: str) -> Iterator[Draft]:
         with trees.full_disk_told(state_folder):
             yield made
     finally:
-        trees.remove(made.root)
-        if not os.path.lexists(_completed(made)):
-            files.remove_file(f"{_completed(made)}.json")
+        with signals.held():
+            trees.remove(made.root)
+            if not os.path.lexists(_completed(made)):
+                files.remove_file(f"{_completed(made)}.json")
 
 
 def complete(state_folder: str, made: Draft, known: Mapping[str, Any]) -> store.Image:

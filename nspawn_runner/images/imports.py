@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ..errors import HostError
-from ..host import beneath, files, process, trees
+from ..host import beneath, files, process, signals, trees
 from . import archives, container, identity, layouts, top_folder
 from .archives import Limits
 from .progress import Progress
@@ -84,7 +84,8 @@ def _moved(root: str) -> Iterator[str]:
         os.rename(root, layout)
         yield layout
     finally:
-        trees.remove(layout)
+        with signals.held():
+            trees.remove(layout)
 
 
 def _from_layers(root: str, layout: str, source: Source, progress: Progress) -> tuple[Report, dict[str, Any]]:

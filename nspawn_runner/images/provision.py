@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from ..errors import HostError
-from ..host import files, process
+from ..host import files, process, signals
 from . import callback_plugins, connection_plugins, keepers, watched
 from .progress import Progress
 from .spec import Spec
@@ -54,8 +54,9 @@ def player(spec: Spec, target: str, *, user_namespace: bool, log: str, progress:
         files.write_atomically(f"{folder}/inventory.json", json.dumps(inventory, indent=1).encode())
         yield Player(spec, folder, log, progress)
     finally:
-        keepers.end(target)
-        files.remove_tree(folder)
+        with signals.held():
+            keepers.end(target)
+            files.remove_tree(folder)
 
 
 class Player:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from ...host import files, locks, process, trees
+from ...host import files, locks, process, signals, trees
 from ...machines import launcher, records
 from ...settings import RUN_FOLDER
 from . import Context, Finding, failed, ok, warning
@@ -78,7 +78,8 @@ def backend(context: Context) -> Iterator[Finding]:
             snapshots = on_btrfs and settings.backend in {"auto", "btrfs"}
             yield _try_btrfs(trial, folder, context) if snapshots else _try_overlay(trial, folder, context)
         finally:
-            remove_trial(settings.state_folder)
+            with signals.held():
+                remove_trial(settings.state_folder)
 
 
 def _try_overlay(trial: str, folder: str, context: Context) -> Finding:

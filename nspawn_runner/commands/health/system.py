@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from ...errors import HostError
-from ...host import nspawn, process, systemd
+from ...host import nspawn, process, signals, systemd
 from ...machines import cgroups
 from . import Context, Finding, failed, ok, warning
 
@@ -85,7 +85,8 @@ def unit_limits(context: Context) -> Iterator[Finding]:
         process.run(systemd.run_argv(argv, unit=unit, description="nspawn-runner doctor", properties=properties))
         found = cgroups.limits(systemd.state(unit)["ControlGroup"])
     finally:
-        systemd.stop(unit)
+        with signals.held():
+            systemd.stop(unit)
     idle = [
         name
         for name, is_set in (
