@@ -31,17 +31,19 @@ class Limits(NamedTuple):
     tasks_max: int = 16384
     io_weight: int = 100
     open_files: int = 0
+    locked_memory: str = "8M"
     disk_max: str = INFINITY
     runtime_max_seconds: int = 86400
 
 
 _SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
-SIZES = ("memory_max", "memory_high", "memory_swap_max", "disk_max")
+SIZES = ("memory_max", "memory_high", "memory_swap_max", "locked_memory", "disk_max")
 CAN_BE_AUTO = ("cpus", "memory_max", "disk_max")
 # The least that makes sense: a machine needs some 30 MiB and 10 tasks to boot.
 LEAST: Mapping[str, float] = {
     "cpu_weight": 1, "cpus": 0.1, "memory_max": 64 << 20, "memory_high": 64 << 20, "memory_swap_max": 0,
-    "tasks_max": 64, "io_weight": 1, "open_files": 1024, "disk_max": 64 << 20, "runtime_max_seconds": 60,
+    "tasks_max": 64, "io_weight": 1, "open_files": 1024, "locked_memory": 64 << 10,
+    "disk_max": 64 << 20, "runtime_max_seconds": 60,
 }  # fmt: skip
 # Of a size, what fits into the kernel's and systemd's 64 bits.
 MOST: Mapping[str, float] = {"cpu_weight": 10000, "io_weight": 10000, **dict.fromkeys(SIZES, 1 << 60)}

@@ -25,6 +25,7 @@ class Ceilings(NamedTuple):
     tasks_max: int | None = None
     runtime_max_seconds: int | None = None
     disk_max_bytes: int | None = None
+    locked_memory_bytes: int | None = None
 
 
 class Rule(NamedTuple):
@@ -187,8 +188,9 @@ CEILINGS = {
     "tasks_max": "tasks_max",
     "runtime_max_seconds": "runtime_max_seconds",
     "disk_max": "disk_max_bytes",
+    "locked_memory": "locked_memory_bytes",
 }
-_SIZES = ("memory_max", "disk_max")
+_SIZES = ("memory_max", "disk_max", "locked_memory")
 _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "name": lambda value: (
         "" if type(value) is str and _is_rule_name(value) else "must be a text of at most 40 letters, digits and . _ -"

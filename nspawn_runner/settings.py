@@ -292,5 +292,6 @@ def _conflicts(settings: Settings, wrong: set[str]) -> Iterator[tuple[str, str]]
         cpus=None if isinstance(own.cpus, str) else int(own.cpus),
         tasks_max=own.tasks_max,
         disk_max_bytes=size_bytes(own.disk_max),
+        locked_memory_bytes=size_bytes(own.locked_memory),
     )
     yield from policy.conflicts(settings.policy, images=settings.allowed_images, limits=limits)

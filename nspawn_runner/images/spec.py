@@ -185,8 +185,8 @@ _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "run_profile": _text,
     "run_shell": _text, "run_user": _text, "run_network": _text, "run_memory_max": _text, "run_memory_high": _text,
     "run_memory_swap_max": _text, "run_cpu_weight": _number, "run_cpus": _number_or_text, "run_allowed_cpus": _text,
-    "run_tasks_max": _number, "run_io_weight": _number, "run_open_files": _number, "run_disk_max": _text,
-    "run_runtime_max_seconds": _number,
+    "run_tasks_max": _number, "run_io_weight": _number, "run_open_files": _number, "run_locked_memory": _text,
+    "run_disk_max": _text, "run_runtime_max_seconds": _number,
 }  # fmt: skip
 VARIABLES = tuple(f"{PREFIX}{name}" for name in _CHECKS)
 

@@ -24,6 +24,8 @@ def unit_properties(limits: Limits) -> list[str]:
         f"CPUWeight={limits.cpu_weight}",
         f"MemoryMax={limits.memory_max}",
         f"TasksMax={limits.tasks_max}",
+        # The machine's own, which systemd-nspawn then need not raise from within a user namespace.
+        f"LimitMEMLOCK={limits.locked_memory}",
     ]
     if limits.cpus != INFINITY:
         properties.append(f"CPUQuota={max(1, round(float(limits.cpus) * 100))}%")
@@ -44,6 +46,7 @@ def nspawn_options(limits: Limits, *, keep_tmp: bool) -> list[str]:
     options = []
     if limits.open_files:
         options.append(f"--rlimit=NOFILE={limits.open_files}")
+    options.append(f"--rlimit=MEMLOCK={limits.locked_memory}")
     half = amounts.number(limits, "memory_max") / 2
     if not keep_tmp and half < amounts.memory_bytes() / _TMP_SHARE:
         # A full /tmp is an error that a script can see. Where memory ends first, the kernel finds nothing to kill but
@@ -53,8 +56,9 @@ def nspawn_options(limits: Limits, *, keep_tmp: bool) -> list[str]:
 
 
 def script_properties(limits: Limits) -> list[str]:
-    """Return the properties of a script's unit inside the machine that go with ``limits``."""
-    return [f"LimitNOFILE={limits.open_files}"] if limits.open_files else []
+    """Return the properties of a script's unit inside the machine that go with settled ``limits``."""
+    open_files = [f"LimitNOFILE={limits.open_files}"] if limits.open_files else []
+    return [*open_files, f"LimitMEMLOCK={limits.locked_memory}"]
 
 
 class Counts(NamedTuple):

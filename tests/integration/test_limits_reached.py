@@ -19,6 +19,7 @@ disk_max = "200M"
 cpus = 0.5
 allowed_cpus = "0"
 open_files = 2048
+locked_memory = "4M"
 """
 FILL = "dd if=/dev/zero of={} bs=1M count=600 status=none"
 # In the background, and takes what others give back.
@@ -67,6 +68,9 @@ def assert_job_failed(job: Job, script: str, *texts: str) -> None:
 def test_cpus_and_open_files(job: Job) -> None:
     assert job.output("nproc; ulimit -Sn; ulimit -Hn") == "1\n2048\n2048\n"
     assert job.script("ulimit -Hn 3000").status != 0
+    assert job.output("ulimit -l; ulimit -Hl") == "4096\n4096\n"
+    service = "systemd-run --quiet --pipe --wait --property=LimitMEMLOCK"
+    assert job.output(f"{service}=infinity sh -c 'ulimit -l'; {service}=2M sh -c 'ulimit -l'") == "4096\n2048\n"
     assert float(job.output(f"python3 -c '{SHARE}'")) < 0.75
 
 

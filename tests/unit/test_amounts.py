@@ -19,13 +19,15 @@ GOOD = [
     ("concurrent", 4), ("cpus", 1), ("cpus", 0.5), ("cpus", "auto"), ("cpus", "infinity"), ("allowed_cpus", ""),
     ("allowed_cpus", "0-3,6"), ("memory_max", "64M"), ("memory_max", "auto"), ("memory_high", "50%"),
     ("memory_swap_max", "0"), ("disk_max", "auto"), ("disk_max", "10G"), ("open_files", 0), ("open_files", 1024),
+    ("locked_memory", "64K"), ("locked_memory", "infinity"), ("locked_memory", "50%"),
     ("io_weight", 10000), ("tasks_max", 64), ("runtime_max_seconds", 60),
 ]  # fmt: skip
 BAD = [
     ("concurrent", -1), ("concurrent", "4"), ("cpus", 0), ("cpus", 0.01), ("cpus", True), ("cpus", float("nan")),
     ("cpus", float("inf")), ("cpus", "2"), ("allowed_cpus", "3-0"), ("allowed_cpus", "a"), ("allowed_cpus", "1,"),
     ("allowed_cpus", 1), ("memory_max", "63M"), ("memory_max", "0%"), ("memory_max", 4), ("memory_high", "auto"),
-    ("memory_swap_max", "-1"), ("disk_max", "50%"), ("disk_max", ""), ("open_files", 7), ("io_weight", 0),
+    ("memory_swap_max", "-1"), ("disk_max", "50%"), ("disk_max", ""), ("locked_memory", "auto"),
+    ("locked_memory", 8), ("open_files", 7), ("io_weight", 0),
     ("tasks_max", 63), ("tasks_max", 10**9), ("runtime_max_seconds", 59.0),
 ]  # fmt: skip
 

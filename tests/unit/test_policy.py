@@ -115,7 +115,7 @@ RULES = st.builds(
     images=PATTERNS,
     profiles=st.lists(NAMES, max_size=2).map(tuple),
     binds=st.lists(NAMES, max_size=2).map(tuple),
-    ceilings=st.builds(Ceilings, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS),
+    ceilings=st.builds(Ceilings, *[AMOUNTS] * len(Ceilings._fields)),
 )
 PATHS = st.lists(NAMES, min_size=2, max_size=4).map("/".join)
 KNOWN = st.builds(Facts, st.none() | PATHS, st.none() | st.booleans(), st.none() | st.integers(1, 4))
