@@ -132,3 +132,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("soak"):
         config.option.reportchars += "P"  # the figures that the long tests print
     config.addinivalue_line("markers", "starts_processes: a unit test that starts harmless processes on purpose")
+    config.addinivalue_line("markers", "soak: a long test that only script/test --soak runs")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes long, unless it is asked for."""
+    if not config.getoption("soak"):
+        long = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]

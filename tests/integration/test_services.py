@@ -131,9 +131,8 @@ def table(found: dict[Suite, dict[str, str]]) -> str:
     return head + "".join(f"{line}\n" for line in lines)
 
 
-def test_the_table_of_services(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, soak: bool) -> None:
-    if not soak:
-        pytest.skip("installs 30 services: script/test --soak")
+@pytest.mark.soak
+def test_the_table_of_services(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(by_hand, "SECONDS", 900)
     hosts = {"bookworm": "overlay_host", "trixie": "trixie_host"}
     found = {suite: seen(request.getfixturevalue(hosts[suite]), suite) for suite in SUITES}
