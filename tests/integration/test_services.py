@@ -60,7 +60,7 @@ SERVICES = (
     Service("slapd ldap-utils", "slapd", "ldapsearch -x -s base -b ''"),
     Service("postfix", "postfix", port(25, "220")),
     Service("dovecot-imapd", "dovecot", port(143, "OK")),
-    Service("bind9 bind9-dnsutils", "named", "dig +short +time=5 @127.0.0.1 localhost | grep -q 127.0.0.1"),
+    Service("bind9 bind9-dnsutils", "named", "dig +short +time=5 @127.0.0.1 version.bind chaos txt | grep -q 9"),
     Service("dnsmasq", "dnsmasq", "dig +short +time=5 @127.0.0.1 $(hostname) | grep -q ."),
     Service("vsftpd", "vsftpd", port(21, "220")),
     Service("samba smbclient", "smbd", "smbclient --no-pass --list=localhost"),
@@ -71,7 +71,7 @@ SERVICES = (
     Service("polkitd", "polkit", "pkaction --action-id org.freedesktop.policykit.exec"),
     Service("systemd-timesyncd", "systemd-timesyncd", "test -e /run/systemd/timesync/synchronized", CLOCK),
     Service("chrony", "chrony", "chronyc -n tracking", CLOCK),
-    Service("ntpsec", "ntpsec", "ntpq -n -c rv", CLOCK),
+    Service("ntpsec", "ntpsec", "ntpq -n -c rv | grep -q stratum=", CLOCK),
     Service("auditd", "auditd", "auditctl -s", "audit of the kernel is the host's"),
     Service(
         "nfs-kernel-server",
