@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from ..errors import HostError, printable
-from ..light_typing import TYPE_CHECKING, Any
+from ..light_typing import TYPE_CHECKING, Any, cast
 from . import signals
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class Popen(subprocess.Popen[bytes]):
 # could steer a tool that runs as root.
 _PASSED = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
 _READ_BYTES = 1 << 16
+# More than any program is asked for; what answers may be somebody else's, such as a machine's bus.
+_MOST_BYTES = 256 << 20
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -132,7 +134,7 @@ def in_memory(content: bytes) -> int:
 def output_of(child: Popen, seconds: float | None = None) -> tuple[bytes, bytes]:
     """Return what the child says on its pipes for stdout and stderr until both are closed and it has ended.
 
-    Raises TimeoutExpired after ``seconds``, and Cancelled when a signal asks us to end.
+    Raises TimeoutExpired after ``seconds``, CommandError after 256 MiB, Cancelled when a signal asks us to end.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     out, err = bytearray(), bytearray()
@@ -146,6 +148,8 @@ def output_of(child: Popen, seconds: float | None = None) -> tuple[bytes, bytes]
         for fd in signals.wait(reading, left()):
             piece = os.read(fd, _READ_BYTES)
             reading[fd] += piece
+            if len(reading[fd]) > _MOST_BYTES:
+                raise CommandError(cast("list[str]", child.args), -9, f"it wrote more than {_MOST_BYTES >> 20} MiB".encode())
             if not piece:
                 del reading[fd]
         if deadline is not None and reading and time.monotonic() >= deadline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ..errors import HostError
+from ..errors import HostError, printable
 from ..host import process, systemd
 from .records import Record
 
@@ -14,10 +14,10 @@ ROOT = "root"
 # little, so that it answers in words.
 _GIVE = """
 user=$1; shift
-group=$(id -g -- "$user") || { echo none; exit; }
-mkdir -p -- "$@" && chown -- "$user:$group" "$@" && echo given
+group=$(id -g -- "$user" 2>/dev/null) || { echo none; exit; }
+mkdir -p -- "$@" 2>&1 && chown -- "$user:$group" "$@" 2>&1 && echo given
 """
-_SECONDS = 30
+_SECONDS, _MOST_BYTES = 30, 4096
 
 
 def give_folders(record: Record, folders: Sequence[str]) -> None:
@@ -33,8 +33,8 @@ def give_folders(record: Record, folders: Sequence[str]) -> None:
         properties=["Type=exec"],
     )
     program = systemd.shell_program(_GIVE, record.user, *folders)
-    done = process.run(argv, check=False, stdin=program, timeout_seconds=_SECONDS)
-    answer = done.stdout.decode(errors="replace").strip()
+    said = process.head(argv, limit_bytes=_MOST_BYTES, timeout_seconds=_SECONDS, stdin=program)
+    answer = said.decode(errors="replace").strip()
     if answer == "given":
         return
     if answer == "none":
@@ -44,5 +44,5 @@ def give_folders(record: Record, folders: Sequence[str]) -> None:
         )
     raise HostError(
         f"the folders {' and '.join(folders)} of the machine cannot be given to its user {record.user}",
-        facts=done.stderr.decode(errors="replace").strip().replace("\n", " / "),
+        facts=printable(answer.replace("\n", " / ")) or "it said nothing",
     )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from nspawn_runner.host import process
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 START = """
 import os, signal, sys, threading, time
@@ -148,3 +150,8 @@ print(process.run(["cat"], stdin=given).stdout == given)
 print(process.run(["sh", "-c", "head -c 2000000 /dev/zero; head -c 100000 /dev/zero >&2"]).stdout == bytes(2_000_000))
 """
     assert program(code) == ["True", "True"]
+
+
+def test_output_without_end_is_given_up() -> None:
+    with pytest.raises(process.CommandError, match="it wrote more than 256 MiB"):
+        process.run(["yes"], timeout_seconds=60)

@@ -1,6 +1,7 @@
 """What an image says of its machines reaches them: limits, shell, backend, network, and the user of the scripts."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -205,6 +206,21 @@ def test_a_user_that_the_image_lacks(job: Job, say: Say, name: str) -> None:
         done = job.call("prepare")
     assert (done.status, done.out) == (SYSTEM_FAILURE, b"")
     assert f"the image {IMAGE} has no user {name}" in done.message
+
+
+def test_an_image_that_answers_without_end(own: DisposableHost, job: Job, say: Say) -> None:
+    say(user=USER)
+    program = own.path(f"{STATE_FOLDER}/{IMAGE}/usr/bin/chown")
+    real = program.read_bytes()
+    try:
+        program.write_text("#!/bin/sh\nexec yes\n")
+        began = time.monotonic()
+        with Unchanged(own):
+            done = job.call("prepare")
+        assert (done.status, time.monotonic() - began < 20) == (SYSTEM_FAILURE, True)
+        assert f"cannot be given to its user {USER}" in done.message
+    finally:
+        program.write_bytes(real)
 
 
 def test_a_local_job_of_a_user(own: DisposableHost, say: Say) -> None:

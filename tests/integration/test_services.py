@@ -85,8 +85,6 @@ SERVICES = (
         "mountpoint --quiet /net || grep -q ^autofs /proc/mounts",
         "automounts need /dev/autofs, the host's",
     ),
-    Service("systemd-resolved", "systemd-resolved", "resolvectl query deb.debian.org"),
-    Service("network-manager", "NetworkManager", "nmcli general status && getent hosts deb.debian.org"),
 )
 
 
