@@ -149,7 +149,8 @@ def output_of(child: Popen, seconds: float | None = None) -> tuple[bytes, bytes]
             piece = os.read(fd, _READ_BYTES)
             reading[fd] += piece
             if len(reading[fd]) > _MOST_BYTES:
-                raise CommandError(cast("list[str]", child.args), -9, f"it wrote more than {_MOST_BYTES >> 20} MiB".encode())
+                said = f"it wrote more than {_MOST_BYTES >> 20} MiB"
+                raise CommandError(cast("list[str]", child.args), -9, said.encode())
             if not piece:
                 del reading[fd]
         if deadline is not None and reading and time.monotonic() >= deadline:
