@@ -7,6 +7,7 @@ clean-up between two of its steps. So handlers only note; whatever waits, waits 
 from __future__ import annotations
 
 import _thread  # threading would be a millisecond of each stage
+import fcntl
 import os
 import select
 import signal
@@ -22,12 +23,21 @@ ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _UNREAD_MILLISECONDS = 3000
 
 
+def _bell() -> int:
+    """Return a descriptor that can be read from once it was written to; no standard stream, should one be closed."""
+    low = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    try:
+        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(low)
+
+
 class _Noted:
     number = 0  # the signal that asks us to end
     acted_on = False
     held = 0
     thread = _thread.get_ident()  # the main one, which handlers run in
-    bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # can be read from as soon as a number is noted
+    bell = _bell()  # can be read from as soon as a number is noted
 
 
 _noted = _Noted()

@@ -131,9 +131,9 @@ def test_output_that_cannot_be_written(arguments: list[str]) -> None:
 @pytest.mark.starts_processes
 def test_streams_that_are_closed() -> None:
     script = 'exec "$0" --version <&- >&- 2>&-'
-    assert subprocess.run(["/bin/sh", "-c", script, CHECKOUT / "nspawn-runner"], check=False).returncode == 0
+    assert subprocess.run(["/bin/sh", "-c", script, CHECKOUT / "nspawn-runner"], check=False, timeout=60).returncode == 0
     script = 'exec "$0" --bogus 2>&-'
-    done = subprocess.run(["/bin/sh", "-c", script, CHECKOUT / "nspawn-runner"], capture_output=True, check=False)
+    done = subprocess.run(["/bin/sh", "-c", script, CHECKOUT / "nspawn-runner"], capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"")
 
 
