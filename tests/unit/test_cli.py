@@ -131,7 +131,7 @@ def test_output_that_cannot_be_written(arguments: list[str]) -> None:
 @pytest.mark.starts_processes
 def test_streams_that_are_closed() -> None:
     def call(script: str) -> subprocess.CompletedProcess[bytes]:
-        argv = ["/bin/sh", "-c", script, CHECKOUT / "nspawn-runner"]
+        argv = ["/bin/sh", "-c", script, str(CHECKOUT / "nspawn-runner")]
         return subprocess.run(argv, capture_output=True, check=False, timeout=60)
 
     for closed in ("<&- >&- 2>&-", ">&-", "2>&-", "<&-"):
