@@ -149,10 +149,12 @@ def given(host: DisposableHost, command: str) -> None:
         "--id 4711 bookworm": "nspawn-runner cleanup --id 4711",
         "login 4711": "nspawn-runner cleanup --id 4711; nspawn-runner prepare --id 4711 bookworm",
         "--id 1 ./script": "nspawn-runner prepare --id 1 bookworm",
-        "chroot-create web": "nspawn-runner chroot-remove child; nspawn-runner chroot-remove web",
+        "chroot-create web": "rm -rf /etc/nspawn-runner; "
+        "nspawn-runner chroot-remove child; nspawn-runner chroot-remove web",
         "chroot-clone bookworm web": "nspawn-runner chroot-remove child; nspawn-runner chroot-remove web",
         "chroot-import web": "mv bookworm.tar.zst web.tar.zst; nspawn-runner chroot-remove web",
-        "chroot-import tools": "nspawn-runner chroot-export bookworm layer.tar; echo '{}' > c.json; "
+        "chroot-import tools": "nspawn-runner chroot-export bookworm layer.tar; "
+        """echo '{"rootfs":{"diff_ids":["sha256:'$(sha256sum layer.tar | cut -d " " -f 1)'"]}}' > c.json; """
         """echo '[{"Config":"c.json","RepoTags":["registry.example.com/tools:2"],"Layers":["layer.tar"]}]' """
         "> manifest.json; tar -cf saved.tar manifest.json c.json layer.tar; rm layer.tar",
         "chroot-remove bookworm": "nspawn-runner cleanup --id 1; nspawn-runner cleanup --id 4711",
@@ -182,6 +184,7 @@ def test_what_runs_elsewhere_still_stands_in_a_document() -> None:
     assert [line for line in (*ELSEWHERE, *OTHER_WAY, *LAST) if line not in there] == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("block", in_order(), ids=lambda block: f"{block.document}: {block.commands[0][:60]}")
 def test_it_runs_as_it_stands(host: DisposableHost, block: Block) -> None:
     exported = ""
@@ -195,6 +198,7 @@ def test_it_runs_as_it_stands(host: DisposableHost, block: Block) -> None:
         assert done.status in (0, *FINE.get(command, ())), (command, done.out.decode()[-2000:], done.message[-3000:])
 
 
+@pytest.mark.soak
 def test_the_other_way_to_install_it(tmp_path: Path) -> None:
     for host in plain("trixie"):
         copy_checkout(host, "/root/checkout")
