@@ -378,7 +378,7 @@ def test_kernel_without_idmapped_mounts(request: pytest.FixtureRequest, host_nam
 
 
 def test_too_many_machines_for_the_kernel(overlay_host: DisposableHost) -> None:
-    report = doctor(overlay_host, "--machines", "100000")
+    report = doctor(overlay_host, "--machines", "1000000000")
     assert "fs.inotify.max_user_instances" in report.one("inotify").mend
     assert "kernel.pty.max" in report.one("terminals").mend
 
