@@ -28,6 +28,7 @@ EXPECTED = {
         "gitlab.job",
         "host",
         "host.journal",
+        "host.streams",
         "images",
         "images.names",
         "images.store",
