@@ -64,7 +64,8 @@ ATTACKS = {
     "shadow through folders": "cd /proc/1/cwd && cat ../../../../../../etc/shadow | grep canary:",
     "shadow out of a chroot": python(_CHROOT),
     "files by handle": python(_HANDLE),
-    "images, layers, records": "ls -d /proc/[0-9]*/root/{var/lib/nspawn-runner/bookworm,run/nspawn-runner/*.json} | grep .",
+    "images, layers, records": "cd /proc; "
+    "ls -d [0-9]*/root/{var/lib/nspawn-runner/bookworm,run/nspawn-runner/*.json} | grep .",
     "other subvolumes": python(_BTRFS),
     # processes of the host
     "see a process": "cat /proc/[0-9]*/cmdline | grep --text '[n]spawn-canary-process'",
