@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -28,9 +29,33 @@ def remove_cgroups(name: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
-    for folder in folders:
-        for below, _, _ in os.walk(folder, topdown=False):
-            os.rmdir(below)
+    for folder in filter(Path.exists, folders):
+        for _, group, above in _below(folder):
+            os.rmdir(group, dir_fd=above)
+        folder.rmdir()
+
+
+def _below(folder: Path) -> Iterator[tuple[int, str, int]]:
+    """Yield each group below ``folder``, the deepest first: its descriptor, its name, the descriptor of that above.
+
+    Step by step: a job can nest them deeper than a path may be long.
+    """
+    fds, names, seen = [os.open(folder, os.O_RDONLY | os.O_DIRECTORY)], [""], [set[str]()]
+    while True:
+        there = [entry.name for entry in os.scandir(fds[-1]) if entry.is_dir(follow_symlinks=False)]
+        if further := [name for name in there if name not in seen[-1]]:
+            seen[-1].add(further[0])
+            fds.append(os.open(further[0], os.O_RDONLY | os.O_DIRECTORY, dir_fd=fds[-1]))
+            names.append(further[0])
+            seen.append(set())
+            continue
+        if len(fds) == 1:
+            os.close(fds[0])
+            return
+        yield fds[-1], names[-1], fds[-2]
+        os.close(fds.pop())
+        names.pop()
+        seen.pop()
 
 
 def entrances(leader: int) -> list[Path]:
@@ -67,4 +92,10 @@ def _hierarchies() -> dict[str, Path]:
 
 
 def _pids(folders: list[Path]) -> set[int]:
-    return {int(pid) for folder in folders for file in folder.rglob("cgroup.procs") for pid in file.read_text().split()}
+    found = set()
+    for folder in filter(Path.exists, folders):
+        found |= {int(pid) for pid in (folder / "cgroup.procs").read_text().split()}
+        for fd, _, _ in _below(folder):
+            with os.fdopen(os.open("cgroup.procs", os.O_RDONLY, dir_fd=fd)) as file:
+                found |= {int(pid) for pid in file.read().split()}
+    return found
