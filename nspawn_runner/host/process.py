@@ -124,11 +124,16 @@ def run(
 def in_memory(content: bytes) -> int:
     """Return a descriptor to read ``content`` from: no pipe that someone has to feed."""
     fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    write_all(fd, content)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def write_all(fd: int, content: bytes) -> None:
+    """Write the whole ``content`` to ``fd``, which blocks; raises OSError."""
     view = memoryview(content)
     while view:
         view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
 
 
 def output_of(child: Popen, seconds: float | None = None) -> tuple[bytes, bytes]:
@@ -222,6 +227,18 @@ def _start(argv: Sequence[str], **options: Any) -> Popen:
         return Popen(argv, **options)
     except FileNotFoundError:
         raise missing(argv) from None
+
+
+def end(child: Popen, seconds: float) -> None:
+    """End ``child`` where it still runs, by SIGTERM and ``seconds`` later by SIGKILL; nothing cuts it."""
+    with signals.held():
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(seconds)
+            except TimeoutExpired:
+                child.kill()
+                child.wait()
 
 
 def end_confined(child: Popen) -> None:

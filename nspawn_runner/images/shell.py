@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ..host import files, process
+from ..host import files, process, pump
 from . import inside
 
 # Machines have the slots 2 to 4093 of ranges of 65536 uids from 0x70000000 on. All changes of images share slot 4094:
@@ -26,16 +26,18 @@ def run(root: str, name: str, command: Sequence[str], *, user_namespace: bool) -
     name servers does not stay in the tree, unless the command itself changed it.
     """
     interactive = os.isatty(0) and os.isatty(1)
+    argv = nspawn_argv(root, name, command, user_namespace=user_namespace, interactive=interactive)
+    env = {"TERM": os.environ.get("TERM", "dumb")}
     with resolver_taken_back(root):
-        child = process.spawn(
-            nspawn_argv(root, name, command, user_namespace=user_namespace, interactive=interactive),
-            stdin=0,
-            env={"TERM": os.environ.get("TERM", "dumb")},
-        )
-        try:
-            status = child.wait()
-        finally:
-            _end(child)
+        if not interactive:
+            status = pump.call(argv, env=env)
+        else:
+            child = process.spawn(argv, stdin=0, env=env)
+            try:
+                status = child.wait()
+            finally:
+                # On SIGTERM nspawn kills what is inside and takes its mounts away.
+                process.end(child, _END_SECONDS)
     return status if status >= 0 else 128 - status
 
 
@@ -100,14 +102,3 @@ def _content(path: str) -> bytes:
         return files.read_head(path, 1 << 20)
     except OSError:
         return b""
-
-
-def _end(child: process.Popen) -> None:
-    """End nspawn where it still runs: on SIGTERM it kills what is inside and takes its mounts away."""
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(_END_SECONDS)
-        except process.TimeoutExpired:
-            child.kill()
-            child.wait()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from ..errors import HostError
-from ..host import files, process, systemd
+from ..host import files, process, pump, systemd
 from ..profiles import Profile
 from . import backends, limits, records, rights
 from .records import Record
@@ -28,11 +28,14 @@ def shell(machine: str, profile: Profile, command: Sequence[str]) -> int:
                 facts=f"what the job wrote is in {record.layer}/upper",
                 advice=f"look there, or remove it: nspawn-runner cleanup --id {record.job}",
             )
-        unit = records.login_unit_name(machine)
+        unit, on_terminal = records.login_unit_name(machine), os.isatty(0) and os.isatty(1)
         _end(unit)  # of a login that was killed
         files.make_private_folder(record.folder)
         try:
-            return process.spawn(_argv(record, profile, unit, command), stdin=0, env=_terminal()).wait()
+            argv = _argv(record, profile, unit, command, on_terminal=on_terminal)
+            if on_terminal:
+                return process.spawn(argv, stdin=0, env=_terminal()).wait()
+            return pump.call(argv, env=_terminal())
         finally:
             _end(unit)
             files.remove_tree(record.folder)
@@ -47,9 +50,8 @@ def _terminal() -> dict[str, str]:
     return {"TERM": os.environ.get("TERM", "dumb")}
 
 
-def _argv(record: Record, profile: Profile, unit: str, command: Sequence[str]) -> list[str]:
+def _argv(record: Record, profile: Profile, unit: str, command: Sequence[str], *, on_terminal: bool) -> list[str]:
     """Return the call of a unit that mounts the root in a namespace of its own, as the machine's did."""
-    on_terminal = os.isatty(0) and os.isatty(1)
     nspawn = [
         *backends.named(record.backend).command(record),
         "--quiet",

@@ -7,36 +7,25 @@ is handed to the machine's journal, so that the writer is neither stopped nor ki
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
-import stat
-import termios
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from ..errors import Cancelled, HostError
 from ..host import process, signals, systemd
-from ..light_typing import NamedTuple
+from ..host.pump import Pump
 
-_PIPE_BYTES = 1024 * 1024
-_CHUNK_BYTES = 256 * 1024
 # The machine's systemd closes its own copies of the pipes a moment after the script's end.
 _CLOSE_WAIT_SECONDS = 0.05
 _STEP_MILLISECONDS = 100
 _HAND_OVER_SECONDS = 5
 _END_TRIES = 5
-_BEFORE_BYTES = 2 * _CHUNK_BYTES
+_BEFORE_BYTES = 512 * 1024
 # The script's stderr is systemd-run's too: what that has to say of a machine that ends, we say ourselves.
 _SILENT = {"SYSTEMD_LOG_LEVEL": "emerg"}
-
-
-class _Stream(NamedTuple):
-    reader: int
-    writer: int
-    target: int
 
 
 def stream(
@@ -58,33 +47,44 @@ def stream(
     """
     # An exception at any moment could lose a chunk of output, or a child that was just started.
     with signals.held() as asked:
-        streams = _open_streams()
-        writers = {entry.target: entry.writer for entry in streams}
-        client = process.spawn(
-            argv, stdin=stdin, stdout=writers[1], stderr=writers.get(2, writers[1]), env=_SILENT, own_session=True
-        )
-        for entry in streams:
-            os.close(entry.writer)
-        targets = {entry.reader: _unblocking(entry.target) for entry in streams}
+        behind = _BehindMark(mark)
+        pump = Pump(stderr_filter=behind)
+        client = process.spawn(argv, stdin=stdin, stdout=pump.stdout, stderr=pump.stderr, env=_SILENT, own_session=True)
+        pump.started()
         try:
-            pump = _Pump(targets.copy(), marked=streams[-1].reader, mark=mark)
             try:
-                signal_number = _pass_on(pump, client, asked, is_over, end)
+                signal_number = _pass_on(pump, client, asked, lambda: is_over(behind.found), end)
             except BaseException:
                 _end_script(client, end)
                 raise
             pump.pass_on_rest()
         finally:
-            for fd in targets.values():
-                os.close(fd)
+            pump.close_targets()
         _hand_over(pump.readers, machine, stage)
         if signal_number:
             raise Cancelled(signal_number)
-        return pump.started
+        return behind.found
+
+
+class _BehindMark:
+    """Takes chunks of a stream and gives back what follows the line ``mark``; ``found`` tells whether that came."""
+
+    def __init__(self, mark: str) -> None:
+        self.found = False
+        self._mark = f"{mark}\n".encode()
+        self._before = b""
+
+    def __call__(self, chunk: bytes) -> bytes:
+        if self.found:
+            return chunk
+        self._before = (self._before + chunk)[-_BEFORE_BYTES:]
+        _, mark, rest = self._before.partition(self._mark)
+        self.found = bool(mark)
+        return rest
 
 
 def _pass_on(
-    pump: _Pump, client: process.Popen, asked: int, is_over: Callable[[bool], bool], end: Callable[[], None]
+    pump: Pump, client: process.Popen, asked: int, is_over: Callable[[], bool], end: Callable[[], None]
 ) -> int:
     """Pass output on until the script is over; return the number of the signal that ended it, or 0."""
     client_end = os.pidfd_open(client.pid)
@@ -104,7 +104,7 @@ def _pass_on(
             os.close(client_end)
             client.wait()
             running = False
-        if not running and (not ending.is_alive() if ending else is_over(pump.started)):
+        if not running and (not ending.is_alive() if ending else is_over()):
             return signal_number
 
 
@@ -123,113 +123,7 @@ def _end_script(client: process.Popen, end: Callable[[], None]) -> None:
     client.wait()
 
 
-class _Pump:
-    """Passes on what can be read, and says which of the other descriptors it watches are ready."""
-
-    def __init__(self, readers: dict[int, int], *, marked: int, mark: str) -> None:
-        self.readers = readers  # reader → where what is read goes
-        self.started = False
-        self._marked, self._mark = marked, f"{mark}\n".encode()
-        self._before = b""  # what came from there before the mark
-        self._watched: set[int] = set()
-        self._poll = select.poll()
-        for reader in readers:
-            self._poll.register(reader, select.POLLIN)
-
-    def watch(self, fd: int) -> None:
-        """Have ``step`` return for ``fd`` too."""
-        self._watched.add(fd)
-        self._poll.register(fd, select.POLLIN)
-
-    def unwatch(self, fd: int) -> None:
-        """Forget ``fd``."""
-        self._watched.discard(fd)
-        self._poll.unregister(fd)
-
-    def step(self, milliseconds: int | None) -> set[int]:
-        """Wait for something, pass on what there is, and return the watched descriptors that are ready."""
-        events = self._poll.poll(milliseconds)
-        for fd, event in events:
-            if fd in self._watched:
-                continue
-            if not event & select.POLLIN:
-                self._poll.unregister(fd)  # no writer is left
-            elif not self._passed(fd):
-                self._poll.unregister(fd)
-                os.close(fd)
-        return {fd for fd, _ in events if fd in self._watched}
-
-    def _passed(self, reader: int) -> bool:
-        """Pass a chunk of ``reader`` on; when nobody reads our stream any more, forget it and return false.
-
-        With the pipe closed, the script meets the broken pipe itself, as it would without us.
-        """
-        try:
-            _write(self.readers[reader], self._unmarked(reader, os.read(reader, _CHUNK_BYTES)))
-        except BrokenPipeError:
-            del self.readers[reader]
-            return False
-        return True
-
-    def _unmarked(self, reader: int, chunk: bytes) -> bytes:
-        """Return what of ``chunk`` is to be passed on: of the marked stream what follows the mark."""
-        if self.started or reader != self._marked:
-            return chunk
-        self._before = (self._before + chunk)[-_BEFORE_BYTES:]
-        _, found, rest = self._before.partition(self._mark)
-        self.started = bool(found)
-        return rest
-
-    def pass_on_rest(self) -> None:
-        """Pass on what is in the pipes now; what a background process adds meanwhile is no longer the script's."""
-        for reader, target in self.readers.items():
-            left = int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, b"\0" * 4), "little")
-            with suppress(BrokenPipeError):
-                while left > 0:
-                    chunk = os.read(reader, min(left, _CHUNK_BYTES))
-                    left -= len(chunk)
-                    _write(target, self._unmarked(reader, chunk))
-
-
-def _open_streams() -> list[_Stream]:
-    """Make a pipe for stdout and one for stderr, or one for both where ours are the same: that keeps their order."""
-    targets = [1] if _same_file(1, 2) else [1, 2]
-    streams = []
-    for target in targets:
-        reader, writer = os.pipe()
-        # Else only the host's root could open it again, as a script does that writes to /dev/stderr.
-        os.fchmod(writer, 0o622)
-        with suppress(OSError):  # over the user's limit for pipes; then the usual 64 KiB do
-            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        streams.append(_Stream(reader, writer, target))
-    return streams
-
-
-def _same_file(one: int, other: int) -> bool:
-    first, second = os.fstat(one), os.fstat(other)
-    return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
-
-
-def _unblocking(fd: int) -> int:
-    """Return ``fd`` again, as a file of our own, which never blocks where it is a pipe: others share the one given."""
-    if stat.S_ISFIFO(os.fstat(fd).st_mode):
-        with suppress(OSError):  # as when nobody reads it any more
-            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    return os.dup(fd)
-
-
-def _write(target: int, chunk: bytes) -> None:
-    """Write ``chunk``; raises BrokenPipeError when nobody reads it, also once a signal asks us to end."""
-    view = memoryview(chunk)
-    while view:
-        try:
-            view = view[os.write(target, view) :]
-        except BlockingIOError:
-            if not signals.wait_to_write(target):
-                raise BrokenPipeError from None
-
-
-def _hand_over(readers: dict[int, int], machine: str, stage: str) -> None:
+def _hand_over(readers: Iterable[int], machine: str, stage: str) -> None:
     """Give every pipe that still has a writer to a unit in the machine that copies it to the machine's journal."""
     for reader in _still_written(list(readers)):
         argv = systemd.run_argv(

@@ -42,7 +42,9 @@ _PROGRAM = _HEADER + _WRAPPER.encode()
 # GitLab's only stage before anything that the job itself says is run: get_sources begins with its hooks.
 _NOT_OF_THE_JOB = "prepare_script"
 _ANSWER_SECONDS = 5
+_MOST_BYTES = 4096  # of an answer
 _REBOOT_SECONDS = 90
+_BUSES = ("dbus.service", "dbus-broker.service")
 # After a stage that waited for all of that.
 _STILL_MUTE_SECONDS = 5
 
@@ -97,7 +99,7 @@ def _attempt(record: Record, content: bytes, stage: str, shell: str, grace_secon
     unit = f"nspawn-runner-{stage}-{os.urandom(4).hex()}.service"
     memory = os.memfd_create("script")
     try:
-        _write_all(memory, _PROGRAM + _environment(record, shell) + content)
+        process.write_all(memory, _PROGRAM + _environment(record, shell) + content)
         os.lseek(memory, len(_PROGRAM), os.SEEK_SET)
         mark = os.urandom(8).hex()
         started = relay.stream(
@@ -144,12 +146,6 @@ def _is_over(record: Record, unit: str, said: str, *, started: bool) -> bool:
     return not cgroups.is_populated(f"/machine.slice/{record.unit}", unit)
 
 
-def _write_all(fd: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
 def _systemd_run_argv(record: Record, unit: str, stage: str, mark: str, shell: str) -> list[str]:
     return systemd.run_argv(
         systemd.shell_argv(mark, shell),
@@ -171,16 +167,20 @@ def _kill_script(machine: str, unit: str, grace_seconds: int) -> None:
 
 def _signal(machine: str, unit: str, name: str) -> None:
     argv = ["systemctl", "--quiet", f"--machine={machine}", "kill", "--kill-whom=all", f"--signal={name}", "--", unit]
-    process.run(argv, check=False, timeout_seconds=_ANSWER_SECONDS)
+    process.head(argv, limit_bytes=1, timeout_seconds=_ANSWER_SECONDS)  # it says nothing
 
 
 def _has_processes(machine: str, unit: str) -> bool:
     """Tell whether a process of ``unit`` is left; with the end of the wrapper alone the unit is inactive already."""
     bus = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
     argv = ["busctl", "--json=short", f"--machine={machine}", "call", *bus, "GetUnitProcesses", "s", unit]
-    done = process.run(argv, check=False, timeout_seconds=_ANSWER_SECONDS)
-    # A unit without processes may be unknown by now.
-    return done.returncode == 0 and json.loads(done.stdout)["data"] != [[]]
+    said = process.head(argv, limit_bytes=_MOST_BYTES, timeout_seconds=_ANSWER_SECONDS)
+    if not said:  # a unit without processes may be unknown by now
+        return False
+    try:
+        return bool(json.loads(said)["data"] != [[]])
+    except ValueError:  # it was longer
+        return True
 
 
 def _result(record: Record, said: str, since: float, shell: str, kills_before: int) -> Result:
@@ -235,7 +235,8 @@ def _ask(machine: str, *question: str) -> str:
     """Return what the machine's systemd answers to a question for systemctl, or nothing when it does not in time."""
     with suppress(HostError):
         argv = ["systemctl", f"--machine={machine}", *question]
-        return process.run(argv, check=False, timeout_seconds=_ANSWER_SECONDS).stdout.decode(errors="replace").strip()
+        said = process.head(argv, limit_bytes=_MOST_BYTES, timeout_seconds=_ANSWER_SECONDS)
+        return said.decode(errors="replace").strip()
     return ""
 
 
@@ -297,5 +298,10 @@ def _mute(record: Record, advice: str) -> Error:
     if limit := limits.why_nothing_starts(record):
         return JobError(what, facts=limit)
     if notes.has_run_scripts_of_job(record.machine):
-        return JobError(what, facts="a script of the job has run there before: are /bin/sh and systemd as they were?")
+        group = f"/machine.slice/{record.unit}"
+        if any(cgroups.is_populated(group, bus) for bus in _BUSES):
+            facts = "a script of the job has run there before: are /bin/sh and systemd as they were?"
+        else:
+            facts = "its bus has ended, by which scripts are started; systemctl rescue, emergency and stop dbus do that"
+        return JobError(what, facts=facts)
     return HostError(what, advice=advice)

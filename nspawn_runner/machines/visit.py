@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ..host import process, systemd
+from ..host import process, pump, systemd
 from .records import Record
 
 # A command that is interrupted has a status, and its shell lives to write it down. $0 is the program's file.
@@ -30,7 +30,7 @@ _ANSWER_SECONDS = 10
 def run(record: Record, command: Sequence[str]) -> int | None:
     """Run the words ``command``, or a login shell, as root and return its status; None where the machine tells none.
 
-    With a terminal it has one in the machine, else our own streams. Whatever interrupts us ends it.
+    With a terminal it has one in the machine, else pipes from and to our streams. Whatever interrupts us ends it.
     """
     words = command or [record.shell if record.shell.startswith("/") else "/bin/sh", "-l"]
     number = os.urandom(4).hex()
@@ -39,34 +39,30 @@ def run(record: Record, command: Sequence[str]) -> int | None:
     argv = _argv(record, ["dd", *writer], f"nspawn-runner-login-{number}-file.service", ["UMask=0077"])
     process.run(argv, check=False, stdin=systemd.shell_program(_PROGRAM, *words), timeout_seconds=_ANSWER_SECONDS)
     if os.isatty(0) and os.isatty(1):
-        child = process.spawn(["machinectl", "--quiet", "shell", f"root@{record.machine}", "/bin/sh", file], stdin=0)
-        unit = ""
+        _on_terminal(record, file)
     else:
-        unit = f"nspawn-runner-login-{number}.service"
-        child = _spawn(_argv(record, ["/bin/sh", file], unit, systemd.INSIDE_PROPERTIES))
-    try:
-        child.wait()
-    except BaseException:
-        child.terminate()
-        child.wait()
-        if unit:
-            kill = ["systemctl", "--quiet", f"--machine={record.machine}", "kill", "--kill-whom=all", "--signal=KILL"]
-            process.run([*kill, "--", unit], check=False, timeout_seconds=_ANSWER_SECONDS)
-        _take_status(record, file)
-        raise
+        _through_pipes(record, file, f"nspawn-runner-login-{number}.service")
     return _take_status(record, file)
 
 
-def _spawn(argv: Sequence[str]) -> process.Popen:
-    """Start ``argv`` with our own streams; of a terminal the machine gets no more than what it can be written to by."""
-    streams = [os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NOCTTY) if os.isatty(fd) else os.dup(fd)
-               for fd in (1, 2)]  # fmt: skip
+def _on_terminal(record: Record, file: str) -> None:
+    child = process.spawn(["machinectl", "--quiet", "shell", f"root@{record.machine}", "/bin/sh", file], stdin=0)
     try:
-        given = process.DEVNULL if os.isatty(0) else 0
-        return process.spawn(argv, stdin=given, stdout=streams[0], stderr=streams[1], own_session=True)
-    finally:
-        for fd in streams:
-            os.close(fd)
+        child.wait()
+    except BaseException:
+        process.end(child, _ANSWER_SECONDS)
+        _take_status(record, file)
+        raise
+
+
+def _through_pipes(record: Record, file: str, unit: str) -> None:
+    try:
+        pump.call(_argv(record, ["/bin/sh", file], unit, systemd.INSIDE_PROPERTIES))
+    except BaseException:
+        kill = ["systemctl", "--quiet", f"--machine={record.machine}", "kill", "--kill-whom=all", "--signal=KILL"]
+        process.run([*kill, "--", unit], check=False, timeout_seconds=_ANSWER_SECONDS)
+        _take_status(record, file)
+        raise
 
 
 def _argv(record: Record, command: Sequence[str], unit: str, properties: Sequence[str]) -> list[str]:

@@ -69,6 +69,9 @@ def test_a_failed_job(host: DisposableHost, limits: str) -> None:
         words = ["sh", "-c", 'cat - /root/trace; echo "$0"; exit 6', "a $HOME 'b' %n"]
         done = host.run([TOOL, "login", "7801", "--", *words], stdin=b"given\n", check=False)
         assert (done.returncode, done.stdout) == (6, b"given\nthe trace\na $HOME 'b' %n\n")
+        # The file that the output goes to is not the root's to keep.
+        into_file = f"{TOOL} login 7801 -- readlink /proc/self/fd/1 >/root/said; cut -c 1-5 /root/said; rm /root/said"
+        assert host.run(["sh", "-c", into_file]).stdout == b"pipe:\n"
         assert host.run([TOOL, "gc"]).stdout == b"nothing is left over\n"
         assert "job 7801 is over; its root is kept" in job.script("true").message
 

@@ -90,3 +90,23 @@ def test_a_command_that_is_interrupted(overlay_host: DisposableHost, number: sig
             said = process.communicate(timeout=30)[1]
         assert (process.returncode, said.decode()) == (128 + number, f"nspawn-runner: stopped by {number.name}\n")
         wait_until(lambda: not lines_of(overlay_host, "pgrep --full '^sleep 6[12]'"))
+
+
+# What a command is given for its streams, and what one that it leaves behind writes there later.
+STAYS = "echo now $(readlink /proc/self/fd/1 /proc/self/fd/2 | cut -c 1-5 | xargs); (sleep 1; echo later) & exit 4"
+
+
+def test_a_machine_gets_no_hold_on_our_streams(overlay_host: DisposableHost) -> None:
+    with Unchanged(overlay_host), Job(overlay_host) as job:
+        job.prepare()
+        call = f"{TOOL} login {job.id} -- sh -c '{STAYS}'"
+        try:
+            assert lines_of(overlay_host, f"{call} >/root/said 2>/root/said; echo $?") == ["4"]
+            assert lines_of(overlay_host, f"timeout 5 {call} | cat; sleep 2") == ["now pipe: pipe:"]
+            assert lines_of(overlay_host, "cat /root/said") == ["now pipe: pipe:"]
+        finally:
+            overlay_host.run(["rm", "-f", "/root/said"])
+        full = overlay_host.run(["sh", "-c", f"{TOOL} login {job.id} -- seq 100000 >/dev/full"], check=False)
+        said = "nspawn-runner: cannot write to our own standard streams: No space left on device\n"
+        assert (full.returncode, full.stderr.decode()) == (1, said)
+        assert lines_of(overlay_host, f"{TOOL} login {job.id} -- seq 1000000 | head -n 1") == ["1"]

@@ -109,7 +109,9 @@ def test_a_machine_without_a_bus(overlay_host: DisposableHost) -> None:
         done = job.script("systemctl stop dbus.socket dbus.service; kill -KILL $PPID; kill -KILL $$")
         assert (done.status, done.code) == (BUILD_FAILURE, "137\n"), done.err.decode()
         assert time.monotonic() - began < 30
-        assert job.script("echo next", "after_script").status == BUILD_FAILURE
+        done = job.script("echo next", "after_script")
+        assert done.status == BUILD_FAILURE
+        assert "its bus has ended" in done.message
         began = time.monotonic()
         assert job.script("echo next", "upload_artifacts_on_failure").status == BUILD_FAILURE
         assert time.monotonic() - began < 30
@@ -167,6 +169,18 @@ def test_a_machine_that_exits_is_the_job_s_doing(overlay_host: DisposableHost, s
         done = job.script(f"systemctl exit {status}; sleep 60")
         assert (done.status, done.code) == (BUILD_FAILURE, "143\n"), done.err.decode()
         assert b"Failed to query unit state" not in done.err
+
+
+@pytest.mark.parametrize(
+    "deed", ["kill -SEGV 1", "kill -ABRT 1", "kill -KILL -1", "halt --force", "systemctl kexec", "kill -RTMIN+15 1"]
+)
+def test_rare_ends_are_the_job_s_doing(overlay_host: DisposableHost, deed: str) -> None:
+    with Unchanged(overlay_host), Job(overlay_host) as job:
+        job.prepare()
+        done = job.script(f"{deed}; sleep 60")
+        assert done.status == BUILD_FAILURE, done.err.decode()
+        assert b"Traceback" not in done.err
+        job.cleanup()
 
 
 def test_what_ended_a_machine_is_told_once(overlay_host: DisposableHost) -> None:
