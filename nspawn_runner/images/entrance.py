@@ -36,6 +36,9 @@ printf '\\n%s %s\\n' "$mark" "$?" >&2
 # The tree's systemd does not run: systemctl then works on files, and Ansible knows that no service can be started.
 _OFFLINE = {"SYSTEMD_OFFLINE": "1"}
 _READ_BYTES = 1 << 16
+_PIPE_BYTES = 1 << 20  # what a user may make a pipe hold (fs.pipe-max-size)
+# Of what a command says: Ansible holds it in memory several times.
+_MOST_BYTES = 64 << 20
 _AFTER_MACHINE_SECONDS = 5
 
 
@@ -84,14 +87,21 @@ def root_uid(leader: int) -> int:
     return int(outside) if inside == "0" else 0
 
 
+class Sink(NamedTuple):
+    """Where a command's output goes: the descriptor of a file, and how many bytes it may get."""
+
+    fd: int
+    most_bytes: int
+
+
 def run(
-    place: Container | Machine, command: Sequence[str], *, stdin: bytes | int = b"", stdout: int | None = None
+    place: Container | Machine, command: Sequence[str], *, stdin: bytes | int = b"", stdout: Sink | None = None
 ) -> Ended:
     """Run the words ``command`` as root of ``place`` to their end; processes they leave behind live on.
 
-    ``stdin`` is the input's bytes or a file's descriptor, ``stdout`` a descriptor that is written to in place of the
-    returned bytes. Raises HostError when the command could not be run or its machine died. Whatever interrupts us ends
-    the command too.
+    ``stdin`` is the input's bytes or a file's descriptor, ``stdout`` gets the output in place of the returned bytes.
+    Raises HostError when the command could not be run, said more than 64 MiB or than ``stdout`` may get, or when its
+    machine died. Whatever interrupts us ends the command too.
     """
     if isinstance(place, Container):
         done = _run(_nsenter_argv(place, command), place.uid, stdin, stdout, env=_OFFLINE)
@@ -179,7 +189,7 @@ def _run(
     argv: Sequence[str],
     uid: int,
     stdin: bytes | int,
-    stdout: int | None,
+    stdout: Sink | None,
     *,
     machine: int | None = None,
     env: Mapping[str, str] | None = None,
@@ -188,41 +198,64 @@ def _run(
 
     It has a moment to end once the process of the pidfd ``machine`` is gone: systemd-run was seen waiting on.
     """
+    out, err = _Said(stdout), _Said(None)
     with ExitStack() as stack:
-        said: dict[int, bytearray] = {}
 
-        def pipe() -> tuple[int, int]:
+        def pipe(said: _Said) -> int:
             ours, theirs = os.pipe2(os.O_CLOEXEC)
             stack.callback(os.close, ours)
             os.fchown(theirs, uid, uid)
             os.set_blocking(ours, False)
-            said[ours] = bytearray()
-            return ours, theirs
+            pipes[ours] = said
+            return theirs
 
-        out, out_end = pipe() if stdout is None else (-1, stdout)
-        err, err_end = pipe()
+        pipes: dict[int, _Said] = {}
+        ends = [pipe(out), pipe(err)]
         try:
             child = process.spawn(
                 argv,
                 stdin=stdin if isinstance(stdin, int) else _kept(process.in_memory(stdin), stack),
-                stdout=out_end,
-                stderr=err_end,
+                stdout=ends[0],
+                stderr=ends[1],
                 own_session=True,
                 env={"USER": "root", "LOGNAME": "root", "SHELL": "/bin/sh", "TERM": "dumb", **(env or {})},
             )
         finally:
-            os.close(err_end)
-            if stdout is None:
-                os.close(out_end)
+            for end in ends:
+                os.close(end)
         try:
-            _gather(child, said, machine)
+            _gather(child, pipes, machine)
             status = child.wait()
         except BaseException:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
             raise
-    return Ended(status if status >= 0 else 128 - status, bytes(said.get(out, b"")), bytes(said[err]))
+    return Ended(status if status >= 0 else 128 - status, bytes(out.held), bytes(err.held))
+
+
+class _Said:
+    """What comes from one pipe: held in memory, or written to a file that nothing inside gets hold of."""
+
+    def __init__(self, sink: Sink | None) -> None:
+        self.held = bytearray()
+        self._sink, self._taken = sink, 0
+        self._most = sink.most_bytes if sink else _MOST_BYTES
+
+    def take(self, fd: int) -> bool:
+        """Take a piece of what the pipe ``fd`` holds now; tell whether there may be more."""
+        try:
+            piece = os.read(fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        self._taken += len(piece)
+        if self._taken > self._most:
+            raise HostError(f"it wrote more than {self._most >> 20} MiB")
+        if self._sink is None:
+            self.held += piece
+        else:
+            process.write_all(self._sink.fd, piece)
+        return bool(piece)
 
 
 def _kept(fd: int, stack: ExitStack) -> int:
@@ -230,12 +263,12 @@ def _kept(fd: int, stack: ExitStack) -> int:
     return fd
 
 
-def _gather(child: process.Popen, said: dict[int, bytearray], machine: int | None) -> None:
+def _gather(child: process.Popen, pipes: Mapping[int, _Said], machine: int | None) -> None:
     """Read the pipes until the child has ended, not longer: a daemon that a task started may hold them for ever."""
     ended = os.pidfd_open(child.pid)
     try:
         with selectors.DefaultSelector() as selector:
-            for fd in (ended, *said, *([] if machine is None else [machine])):
+            for fd in (ended, *pipes, *([] if machine is None else [machine])):
                 selector.register(fd, selectors.EVENT_READ)
             seconds = None
             while True:
@@ -245,22 +278,13 @@ def _gather(child: process.Popen, said: dict[int, bytearray], machine: int | Non
                 if machine in ready:
                     selector.unregister(machine)
                     seconds = _AFTER_MACHINE_SECONDS
-                for fd in said.keys() if ended in ready else ready & said.keys():
-                    if _is_at_end(fd, said[fd]) and fd in selector.get_map():
-                        selector.unregister(fd)
                 if ended in ready:
-                    return
+                    break
+                for fd in ready & pipes.keys():
+                    if not pipes[fd].take(fd):  # nobody writes to it any more
+                        selector.unregister(fd)
+        for fd, said in pipes.items():
+            # No more than a pipe holds at most: what a daemon adds meanwhile is not the command's.
+            any(not said.take(fd) for _ in range(_PIPE_BYTES // _READ_BYTES))
     finally:
         os.close(ended)
-
-
-def _is_at_end(fd: int, into: bytearray) -> bool:
-    """Take what the pipe ``fd`` holds now; tell whether nobody writes to it any more."""
-    while True:
-        try:
-            piece = os.read(fd, _READ_BYTES)
-        except BlockingIOError:
-            return False
-        if not piece:
-            return True
-        into += piece

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from contextlib import ExitStack, suppress
@@ -20,6 +21,7 @@ from . import entrance, shell
 
 _START_SECONDS = 120
 _END_SECONDS = 30
+_CREDENTIALS = struct.Struct("iII")  # of the sender: pid, uid, gid (unix(7))
 _STOPPED = "the container was stopped before it was up"
 
 
@@ -90,34 +92,54 @@ def keep(order: Order, ansible: int) -> None:
 def _start(order: Order, ansible: int, stack: ExitStack) -> tuple[process.Popen, int]:
     """Start nspawn and return it, once it is ready, with the pid of the container's first process."""
     ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    ready.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     ready.bind("")  # an abstract name that the kernel chooses (unix(7), autobind)
-    log = os.memfd_create("nspawn")
-    child = process.spawn(
-        nspawn_argv(order),
-        stdin=process.PIPE,
-        stdout=process.DEVNULL if order.boot else process.PIPE,
-        stderr=log,
-        own_session=True,
-        env={"NOTIFY_SOCKET": "@" + ready.getsockname()[1:].decode()},
-    )
+    # The tree's shell gets it too, and must neither hold up nspawn by it nor fill anything of the host's.
+    log, log_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    stack.callback(os.close, log)
+    with os.fdopen(log_end, "wb"):
+        child = process.spawn(
+            nspawn_argv(order),
+            stdin=process.PIPE,
+            stdout=process.DEVNULL if order.boot else process.PIPE,
+            stderr=log_end,
+            own_session=True,
+            env={"NOTIFY_SOCKET": "@" + ready.getsockname()[1:].decode()},
+        )
     stack.callback(_end, child, order.boot)
-    leader = 0
+    # Without a boot the first word of the tree's shell says that it is up.
+    shell_up = child.stdout.fileno() if child.stdout else None
+    told: dict[str, str] = {}
     deadline = time.monotonic() + _START_SECONDS
     while True:
-        readable = signals.wait([ready.fileno(), ansible], 0.1)
+        waited_for = [ready.fileno(), ansible, *([] if shell_up is None else [shell_up])]
+        readable = signals.wait(waited_for, 0.1)
         if ansible in readable or time.monotonic() > deadline:
             raise HostError(_STOPPED, facts=f"tree: {order.root}; {_last_words(log)}")
         if ready.fileno() in readable:
-            fields = dict(line.split("=", 1) for line in ready.recv(1 << 16).decode().splitlines() if "=" in line)
-            leader = int(fields.get("X_NSPAWN_LEADER_PID", leader))
-            if fields.get("READY") == "1" and leader and (child.stdout is None or child.stdout.readline()):
-                return child, leader
+            told.update(_notified(ready, child.pid))
+        if shell_up in readable and os.read(shell_up, 1):
+            shell_up = None
+        if told.get("READY") == "1" and "X_NSPAWN_LEADER_PID" in told and shell_up is None:
+            return child, int(told["X_NSPAWN_LEADER_PID"])
         if child.poll() is not None:
             raise HostError(
                 f"systemd-nspawn could not start in the tree {order.root}",
                 facts=_last_words(log),
                 advice=_advice(order),
             )
+
+
+def _notified(ready: socket.socket, sender: int) -> dict[str, str]:
+    """Return the fields of a message on the socket ``ready`` (sd_notify(3)); none where it is not from ``sender``.
+
+    On the host's network the tree's own processes reach the socket too, and could name any pid of the host.
+    """
+    message, attached, _, _ = ready.recvmsg(1 << 16, socket.CMSG_SPACE(_CREDENTIALS.size))
+    pids = [_CREDENTIALS.unpack(data)[0] for level, kind, data in attached if kind == socket.SCM_CREDENTIALS]
+    if pids != [sender]:
+        return {}
+    return dict(line.split("=", 1) for line in message.decode(errors="replace").splitlines() if "=" in line)
 
 
 def _advice(order: Order) -> str:
@@ -147,7 +169,10 @@ def _remove_leftovers(machine: str) -> None:
 
 
 def _last_words(log: int) -> str:
-    said = os.pread(log, 1 << 16, 0).decode(errors="replace").strip()
+    try:
+        said = os.read(log, 1 << 16).decode(errors="replace").strip()
+    except BlockingIOError:
+        said = ""
     return said.rpartition("\n")[2] or "systemd-nspawn said nothing"
 
 

@@ -68,7 +68,11 @@ def start(
 def play(host: DisposableHost, tasks: Sequence[Task], *, status: int = 0, **values: Any) -> str:
     """Run the tasks, check ansible-playbook's exit status and return what it printed."""
     with start(host, tasks, **values) as ansible:
-        output, _ = ansible.communicate(timeout=240)
+        try:
+            output, _ = ansible.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            ansible.terminate()
+            raise
     text = output.decode(errors="replace")
     assert ansible.returncode == status, text
     return text
@@ -184,6 +188,69 @@ def test_links_lead_nowhere_outside(place: DisposableHost) -> None:
     play(place, [{"copy": {"content": "x", "dest": "/srv/x2"}}], status=4)
     play(place, [{"raw": "rm /root/.ansible"}])
     assert os.listdir(place.path(host_folder)) == ["secret"]
+
+
+LATE = """#!/bin/sh
+/usr/bin/cat "$@"
+(sleep 1; echo late) &
+"""
+# Says to every socket of the host's network that it can see that the container is up, and is the host itself.
+LIAR = """#!/usr/bin/python3
+import os, socket, sys, time
+sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+if os.getppid() == 1 or os.getpid() < 3:
+    for line in open("/proc/net/unix"):
+        if line.split()[-1].startswith("@"):
+            try:
+                sender.sendto(b"READY=1\\nX_NSPAWN_LEADER_PID=1", b"\\0" + line.split()[-1][1:].encode())
+            except OSError:
+                pass
+os.execv("/usr/bin/dash", sys.argv)
+"""
+
+
+def put_program(place: DisposableHost, path: str, content: str) -> Path:
+    program = place.path(TREE) / path
+    program.parent.mkdir(parents=True, exist_ok=True)
+    program.unlink(missing_ok=True)
+    program.write_text(content)
+    program.chmod(0o755)
+    return program
+
+
+def test_a_tree_that_sends_without_end(place: DisposableHost) -> None:
+    target = place.path(f"{WORK}/fetched-file")
+    fetch = [{"fetch": {"src": "/srv/big", "dest": f"{WORK}/fetched-file", "flat": True}}]
+    said = play(place, [{"raw": "yes"}], status=4)
+    assert "it wrote more than 64 MiB" in said
+    play(place, [{"raw": "truncate --size=2M /srv/big"}])
+    assert "it wrote more than 1 MiB" in play(place, fetch, status=4, nspawn_fetch_max=1)
+    assert not target.exists()
+    program = put_program(place, "usr/local/bin/cat", "#!/bin/sh\nyes\n")
+    try:
+        assert "it wrote more than 3 MiB" in play(place, fetch, status=4, nspawn_fetch_max=3)
+        assert not target.exists()
+        put_program(place, "usr/local/bin/cat", LATE)
+        play(place, [*fetch, {"pause": {"seconds": 2}}])
+        assert target.read_bytes() == bytes(2 << 20)
+    finally:
+        program.unlink()
+    play(place, [{"raw": "rm /srv/big"}])
+    assert "it wrote more than" not in play(place, [{"raw": "mkfifo /srv/f; cat /srv/f", "timeout": 2}], status=2)
+    play(place, [{"raw": "rm /srv/f"}])
+    wait_until_nothing_is_left(place)
+
+
+def test_a_tree_that_lies_about_its_start(place: DisposableHost) -> None:
+    shell = place.path(TREE) / "usr/bin/sh"
+    put_program(place, "usr/bin/sh", LIAR)
+    try:
+        done = seen(place, {"raw": "cat /proc/self/uid_map"})
+        assert done["stdout"].split() == ["0", "2147352576", "65536"]
+    finally:
+        shell.unlink()
+        shell.symlink_to("dash")
+    wait_until_nothing_is_left(place)
 
 
 def test_a_package(place: DisposableHost) -> None:

@@ -77,8 +77,15 @@ options:
     vars:
       - name: ansible_pipelining
       - name: ansible_nspawn_pipelining
+  fetch_max:
+    description:
+      - How many MiB a file may have that is fetched. What is inside may send without end.
+    type: int
+    default: 8192
+    vars:
+      - name: ansible_nspawn_fetch_max
+      - name: nspawn_fetch_max
 """
-
 
 class Connection(ConnectionBase):  # type: ignore[misc]
     """A connection for one task in one of Ansible's worker processes; what it reaches lives longer."""
@@ -129,20 +136,25 @@ class Connection(ConnectionBase):  # type: ignore[misc]
     def fetch_file(self, in_path: str, out_path: str) -> None:
         """Copy the file ``in_path``, opened inside, to the controller's ``out_path``; a failed one leaves none."""
         super().fetch_file(in_path, out_path)
+        most_bytes = self.get_option("fetch_max") << 20
         with open(os.fsencode(out_path), "wb") as target:
             try:
-                self._transfer('exec cat < "$1"', in_path, stdout=target.fileno())
+                self._transfer('exec cat < "$1"', in_path, stdout=entrance.Sink(target.fileno(), most_bytes))
             except BaseException:
                 os.unlink(os.fsencode(out_path))
                 raise
 
-    def _transfer(self, script: str, path: str, *, stdin: bytes | int = b"", stdout: int | None = None) -> None:
+    def _transfer(
+        self, script: str, path: str, *, stdin: bytes | int = b"", stdout: entrance.Sink | None = None
+    ) -> None:
         done = self._run(["/bin/sh", "-c", script, "sh", str(path)], stdin=stdin, stdout=stdout)
         if done.status:
             said = done.stderr.decode(errors="replace").strip()
             raise AnsibleConnectionFailure(f"cannot transfer {path} of {self._target()}: {said}")
 
-    def _run(self, command: list[str], *, stdin: bytes | int = b"", stdout: int | None = None) -> entrance.Ended:
+    def _run(
+        self, command: list[str], *, stdin: bytes | int = b"", stdout: entrance.Sink | None = None
+    ) -> entrance.Ended:
         self._connect()
         try:
             return entrance.run(self._place, command, stdin=stdin, stdout=stdout)
