@@ -10,34 +10,40 @@ again at each start.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from ..host import files, nspawn
 from ..settings import Network
 from . import network
 from .records import Record
 
-_GENERATORS = "/run/nspawn-runner/generators"
+_INSIDE = "/run/nspawn-runner"  # of it the machine sees generators and masks
 # The journal's socket is there from the start's first second on, and generators run before it or at a reload. A unit
-# that nothing starts is left alone: "systemctl enable" refuses what is masked.
+# that nothing starts is left alone: "systemctl enable" refuses what is masked. The start waits for it: it looks into
+# each folder once, and calls one program.
 _GENERATOR = f"""#!/bin/sh
 [ -e /run/systemd/journal/socket ] && exit 0
-for unit in {" ".join(nspawn.ASLEEP)}; do
-    for folder in /etc/systemd/system /usr/lib/systemd/system /lib/systemd/system; do
-        for link in "$folder"/*.wants/"$unit"; do
-            [ -L "$link" ] && ln -sf /dev/null "$2/$unit"
-        done
-    done
+masks=" "
+for link in /etc/systemd/system/*.wants/* /usr/lib/systemd/system/*.wants/* /lib/systemd/system/*.wants/*; do
+    mask={_INSIDE}/masks/${{link##*/}}
+    case "$masks" in *" $mask "*) continue ;; esac
+    [ -L "$mask" ] && [ -L "$link" ] && masks="$masks$mask "
 done
+[ "$masks" = " " ] || cp -P $masks "$2"
 exit 0
 """
 
 
 def write_files(record: Record, settings: Network) -> None:
     """Write what ``nspawn_options`` names into the machine's folder on the host."""
-    folder = f"{record.folder}/generators"
-    os.makedirs(folder, exist_ok=True)
-    os.chmod(folder, 0o755)  # noqa: S103  (the machine's root looks into it; nobody else gets as far)
-    files.write_atomically(f"{folder}/nspawn-runner", _GENERATOR.encode(), mode=0o755)
+    folder = f"{record.folder}/inside"
+    for path in (folder, f"{folder}/generators", f"{folder}/masks"):
+        os.makedirs(path, exist_ok=True)
+        os.chmod(path, 0o755)  # noqa: S103  (the machine's root looks into it; nobody else gets as far)
+    files.write_atomically(f"{folder}/generators/nspawn-runner", _GENERATOR.encode(), mode=0o755)
+    for unit in nspawn.ASLEEP:
+        with suppress(FileExistsError):
+            os.symlink("/dev/null", f"{folder}/masks/{unit}")
     for name, lines in (("tmpfiles.extra", _tmpfiles(record, settings).encode()), ("sysctl.extra", _SYSCTL)):
         files.write_atomically(f"{record.folder}/{name}", lines)
 
@@ -45,8 +51,8 @@ def write_files(record: Record, settings: Network) -> None:
 def nspawn_options(record: Record) -> list[str]:
     """Return the options of systemd-nspawn that hand the machine's files to it."""
     return [
-        f"--bind-ro={record.folder}/generators:{_GENERATORS}",
-        f"--setenv=SYSTEMD_GENERATOR_PATH={_GENERATORS}:",
+        f"--bind-ro={record.folder}/inside:{_INSIDE}",
+        f"--setenv=SYSTEMD_GENERATOR_PATH={_INSIDE}/generators:",
         *(f"--load-credential={name}:{record.folder}/{name}" for name in ("tmpfiles.extra", "sysctl.extra")),
     ]
 

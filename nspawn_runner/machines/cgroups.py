@@ -20,18 +20,12 @@ class Limits(NamedTuple):
 
 # What a machine may have: far more than a Debian system with containers takes. systemd of the host goes through all of
 # them for each that ends, and ever deeper.
-BOUNDS = {"cgroup.max.depth": 32, "cgroup.max.descendants": 1024}
+_MOST_DEPTH, _MOST_DESCENDANTS = 32, 1024
 
 
-def write_bounds(folder: str) -> None:
-    """Write into ``folder`` a file for each of ``BOUNDS``, named as the kernel's own of a group."""
-    for name, most in BOUNDS.items():
-        files.write_atomically(f"{folder}/{name}", f"{most}\n".encode())
-
-
-def bound_command(folder: str, unit_group: str) -> list[str]:
-    """Return the command by which a unit, as it starts, gets the bounds in ``folder``; version 1 knows none."""
-    return ["cp", *(f"{folder}/{name}" for name in BOUNDS), f"{_version2_root()}{unit_group}/"]
+def bounds(unit_group: str) -> tuple[str, int, int]:
+    """Return the folder of the unit's group, and the depth and number of groups that it may have below."""
+    return f"{_version2_root()}{unit_group}", _MOST_DEPTH, _MOST_DESCENDANTS
 
 
 def oom_kills(unit_group: str) -> int:

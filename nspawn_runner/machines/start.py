@@ -112,7 +112,6 @@ def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
     complete_network = network.set_up(settings.network)
     shares.lift()
     files.make_private_folder(record.folder)
-    cgroups.write_bounds(record.folder)
     network.write_files(record, settings.network)
     boot.write_files(record, settings.network)
     backends.named(record.backend).attach(record, settings)
@@ -204,7 +203,11 @@ def _main_command(record: Record, wish: Wish, settings: Settings) -> list[str]:
     tree = backends.named(record.backend).command(record)
     # As root of the host's network its programs would change that.
     masked = nspawn.NETWORK_UNITS if record.network == network.HOST and not record.user_namespace else ()
-    return [*tree, *nspawn.boot_options(record.machine, binds, masked), *rights.boot_words(profile)]
+    # Before anything of the machine runs, also after a reboot: the group is made again then. No ExecStartPre, for which
+    # systemd sets everything up twice.
+    bounded = ["/bin/sh", os.path.join(os.path.dirname(__file__), "start.sh")]
+    bounded += map(str, cgroups.bounds(f"/machine.slice/{record.unit}"))
+    return [*bounded, *tree, *nspawn.boot_options(record.machine, binds, masked), *rights.boot_words(profile)]
 
 
 def _properties(record: Record, settings: Settings) -> list[str]:
@@ -223,8 +226,6 @@ def _properties(record: Record, settings: Settings) -> list[str]:
         f"TimeoutStartSec={START_TIMEOUT_SECONDS}",
         # SIGKILL needs no time; the reaper may, for a layer of many files.
         "TimeoutStopSec=120",
-        # Before anything of the machine runs, also after a reboot: the group is made anew then.
-        f"ExecStartPre=-{' '.join(cgroups.bound_command(record.folder, f'/machine.slice/{record.unit}'))}",
         *(f"ExecStopPost=-{' '.join(argv)}" for argv in _exec_stop_post(record, settings)),
         # The overlay's mounts live and die with the unit.
         "PrivateMounts=yes",
