@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import Cancelled, UsageError, printable
+from ..errors import UsageError, printable
 from ..host import signals
 from ..machines import records, sight
 from . import trials, words
@@ -85,14 +85,11 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 def _watch(*, json_wanted: bool) -> int:
     if json_wanted or not sys.stdout.isatty():
         raise UsageError("--watch is for a terminal", advice="call nspawn-runner list --json again and again instead")
-    try:
-        print(_CLEAR, end="")
-        while True:
-            shown = "".join(f"{line}{_CLEAR_LINE}\n" for line in _lines(list(listing())))
-            print(f"{_TOP}{shown}{_CLEAR_BELOW}", end="", flush=True)
-            signals.sleep(_REFRESH_SECONDS)
-    except Cancelled:
-        return 0
+    print(_CLEAR, end="")
+    while True:
+        shown = "".join(f"{line}{_CLEAR_LINE}\n" for line in _lines(list(listing())))
+        print(f"{_TOP}{shown}{_CLEAR_BELOW}", end="", flush=True)
+        signals.sleep(_REFRESH_SECONDS)
 
 
 def listing() -> Iterator[Row]:

@@ -379,7 +379,7 @@ def test_kernel_without_idmapped_mounts(request: pytest.FixtureRequest, host_nam
 
 def test_too_many_machines_for_the_kernel(overlay_host: DisposableHost) -> None:
     report = doctor(overlay_host, "--machines", "1000000000")
-    assert "fs.inotify.max_user_instances" in report.one("inotify").mend
+    assert not report.bad("inotify")  # a machine lifts it
     assert "kernel.pty.max" in report.one("terminals").mend
 
 
@@ -488,3 +488,106 @@ def test_job_that_fails_is_told(overlay_host: DisposableHost) -> None:
     assert {"job on overlay", "job on tmpfs"} <= report.bad_checks()
     assert "did not start from image empty" in report.one("job on overlay").text
     assert doctor(overlay_host, "--job", "--image", "nowhere").one("job").mend == "nspawn-runner chroot-create nowhere"
+
+
+class Harm(NamedTuple):
+    """A way to break a host so that doctor's command mends it: the check that sees it, and a word of what that says."""
+
+    check: str
+    text: str
+    script: str
+    undo: str = ":"
+
+
+def without(package: str) -> str:
+    return f"DEBIAN_FRONTEND=noninteractive apt-get purge --quiet=2 --yes {package} >/dev/null"
+
+
+PLAYBOOK = "mkdir -p /etc/nspawn-runner; echo '- hosts: all' > /etc/nspawn-runner/mends.yaml; "
+HARMS = {
+    "inotify": Harm(
+        "inotify",
+        "hang in their start",
+        "echo 100 > /proc/sys/fs/inotify/max_user_instances; mount --bind /proc/sys /proc/sys; "
+        "mount -o remount,bind,ro /proc/sys",
+        undo="umount /proc/sys; rm -f /etc/sysctl.d/90-fs.inotify*; sysctl -w fs.inotify.max_user_instances=100000",
+    ),
+    "terminals": Harm(
+        "terminals",
+        "are free",
+        "cat /proc/sys/kernel/pty/max > /root/was; sysctl -w kernel.pty.max=20",
+        undo="sysctl -w kernel.pty.max=$(cat /root/was); rm /root/was /etc/sysctl.d/90-kernel.pty.max.conf",
+    ),
+    "bridge": Harm("bridge", "has not the address", "ip address flush dev nspr0"),
+    "forwarding": Harm("forwarding", "is 0: something turned it off", "sysctl -w net.ipv4.ip_forward=0"),
+    "of bridge": Harm("forwarding", "does not forward", "sysctl -w net.ipv4.conf.nspr0.forwarding=0"),
+    "rules": Harm("address translation", "is missing", "nft flush ruleset"),
+    "waiting": Harm("ports", "is up: machines that boot", "ip link set dev nspr-waiting up"),
+    "port": Harm("ports", "is not cut off", "bridge link set dev $(ls /sys/class/net | grep vb-run) isolated off"),
+    "namespaces": Harm(
+        "backend", "overlay", "sysctl -w user.max_user_namespaces=0", undo="sysctl -w user.max_user_namespaces=100000"
+    ),
+    "machined": Harm("machined", "does not answer", "systemctl stop dbus.socket dbus.service"),
+    "no mmdebstrap": Harm("builder", "can only be imported", without("mmdebstrap")),
+    "no keys": Harm("keyring", "keys that sign", without("debian-archive-keyring")),
+    "no ansible": Harm(
+        "ansible", "is not installed", PLAYBOOK + without("ansible-core"), undo="rm /etc/nspawn-runner/mends.yaml"
+    ),
+    "timer": Harm(
+        "timers",
+        "maintenance.timer is not enabled",
+        PLAYBOOK,
+        undo="rm /etc/nspawn-runner/mends.yaml; rm -f /etc/systemd/system/nspawn-runner*",
+    ),
+}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", HARMS)
+def test_what_doctor_says_mends_it(overlay_host: DisposableHost, kind: str) -> None:
+    harm = HARMS[kind]
+
+    def found() -> list[Found]:
+        return [each for each in doctor(overlay_host).bad(harm.check) if harm.text in each.text]
+
+    with Job(overlay_host) as job:
+        job.prepare()
+        assert not found()
+        with broken(overlay_host, harm.script, harm.undo):
+            (bad,) = found()
+            mend = re.sub("^nspawn-runner ", f"{TOOL} ", bad.mend)
+            # A person answers apt's question.
+            overlay_host.run(["bash", "-euc", mend], stdin=b"y\n")
+            assert not found()
+
+
+REAL_FIREWALLS = {
+    "ufw": ("ufw --force enable", "ufw reload", "ufw --force disable"),
+    "firewalld": ("systemctl start firewalld", "firewall-cmd --complete-reload", "systemctl stop firewalld"),
+}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", REAL_FIREWALLS)
+def test_real_firewalls(overlay_host: DisposableHost, kind: str) -> None:
+    """Each drops what machines send until it is told; its reload changes nothing of our isolation."""
+    begin, again, end = REAL_FIREWALLS[kind]
+    shell(overlay_host, f"apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -qq -y {kind} >/dev/null")
+    out = "timeout 5 bash -c 'exec 3<>/dev/tcp/deb.debian.org/80'"
+    gateway = "$(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p')"
+    to_host = f"timeout 2 bash -c 'exec 3<>/dev/tcp/{gateway}/8765'"
+    listener = overlay_host.popen(["python3", "-m", "http.server", "8765"], stdout=subprocess.DEVNULL)
+    with Job(overlay_host) as job, contextlib.ExitStack() as stack:
+        stack.callback(listener.wait)
+        stack.callback(listener.kill)
+        job.prepare()
+        assert (job.script(out).status, job.script(to_host).status) == (0, 91)
+        with broken(overlay_host, begin, end):
+            assert job.script(out).status != 0
+            found = doctor(overlay_host).one("firewall")
+            assert f"{kind} drops" in found.text
+            shell(overlay_host, found.mend)
+            for step in (":", again):
+                shell(overlay_host, step)
+                assert (job.script(out).status, job.script(to_host).status) == (0, 91)
+                assert not {"firewall", "ports", "address translation"} & doctor(overlay_host).bad_checks()
