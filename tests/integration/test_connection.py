@@ -194,18 +194,23 @@ LATE = """#!/bin/sh
 /usr/bin/cat "$@"
 (sleep 1; echo late) &
 """
-# Says to every socket of the host's network that it can see that the container is up, and is the host itself.
+# Says to every socket of the host's network that it can see that the tree is up, and is the host itself.
 LIAR = """#!/usr/bin/python3
-import os, socket, sys, time
+import socket
 sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-if os.getppid() == 1 or os.getpid() < 3:
-    for line in open("/proc/net/unix"):
-        if line.split()[-1].startswith("@"):
-            try:
-                sender.sendto(b"READY=1\\nX_NSPAWN_LEADER_PID=1", b"\\0" + line.split()[-1][1:].encode())
-            except OSError:
-                pass
-os.execv("/usr/bin/dash", sys.argv)
+for line in open("/proc/net/unix"):
+    if line.split()[-1].startswith("@"):
+        try:
+            sender.sendto(b"READY=1\\nX_NSPAWN_LEADER_PID=1", b"\\0" + line.split()[-1][1:].encode())
+        except OSError:
+            pass
+"""
+LIAR_UNIT = """[Unit]
+DefaultDependencies=no
+Before=sysinit.target
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/liar
 """
 
 
@@ -242,14 +247,21 @@ def test_a_tree_that_sends_without_end(place: DisposableHost) -> None:
 
 
 def test_a_tree_that_lies_about_its_start(place: DisposableHost) -> None:
-    shell = place.path(TREE) / "usr/bin/sh"
-    put_program(place, "usr/bin/sh", LIAR)
+    units = "etc/systemd/system"
+    programs = [put_program(place, "usr/bin/liar", LIAR), put_program(place, f"{units}/liar.service", LIAR_UNIT)]
+    wanted = put_program(place, f"{units}/sysinit.target.wants/liar.service", "")
+    wanted.unlink()
+    wanted.symlink_to("../liar.service")
+    known = {"module": "shell", "cmd": "cat /run/nspawn-runner/connections/*-110"}
+    ask = {"local_action": known, "register": "seen", "vars": {"ansible_connection": "local"}}
     try:
-        done = seen(place, {"raw": "cat /proc/self/uid_map"})
-        assert done["stdout"].split() == ["0", "2147352576", "65536"]
+        play(place, [{"raw": "true"}, ask, keep("known")], nspawn_boot=True)
+        told = json.loads(json.loads(place.path(f"{RESULTS}/known").read_text())["stdout"])
+        assert told["leader"] != 1
+        assert told["uid"] == 2147352576
     finally:
-        shell.unlink()
-        shell.symlink_to("dash")
+        for program in [*programs, wanted]:
+            program.unlink()
     wait_until_nothing_is_left(place)
 
 

@@ -108,5 +108,5 @@ def test_a_machine_gets_no_hold_on_our_streams(overlay_host: DisposableHost) -> 
             overlay_host.run(["rm", "-f", "/root/said"])
         full = overlay_host.run(["sh", "-c", f"{TOOL} login {job.id} -- seq 100000 >/dev/full"], check=False)
         said = "nspawn-runner: cannot write to our own standard streams: No space left on device\n"
-        assert (full.returncode, full.stderr.decode()) == (1, said)
+        assert (full.returncode, full.stderr.decode()) == (2, said)
         assert lines_of(overlay_host, f"{TOOL} login {job.id} -- seq 1000000 | head -n 1") == ["1"]
