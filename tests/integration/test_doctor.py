@@ -499,36 +499,20 @@ class Harm(NamedTuple):
     undo: str = ":"
 
 
-def without(package: str) -> str:
-    return f"DEBIAN_FRONTEND=noninteractive apt-get purge --quiet=2 --yes {package} >/dev/null"
+def without(*packages: str) -> str:
+    return f"apt-get update -qq; dpkg --remove --force-depends {' '.join(packages)} >/dev/null 2>&1 || true"
 
 
 PLAYBOOK = "mkdir -p /etc/nspawn-runner; echo '- hosts: all' > /etc/nspawn-runner/mends.yaml; "
 HARMS = {
-    "inotify": Harm(
-        "inotify",
-        "hang in their start",
-        "echo 100 > /proc/sys/fs/inotify/max_user_instances; mount --bind /proc/sys /proc/sys; "
-        "mount -o remount,bind,ro /proc/sys",
-        undo="umount /proc/sys; rm -f /etc/sysctl.d/90-fs.inotify*; sysctl -w fs.inotify.max_user_instances=100000",
-    ),
-    "terminals": Harm(
-        "terminals",
-        "are free",
-        "cat /proc/sys/kernel/pty/max > /root/was; sysctl -w kernel.pty.max=20",
-        undo="sysctl -w kernel.pty.max=$(cat /root/was); rm /root/was /etc/sysctl.d/90-kernel.pty.max.conf",
-    ),
     "bridge": Harm("bridge", "has not the address", "ip address flush dev nspr0"),
     "forwarding": Harm("forwarding", "is 0: something turned it off", "sysctl -w net.ipv4.ip_forward=0"),
     "of bridge": Harm("forwarding", "does not forward", "sysctl -w net.ipv4.conf.nspr0.forwarding=0"),
     "rules": Harm("address translation", "is missing", "nft flush ruleset"),
     "waiting": Harm("ports", "is up: machines that boot", "ip link set dev nspr-waiting up"),
     "port": Harm("ports", "is not cut off", "bridge link set dev $(ls /sys/class/net | grep vb-run) isolated off"),
-    "namespaces": Harm(
-        "backend", "overlay", "sysctl -w user.max_user_namespaces=0", undo="sysctl -w user.max_user_namespaces=100000"
-    ),
     "machined": Harm("machined", "does not answer", "systemctl stop dbus.socket dbus.service"),
-    "no mmdebstrap": Harm("builder", "can only be imported", without("mmdebstrap")),
+    "no mmdebstrap": Harm("builder", "can only be imported", without("mmdebstrap", "debootstrap")),
     "no keys": Harm("keyring", "keys that sign", without("debian-archive-keyring")),
     "no ansible": Harm(
         "ansible", "is not installed", PLAYBOOK + without("ansible-core"), undo="rm /etc/nspawn-runner/mends.yaml"
@@ -572,7 +556,10 @@ REAL_FIREWALLS = {
 def test_real_firewalls(overlay_host: DisposableHost, kind: str) -> None:
     """Each drops what machines send until it is told; its reload changes nothing of our isolation."""
     begin, again, end = REAL_FIREWALLS[kind]
-    shell(overlay_host, f"apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -qq -y {kind} >/dev/null")
+    apt = "export DEBIAN_FRONTEND=noninteractive; nft list ruleset > /root/rules; apt-get update -qq; apt-get"
+    # A package may start its service.
+    shell(overlay_host, f"{apt} install -qq -y {kind} >/dev/null 2>&1; {end}")
+    clean = f"apt-get purge -qq -y {kind} >/dev/null 2>&1; nft flush ruleset; nft --file /root/rules; rm /root/rules"
     out = "timeout 5 bash -c 'exec 3<>/dev/tcp/deb.debian.org/80'"
     gateway = "$(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p')"
     to_host = f"timeout 2 bash -c 'exec 3<>/dev/tcp/{gateway}/8765'"
@@ -580,6 +567,7 @@ def test_real_firewalls(overlay_host: DisposableHost, kind: str) -> None:
     with Job(overlay_host) as job, contextlib.ExitStack() as stack:
         stack.callback(listener.wait)
         stack.callback(listener.kill)
+        stack.callback(shell, overlay_host, clean)
         job.prepare()
         assert (job.script(out).status, job.script(to_host).status) == (0, 91)
         with broken(overlay_host, begin, end):

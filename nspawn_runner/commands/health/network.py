@@ -39,7 +39,7 @@ def bridge(context: Context) -> Iterator[Finding]:
             yield failed(f"the interface {name} is no bridge", advice="another name in the settings: [network] bridge")
             return
         if network.is_up(name) and subnets.of_bridge(name) != wanted.subnet:
-            yield failed(f"{name} is up, but has not the address {gateway}", f"ip address add {gateway} dev {name}")
+            yield failed(f"{name} is up, but has not the address {gateway}", f"ip address replace {gateway} dev {name}")
             return
         subnets.check(wanted.subnet, name)
         yield ok(f"{name}, {gateway}")
