@@ -17,7 +17,7 @@ from ..settings import Network
 from . import network
 from .records import Record
 
-_INSIDE = "/run/nspawn-runner"  # of it the machine sees generators and masks
+_INSIDE = "/run/nspawn-runner/start"
 # The journal's socket is there from the start's first second on, and generators run before it or at a reload. A unit
 # that nothing starts is left alone: "systemctl enable" refuses what is masked. The start waits for it: it looks into
 # each folder once, and calls one program.
