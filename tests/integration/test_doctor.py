@@ -499,6 +499,9 @@ class Harm(NamedTuple):
     undo: str = ":"
 
 
+INSTALL = "DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes >/dev/null "
+
+
 def without(*packages: str) -> str:
     return f"apt-get update -qq; dpkg --remove --force-depends {' '.join(packages)} >/dev/null 2>&1 || true"
 
@@ -512,7 +515,9 @@ HARMS = {
     "waiting": Harm("ports", "is up: machines that boot", "ip link set dev nspr-waiting up"),
     "port": Harm("ports", "is not cut off", "bridge link set dev $(ls /sys/class/net | grep vb-run) isolated off"),
     "machined": Harm("machined", "does not answer", "systemctl stop dbus.socket dbus.service"),
-    "no mmdebstrap": Harm("builder", "can only be imported", without("mmdebstrap", "debootstrap")),
+    "no mmdebstrap": Harm(
+        "builder", "can only be imported", without("mmdebstrap", "debootstrap"), undo=INSTALL + "debootstrap mmdebstrap"
+    ),
     "no keys": Harm("keyring", "keys that sign", without("debian-archive-keyring")),
     "no ansible": Harm(
         "ansible", "is not installed", PLAYBOOK + without("ansible-core"), undo="rm /etc/nspawn-runner/mends.yaml"
@@ -547,7 +552,11 @@ def test_what_doctor_says_mends_it(overlay_host: DisposableHost, kind: str) -> N
 
 REAL_FIREWALLS = {
     "ufw": ("ufw --force enable", "ufw reload", "ufw --force disable"),
-    "firewalld": ("systemctl start firewalld", "firewall-cmd --complete-reload", "systemctl stop firewalld"),
+    "firewalld": (
+        "systemctl start firewalld; firewall-cmd --reload",
+        "firewall-cmd --complete-reload",
+        "systemctl stop firewalld",
+    ),
 }
 
 
@@ -558,8 +567,9 @@ def test_real_firewalls(overlay_host: DisposableHost, kind: str) -> None:
     begin, again, end = REAL_FIREWALLS[kind]
     apt = "export DEBIAN_FRONTEND=noninteractive; nft list ruleset > /root/rules; apt-get update -qq; apt-get"
     # A package may start its service.
-    shell(overlay_host, f"{apt} install -qq -y {kind} >/dev/null 2>&1; {end}")
-    clean = f"apt-get purge -qq -y {kind} >/dev/null 2>&1; nft flush ruleset; nft --file /root/rules; rm /root/rules"
+    as_before = f"{end}; nft flush ruleset; nft --file /root/rules"
+    shell(overlay_host, f"{apt} install -qq -y {kind} >/dev/null 2>&1; {as_before}")
+    clean = f"{as_before}; rm /root/rules; apt-get purge -qq -y {kind} >/dev/null 2>&1"
     out = "timeout 5 bash -c 'exec 3<>/dev/tcp/deb.debian.org/80'"
     gateway = "$(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p')"
     to_host = f"timeout 2 bash -c 'exec 3<>/dev/tcp/{gateway}/8765'"
