@@ -24,7 +24,8 @@ from typing import Any
 
 sys.path.insert(0, sys.argv[1])
 
-from nspawn_runner.images import recipe, upkeep
+from nspawn_runner.images import changes
+from nspawn_runner.images.build import suite_source
 
 TOOL = f"{sys.argv[1]}/nspawn-runner"
 STATE = "/var/lib/nspawn-runner"
@@ -76,11 +77,11 @@ def measure_copies(rounds: int) -> None:
 def change(image: str) -> dict[str, float]:
     """Change a small file of an image; when the link changed is what the file system says of it, to a few ms."""
     began = time.time()
-    with upkeep.copy_to_change(STATE, image) as (before, draft):
+    with changes.copy_to_change(STATE, image) as (before, draft):
         copied = time.time()
         with open(f"{draft.root}/etc/benchmark", "w") as file:
             file.write(f"{began}\n")
-        upkeep.publish_change(STATE, before, draft, lambda: [], keep=2)
+        changes.publish_change(STATE, before, draft, lambda: [], keep=2)
     ended = time.time()
     published = os.lstat(f"{STATE}/{image}").st_ctime
     if not began < copied <= published <= ended:
@@ -99,7 +100,7 @@ def measure_creation(rounds: int) -> None:
     """Make an image from an empty playbook; beside it the builder alone, with the same packages from the same cache."""
     mirror = start_mirror()
     write_playbook("made", [], suite=SUITE, mirror=mirror)
-    include = f"--include={','.join(recipe.Recipe(SUITE).all_packages)}"
+    include = f"--include={','.join(suite_source.SuiteSource(SUITE).all_packages)}"
     plain = ["mmdebstrap", "--variant=minbase", include, SUITE, REFERENCE, mirror]
     for count in range(-1, rounds):
         for kind in ("ours", "plain")[:: 1 if count % 2 else -1]:

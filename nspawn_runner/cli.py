@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from .settings import Settings
+    from .settings.load import Settings
 
 # verb → module in commands/. One module is loaded per call: the others' imports are not paid for.
 VERBS = {
@@ -100,9 +100,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _reap(arguments: Sequence[str]) -> int:
-    from .commands import story
+    from .jobs import accounting
 
-    with story.Told("reap"):
+    with accounting.Told("reap"):
         return _command("reap").main(_Reap(arguments), None)  # type: ignore[arg-type]
 
 
@@ -129,9 +129,9 @@ def _run(arguments: Sequence[str]) -> int:
     if args.verb not in STAGES:
         _need_root(args.verb)
         return _command(args.verb).main(args, _settings(args))
-    from .commands import story
+    from .jobs import accounting
 
-    with story.Told(args.verb, getattr(args, "stage", ""), job_id=args.id) as told:
+    with accounting.Told(args.verb, getattr(args, "stage", ""), job_id=args.id) as told:
         _need_root(args.verb)
         told.settings = _settings(args)
         told.status = _command(args.verb).main(args, told.settings)
@@ -141,18 +141,17 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    from . import settings
-    from .host import toml_cache
+    from .settings import cache, load
 
     try:
-        return settings.load(args.config, toml_cache.loads)
+        return load.load(args.config, cache.loads)
     except Error as error:
         if args.verb not in {"cleanup", "doctor"}:
             raise
         # A mistake in the file must not keep a machine alive; its record says all that is needed. The doctor tells it.
         if args.verb == "cleanup":
             _tell(error)
-        return settings.Settings()
+        return load.Settings()
 
 
 def plain_call(arguments: Sequence[str]) -> argparse.Namespace | None:
@@ -201,7 +200,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            from .mistakes import meant
+            from .settings.mistakes import meant
 
             parsers = (parser, verbs.choices.get(wanted or "", self))
             options = [option for each in parsers for option in each._option_string_actions]
@@ -228,7 +227,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     words = [word for before, word in zip(["", *given], given, strict=False) if before != "--config"]
     wanted = next((word for word in words if word in VERBS), None)
     if wanted is None and (word := next((word for word in words if not word.startswith("-")), "")):
-        from .mistakes import meant
+        from .settings.mistakes import meant
 
         raise UsageError(f"there is no verb {word}", advice=f"{meant([word], VERBS)}see: nspawn-runner --help")
     # Only the verb in use loads its module; all of them do where the list of verbs is shown.
@@ -269,13 +268,13 @@ def _need_root(verb: str) -> None:
 
 
 def _tell(error: Error) -> int:
-    from .gitlab import status
+    from .gitlab import exit_status
 
     for line in error.evidence:
         print(line if line.startswith(" ") else f"nspawn-runner: {line}", file=sys.stderr)
     for number, line in enumerate(error.lines()):
         print(f"nspawn-runner: {line}" if number == 0 else f"  {line}", file=sys.stderr)
-    return status.of_error(error, os.environ)
+    return exit_status.of_error(error, os.environ)
 
 
 def _tell_cancelled(number: int) -> int:
@@ -299,6 +298,6 @@ def _tell_unexpected(error: Exception) -> int:
 
 
 def _system_failure() -> int:
-    from .gitlab import status
+    from .gitlab import exit_status
 
-    return status.system_failure(os.environ)
+    return exit_status.system_failure(os.environ)

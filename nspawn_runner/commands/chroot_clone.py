@@ -6,13 +6,14 @@ import os
 from typing import TYPE_CHECKING
 
 from ..host import trees
-from ..images import generations, identity, store, upkeep
-from .words import human_size, new_image_name
+from ..images import changes, generations, lookup, store
+from ..images.build import identity
+from ..output import human_size
 
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings import Settings
+    from ..settings.load import Settings
 
 HELP = "make a new image from another one"
 DESCRIPTION = """Makes the image NEW, a copy of what the image NAME holds now. On btrfs, and where the file system can
@@ -33,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Make the copy and say in one line what was made."""
-    state, new = settings.state_folder, new_image_name(args.new)
+    state, new = settings.state_folder, lookup.new_image_name(args.new)
     name = store.own_name(state, args.name)
-    upkeep.refuse_existing(state, new)
-    with upkeep.reading(state, name, args.generation) as source, generations.changing(state, new):
-        upkeep.refuse_existing(state, new)
+    changes.refuse_existing(state, new)
+    with changes.reading(state, name, args.generation) as source, generations.changing(state, new):
+        changes.refuse_existing(state, new)
         generations.remove_unpublished(state, new)
         with generations.draft(state, new) as draft:
             trees.copy(os.path.realpath(source.root), draft.root)

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..host import trees
-from ..images import bootstrap, finish, generations, playbooks, recipe, store, upkeep, watched
-from ..images.maintenance import FAILED
+from ..images import changes, generations, lookup, program_log, store
+from ..images.ansible import playbooks
+from ..images.build import bootstrap, identity, suite_source
 from ..images.progress import Progress
-from . import chroot_maintenance, specs
-from .words import human_size, new_image_name
+from ..maintenance import all_images, specs
+from ..maintenance.one_image import FAILED
+from ..output import human_size
 
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings import Settings
+    from ..settings.load import Settings
 
 HELP = "make an image from a Debian suite"
 DESCRIPTION = """Makes the image NAME with mmdebstrap (or debootstrap). Jobs can ask for it as soon as it is complete.
@@ -40,11 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Make the image and say in one line what was made."""
-    name = new_image_name(args.name)
+    name = lookup.new_image_name(args.name)
     playbook = playbooks.find_all(settings.state_folder)[0].get(name)
     if playbook:
         return _create_by_playbook(playbook, args, settings)
-    wanted = recipe.Recipe(
+    wanted = suite_source.SuiteSource(
         suite=args.suite or name,
         mirror=args.mirror,
         variant=args.variant,
@@ -53,7 +55,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         components=_words(args.components),
         keyring=args.keyring,
     )
-    create(name, recipe.checked(wanted), settings)
+    create(name, suite_source.checked(wanted), settings)
     return 0
 
 
@@ -62,29 +64,29 @@ def _create_by_playbook(playbook: playbooks.Playbook, args: argparse.Namespace, 
     given = (args.suite, args.mirror, args.arch, args.packages, args.keyring)
     if any(given) or args.variant != "minbase" or args.components != ["main"]:
         raise UsageError(f"{playbook.path} says what {playbook.image} is made from", advice="write that there instead")
-    upkeep.refuse_existing(settings.state_folder, playbook.image)
+    changes.refuse_existing(settings.state_folder, playbook.image)
     wanted = specs.read(settings, [playbook.image])
-    results = chroot_maintenance.maintain(wanted, settings, dry=False, verbose=args.verbose)
-    print("\n".join(chroot_maintenance.lines(results, dry=False)))
+    results = all_images.maintain(wanted, settings, dry=False, verbose=args.verbose)
+    print("\n".join(all_images.lines(results, dry=False)))
     return 1 if any(result.result == FAILED for result in results) else 0
 
 
-def create(name: str, wanted: recipe.Recipe, settings: Settings) -> store.Image:
+def create(name: str, wanted: suite_source.SuiteSource, settings: Settings) -> store.Image:
     """Make the image ``name`` from ``wanted``; raises HostError when there is one, or something fails."""
     state = settings.state_folder
-    upkeep.refuse_existing(state, name)
-    recipe.keyring(wanted)
+    changes.refuse_existing(state, name)
+    suite_source.keyring(wanted)
     progress = Progress(f"image {name}")
-    log = watched.new_log(f"chroot-create-{name}")
+    log = program_log.new_log(f"chroot-create-{name}")
     with generations.changing(state, name):
-        upkeep.refuse_existing(state, name)
+        changes.refuse_existing(state, name)
         generations.remove_unpublished(state, name)
         with generations.draft(state, name) as draft:
             trees.make(draft.root)
             builder = bootstrap.build(wanted, draft.root, log=log, progress=progress)
             progress.show("writing to disk")
-            finish.finish(draft.root, name)
-            image = generations.complete(state, draft, {**recipe.facts(wanted), "builder": builder})
+            identity.clean_up(draft.root, name)
+            image = generations.complete(state, draft, {**suite_source.facts(wanted), "builder": builder})
             generations.publish(state, image)
     progress.end()
     size = human_size(store.facts(image).get("size_bytes"))

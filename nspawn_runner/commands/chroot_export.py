@@ -7,13 +7,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..images import exports, store, upkeep
-from .words import human_size
+from ..images import changes, store
+from ..images.archive import exports
+from ..output import human_size
 
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings import Settings
+    from ..settings.load import Settings
 
 HELP = "write an image to a tar archive"
 DESCRIPTION = """Writes the tree of the image NAME to FILE, whose ending says how it is compressed: .tar, .tar.gz,
@@ -40,7 +41,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         raise UsageError("an archive on a terminal helps nobody", advice="name a file, or use a pipe")
     if args.file != "-" and os.path.lexists(args.file) and not args.force:
         raise UsageError(f"{args.file} is there already", advice="name another file, or replace it with --force")
-    with upkeep.reading(state, name, args.generation) as image:
+    with changes.reading(state, name, args.generation) as image:
         if args.file == "-":
             exports.write(image.root, 1, compression)
         else:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
-from ..amounts import size_bytes
 from ..errors import HostError, UsageError, printable
-from ..images import container, generations, imports, store, upkeep
+from ..images import changes, generations, lookup, store
+from ..images.archive import container_config, imports
 from ..images.progress import Progress
-from . import users
-from .words import human_size, new_image_name
+from ..maintenance import image_users
+from ..output import human_size, say
+from ..settings.amounts import size_bytes
 
 if TYPE_CHECKING:
     import argparse
 
-    from ..images.unpack import Report
-    from ..settings import Settings
+    from ..images.archive.unpack import Report
+    from ..settings.load import Settings
 
 HELP = "make an image from an archive, a folder or a container image"
 DESCRIPTION = """Makes the image NAME from SOURCE: a tar archive (also compressed by gzip, xz, zstd or bzip2), a folder,
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Make the image and say in one line what was made; warnings go to stderr."""
-    name, state = new_image_name(args.name), settings.state_folder
+    name, state = lookup.new_image_name(args.name), settings.state_folder
     limits = imports.default_limits(state, files_count=args.max_files)
     if args.max_size:
         size = size_bytes(args.max_size)
@@ -66,10 +66,10 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
             image = generations.complete(state, draft, known)
             generations.publish(state, image)
             if not is_new:
-                generations.drop_old(state, name, users.used_roots())
+                generations.drop_old(state, name, image_users.used_roots())
     progress.end()
     for warning in warnings(report, image):
-        print(f"nspawn-runner: {warning}", file=sys.stderr)
+        say(warning)
     took = human_size(store.facts(image).get("size_bytes"))
     print(f"image {name}, generation {image.generation}, {took}, imported in {progress.seconds():.0f} s")
     return 0
@@ -88,9 +88,9 @@ def warnings(report: Report, image: store.Image) -> list[str]:
         found.append(f"the archive's folder {printable(report.top, 60)} is the tree{beside}")
     if report.high_ids:
         found.append(f"files of users or groups above 65535: {report.high_ids}; machines see them as nobody's")
-    if unused := container.told(store.facts(image)):
+    if unused := container_config.told(store.facts(image)):
         found.append(f"jobs start as on any image, in its environment, without regard to its {unused}")
-    if names := container.left_out(store.facts(image)):
+    if names := container_config.left_out(store.facts(image)):
         said = printable(", ".join(names), 200)
         found.append(f"variables of the image that jobs do not get, by their names or for their size: {said}")
     if not imports.can_boot(image.root):
@@ -107,6 +107,6 @@ def _check_name(state_folder: str, name: str, replace: bool) -> bool:
     if not os.path.lexists(os.path.join(state_folder, name)):
         return True
     if not replace:
-        upkeep.refuse_existing(state_folder, name, advice="make a new generation of it with --replace")
-    upkeep.find_ours(state_folder, name)
+        changes.refuse_existing(state_folder, name, advice="make a new generation of it with --replace")
+    changes.find_ours(state_folder, name)
     return False

@@ -7,17 +7,17 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .. import output
 from ..errors import HostError
 from ..host import locks, trees
 from ..images import store
-from . import words
-from .words import human_age, human_size
+from ..output import human_age, human_size
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from ..settings import Settings
+    from ..settings.load import Settings
 
 HELP = "show the images there are"
 DESCRIPTION = """Shows what images there are, how big and how old; half-made ones too.
@@ -101,7 +101,7 @@ def table(rows: Sequence[Row], now: float) -> list[str]:
         age = human_age(now - row.created) if row.created is not None else "-"
         size = human_size(row.size_bytes)
         lines.append((row.name, row.suite or "-", size, age, row.generation or "-", _STATES.get(row.state, row.state)))
-    return words.table(lines)
+    return output.table(lines)
 
 
 def _other_state(image: store.Image, current: store.Image | None) -> str:

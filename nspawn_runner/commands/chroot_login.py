@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from ..images import shell, upkeep
-from . import users
+from ..images import changes
+from ..maintenance import image_users
+from ..nspawn import tree_shell
 
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings import Settings
+    from ..settings.load import Settings
 
 HELP = "change an image by hand"
 DESCRIPTION = """Opens a shell, or runs COMMAND, in a copy of the image NAME. When it ends with exit status 0, jobs that
@@ -30,15 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Let the user change a copy, publish it after a success, and return the exit status of what ran in it."""
-    with upkeep.copy_to_change(settings.state_folder, args.name) as (image, draft):
+    with changes.copy_to_change(settings.state_folder, args.name) as (image, draft):
         if not args.command:
             _say("a shell in a copy of", args.name, "exit 0 keeps the changes, exit 1 throws them away")
-        status = shell.run(draft.root, _host_name(args.name), args.command, user_namespace=settings.user_namespace)
+        status = tree_shell.run(draft.root, _host_name(args.name), args.command, user_namespace=settings.user_namespace)
         if args.discard or status:
             reason = "--discard" if args.discard else f"exit status {status}"
             _say("nothing changed in", args.name, reason)
         else:
-            made = upkeep.publish_change(settings.state_folder, image, draft, users.used_roots)
+            made = changes.publish_change(settings.state_folder, image, draft, image_users.used_roots)
             _say("changed", args.name, f"generation {made.generation}")
     return status
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import HostError
 from ..images import aliases, generations, store
-from . import users
+from ..maintenance import image_users
 
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings import Settings
+    from ..settings.load import Settings
 
 HELP = "remove an image"
 DESCRIPTION = """Removes the image NAME with its older and half-made generations and aliases, unless a machine uses it.
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _refuse_used(state_folder: str, name: str) -> None:
-    machines = users.machines_of(state_folder, name)
+    machines = image_users.machines_of(state_folder, name)
     if machines:
         raise HostError(
             f"the image {name} is in use",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..images import generations, store, upkeep
+from ..images import changes, generations, store
 
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings import Settings
+    from ..settings.load import Settings
 
 HELP = "take an earlier generation of an image"
 DESCRIPTION = """Jobs that start from now on get an earlier generation of the image NAME: the one before the current, or
@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Publish the earlier generation and say what is current now."""
     state, name = settings.state_folder, args.name
-    upkeep.find_ours(state, name)
+    changes.find_ours(state, name)
     with generations.changing(state, name):
-        current = upkeep.find_ours(state, name)
+        current = changes.find_ours(state, name)
         wanted = _wanted(state, current, args.generation)
         if wanted.root == current.root:
             print(f"image {name}: generation {wanted.generation} is the current one already")
@@ -43,10 +43,10 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
 def _wanted(state_folder: str, current: store.Image, stamp: str) -> store.Image:
     if stamp:
-        return upkeep.find_generation(state_folder, current.name, stamp)
+        return changes.find_generation(state_folder, current.name, stamp)
     there = store.generations(state_folder, current.name)
     base = store.facts(current).get("base")
     before = [each for each in there if each.generation < current.generation]
     if not before:
-        raise upkeep.no_generation(current.name, "", there)
+        raise changes.no_generation(current.name, "", there)
     return next((each for each in before if each.generation == base), before[0])

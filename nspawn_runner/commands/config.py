@@ -9,13 +9,13 @@ import sys
 from .. import __version__
 from ..errors import Error
 from ..gitlab import job as jobs
+from ..jobs import accounting, job_image
 from ..light_typing import TYPE_CHECKING
-from . import job_image, story
 
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings import Settings
+    from ..settings.load import Settings
 
 HELP = "stage: answer gitlab-runner's questions about the driver"
 DESCRIPTION = "Prints the answer to gitlab-runner's config stage: JSON on stdout, nothing else."
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Print the answer."""
-    job = story.about(jobs.from_environment(os.environ, job_id=args.id))
+    job = accounting.about(jobs.from_environment(os.environ, job_id=args.id))
     answer = {
         "driver": {"name": "nspawn-runner", "version": __version__},
         "hostname": f"run-{job.id}",

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from .. import doctor
 from ..errors import UsageError, printable
-from ..settings import with_run_values
-from . import health
+from ..settings.load import with_run_values
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
-    from ..settings import Settings
-    from .health import Result
+    from ..doctor import Result
+    from ..settings.load import Settings
 
 HELP = "check what jobs need, and say how to mend what is wrong"
 DESCRIPTION = """Checks everything that jobs and images need of this host, mostly by trying it, and prints a line for
@@ -28,7 +28,7 @@ empty).
     nspawn-runner doctor
     nspawn-runner doctor --job    # and a tiny job through all stages, on every backend that is here"""
 
-_STATUS = {level: number for number, level in enumerate(health.LEVELS)}
+_STATUS = {level: number for number, level in enumerate(doctor.LEVELS)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,16 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Print what the checks find and return the number of the worst."""
-    from .health import runner
+    from ..doctor import runner_service
 
     if args.machines < 0:
         raise UsageError("--machines takes a number from 1 on")
     settings = with_run_values(settings, None, "")  # with what the usual profile implies
-    context = health.Context(settings, args.config, args.machines or runner.machines_at_once())
-    worst = health.OK
+    context = doctor.Context(settings, args.config, args.machines or runner_service.machines_at_once())
+    worst = doctor.OK
     found = []
     for result in _results(context, job=args.job, image=args.image):
-        worst = max(worst, result.level, key=health.LEVELS.index)
+        worst = max(worst, result.level, key=doctor.LEVELS.index)
         found.append(result)
         if not args.json:
             print("\n".join(lines(result)), flush=True)
@@ -60,10 +60,10 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     return _STATUS[worst]
 
 
-def _results(context: health.Context, *, job: bool, image: str) -> Iterator[Result]:
-    yield from health.run_all(context)
+def _results(context: doctor.Context, *, job: bool, image: str) -> Iterator[Result]:
+    yield from doctor.run_all(context)
     if job:
-        from . import trial_job
+        from ..doctor import trial_job
 
         yield from trial_job.results(context, image)
 

@@ -8,22 +8,23 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..amounts import JOB_VARIABLES
 from ..errors import UsageError, printable
-from ..gitlab import checkout, ci_file, ci_predefined, headings, scripts
 from ..gitlab.job import LOCAL, Job, made_up_id
 from ..host import callers, files, locks, signals, trees
+from ..jobs import accounting, job_image, job_script, machine
+from ..jobs import log as job_log
 from ..machines import script
-from ..settings import RUN_FOLDER
-from . import cleanup, job_image, observed, prepare, run, story
+from ..pipeline import checkout, ci_file, headings, predefined, scripts
+from ..settings.amounts import JOB_VARIABLES
+from ..settings.load import RUN_FOLDER
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
 
-    from ..gitlab.ci_file import CiJob, Pipeline
     from ..machines.records import Record
-    from ..settings import Settings
+    from ..pipeline.ci_file import CiJob, Pipeline
+    from ..settings.load import Settings
 
 HELP = "run a job of .gitlab-ci.yml here, without GitLab"
 DESCRIPTION = """Runs a job of .gitlab-ci.yml in a machine of its own; the current folder is the project. Lists the jobs
@@ -74,8 +75,8 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, job_id: str, bundle: str) -> int:
     folder = os.getcwd()
     packed = checkout.pack(folder, bundle, dirty=args.dirty)
-    name = ci_predefined.project_name(folder)
-    known = ci_predefined.variables(packed, job_id=job_id, builds_dir=settings.builds_dir, name=name, file=args.file)
+    name = predefined.project_name(folder)
+    known = predefined.variables(packed, job_id=job_id, builds_dir=settings.builds_dir, name=name, file=args.file)
     ci_job = pipeline.job(args.job, overrides(args.variable), predefined=known, image=args.image)
     log = _Log()
     for note in packed.notes:
@@ -84,26 +85,26 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
         log.say(headings.warning(f"ignored here: {', '.join(ci_job.ignored)}", colour=log.colour))
     variables = dict(ci_job.variables)
     job = Job(job_id, server=LOCAL, wishes={name: variables[name] for name in JOB_VARIABLES if variables.get(name)})
-    story.about(job)
+    accounting.about(job)
     try:
         log.section(headings.PREPARE)
         began = time.monotonic()
         options = [f"--bind-ro={bundle}:{_BUNDLE}"]
-        with story.Told("prepare", settings=settings):
+        with accounting.Told("prepare", settings=settings):
             image = job_image.find(ci_job.image or settings.default_image, settings)
-            record = prepare.boot(
+            record = machine.boot(
                 job, image, job_image.settings_of(image, settings), owner=callers.this_process(), binds=options
             )
-        log.say(prepare.report(record, time.monotonic() - began))
+        log.say(machine.report(record, time.monotonic() - began))
         project_dir = f"{settings.builds_dir}/{name}"
         try:
             return _run_stages(record, settings, log, ci_job=ci_job, packed=packed, project_dir=project_dir)
         finally:
-            observed.tell_end(record)
+            job_log.tell_end(record)
     finally:
         log.section(headings.CLEANUP)
-        with signals.held(), story.Told("cleanup", settings=settings):
-            cleanup.remove(job.id, job.server, settings, keep=True)
+        with signals.held(), accounting.Told("cleanup", settings=settings):
+            machine.remove(job.id, job.server, settings, keep=True)
 
 
 def _run_stages(
@@ -117,11 +118,11 @@ def _run_stages(
 
         def script_in_machine() -> int:
             result = script.run(record, content, name, shell=record.shell, grace_seconds=grace)
-            run.tell(result, record)
+            job_script.tell(result, record)
             return result.status
 
-        with story.Told("run", name, settings=settings) as told:
-            told.status = observed.run(
+        with accounting.Told("run", name, settings=settings) as told:
+            told.status = job_log.run(
                 record,
                 name,
                 script_in_machine,

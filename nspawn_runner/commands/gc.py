@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
+import re
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..amounts import seconds
 from ..errors import Error, UsageError, printable
-from ..host import files, journal, locks
+from ..host import callers, files, journal, locks, trees
 from ..host.leftover import Leftover, size_bytes
-from ..machines import network
-from ..settings import RUN_FOLDER
-from . import leftovers
-from .words import human_size, table
+from ..images import obsolete as of_images
+from ..jobs import caches
+from ..machines import network, records
+from ..machines import orphans as of_machines
+from ..maintenance import all_images, trial_machines
+from ..output import human_size, say, table
+from ..settings.amounts import seconds
+from ..settings.load import RUN_FOLDER
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from ..settings import Settings
+    from ..machines.records import Record
+    from ..settings.load import Settings
 
 HELP = "remove what killed jobs and commands left"
 DESCRIPTION = """Removes what is ours and nobody owns any more: machines whose prepare, cleanup, exec, maintenance
@@ -33,6 +39,7 @@ in use, failed), problem. The exit status is 1 when something could not be remov
     nspawn-runner gc --dry-run"""
 
 _MEASURE_SECONDS = 60
+_WORK = re.compile(r"(exec|doctor)-([0-9]{1,20})")
 REMOVED, WOULD, BUSY, FAILED = "removed", "would be removed", "in use", "failed"
 
 
@@ -68,11 +75,11 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     with locks.locked(f"{RUN_FOLDER}/gc.lock", what="gc", wait_seconds=0):
         if not args.dry_run:
             network.restore(settings.network)
-        rows = [_told(each, dry=args.dry_run) for each in leftovers.find(settings, ended_seconds=ended_seconds)]
+        rows = [_told(each, dry=args.dry_run) for each in leftovers(settings, ended_seconds=ended_seconds)]
         if not args.dry_run:
-            leftovers.remove_files(settings)
+            _remove_files(settings)
     if settings.metrics.file and not args.dry_run:
-        from . import metrics
+        from ..jobs import metrics
 
         metrics.refresh(settings)
     if args.json:
@@ -81,7 +88,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         print("\n".join(_lines(rows)))
     for row in rows:
         if row.problem:
-            print(f"nspawn-runner: {row.kind} {printable(row.name)}: {row.problem}", file=sys.stderr)
+            say(f"{row.kind} {printable(row.name)}: {row.problem}")
     return 1 if any(row.result == FAILED for row in rows) else 0
 
 
@@ -115,3 +122,83 @@ def _lines(rows: Sequence[Row]) -> Iterator[str]:
     cells = [("KIND", "NAME", "WHY", "SIZE", "RESULT")]
     cells += [(row.kind, printable(row.name, 80), row.why, human_size(row.size_bytes), row.result) for row in rows]
     return iter(table(cells))
+
+
+def leftovers(settings: Settings, *, ended_seconds: float) -> Iterator[Leftover]:
+    """Yield what nobody owns, machines first: what they use is known to be free only when they are gone."""
+    state = settings.state_folder
+    orphaned = partial(_orphaned, state)
+    yield from of_machines.find(state, ended_seconds=ended_seconds, orphaned=orphaned)
+    yield from of_images.find(state, _used_roots)
+    yield from _workspaces(state)
+    yield from _trials(state)
+    yield from caches.find_leftovers(state, settings.gc)
+
+
+def _remove_files(settings: Settings) -> None:
+    """Remove the small files that every killed process leaves: locks that nobody holds, drafts."""
+    of_images.remove_files(settings.state_folder)
+    of_machines.remove_files()
+
+
+def _orphaned(state_folder: str, record: Record) -> str:
+    """Say who started the machine and is no more, or nothing where that is not known for sure."""
+    if record.server == trial_machines.SERVER and not locks.is_held(all_images.LOCK):
+        return "its maintenance was killed"
+    if callers.is_gone(record.owner):
+        return "whoever started it has ended"
+    for folder, kind, job in _work(state_folder):
+        if job == record.job and os.path.isdir(folder) and not locks.is_held(_lock_of(kind, job)):
+            return f"its {kind} was killed"
+    return ""
+
+
+def _used_roots() -> list[str] | None:
+    known = records.all_records()
+    return None if any(record.state == records.UNREADABLE for record in known) else [record.root for record in known]
+
+
+def _workspaces(state_folder: str) -> Iterator[Leftover]:
+    for folder, kind, job in _work(state_folder):
+        if not locks.is_held(_lock_of(kind, job)):
+            yield Leftover(kind, job, f"{kind} was killed", [folder], partial(_remove_workspace, folder, kind, job))
+
+
+def _work(state_folder: str) -> Iterator[tuple[str, str, str]]:
+    """Yield folder, kind and job of each exec, and each trial job of doctor."""
+    for parent, wanted in ((f"{state_folder}/.build", "exec"), (RUN_FOLDER, "doctor")):
+        for name in sorted(os.listdir(parent)) if os.path.isdir(parent) else []:
+            found = _WORK.fullmatch(name)
+            if found and found[1] == wanted:
+                yield f"{parent}/{name}", wanted, found[2]
+
+
+def _lock_of(kind: str, job: str) -> str:
+    return f"{RUN_FOLDER}/{kind}-{job}.lock"
+
+
+def _remove_workspace(folder: str, kind: str, job: str) -> bool:
+    with locks.locked(_lock_of(kind, job), what=f"the job {job}", wait_seconds=0):
+        if not os.path.isdir(folder) or any(record.job == job for record in records.all_records()):
+            return False  # by the folder its machine is known to be nobody's
+        trees.remove(folder)
+        return True
+
+
+def _trials(state_folder: str) -> Iterator[Leftover]:
+    """Yield what doctor's trials of backend and firewall make, where no doctor is at it."""
+    from ..doctor import host_firewall, storage
+
+    places = storage.trial_places(state_folder)
+    if (any(map(os.path.lexists, places)) or host_firewall.has_leftovers()) and not locks.is_held(storage.LOCK):
+        yield Leftover("doctor", "trial", "doctor was killed", places[:1], partial(_remove_trials, state_folder))
+
+
+def _remove_trials(state_folder: str) -> bool:
+    from ..doctor import host_firewall, storage
+
+    with locks.locked(storage.LOCK, what="doctor's trial", wait_seconds=0):
+        storage.remove_trial(state_folder)
+        host_firewall.remove_link()
+        host_firewall.remove_table()
+        return True

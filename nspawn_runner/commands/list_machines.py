@@ -7,18 +7,19 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from .. import output
 from ..errors import UsageError, printable
 from ..host import signals
-from ..machines import records, sight
-from . import trials, words
-from .words import human_age, human_size
+from ..machines import records, status
+from ..maintenance import trial_machines
+from ..output import human_age, human_size
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
     from ..machines.records import Record
-    from ..settings import Settings
+    from ..settings.load import Settings
 
 HELP = "show the machines there are"
 DESCRIPTION = """Shows the machines of jobs and of maintenance: what they do, since when, and what they take.
@@ -96,12 +97,12 @@ def listing() -> Iterator[Row]:
     """Yield a row per machine, by name; one that goes meanwhile is left out."""
     deadline = time.monotonic() + _DISK_SECONDS
     for record in records.all_records():
-        seen = sight.look_at(record, disk_seconds=max(0.1, deadline - time.monotonic()))
+        seen = status.look_at(record, disk_seconds=max(0.1, deadline - time.monotonic()))
         if seen.state != "gone":
             yield _row(record, seen)
 
 
-def _row(record: Record, seen: sight.Sight) -> Row:
+def _row(record: Record, seen: status.Sight) -> Row:
     return Row(
         machine=record.machine,
         job=record.job,
@@ -125,13 +126,13 @@ def table(rows: Sequence[Row], now: float) -> list[str]:
     """Return the lines of a table of ``rows``; ages are counted up to ``now`` (epoch seconds)."""
     lines = [("MACHINE", "JOB", "PROJECT", "IMAGE", "GENERATION", "SINCE", "STATE", "CPU", "MEMORY", "DISK")]
     for row in rows:
-        project = trials.SERVER if row.server == trials.SERVER else row.project
+        project = trial_machines.SERVER if row.server == trial_machines.SERVER else row.project
         texts = [printable(text, 64) or "-" for text in (row.machine, row.job, project, row.image, row.generation)]
         since = "-" if row.since is None else human_age(now - row.since)
         cpu = "-" if row.cpu_seconds is None else f"{row.cpu_seconds:.1f} s"
         sizes = (human_size(row.memory_bytes), human_size(row.disk_bytes))
         lines.append((texts[0], texts[1], texts[2], texts[3], texts[4], since, printable(row.state, 20), cpu, *sizes))
-    return words.table(lines)
+    return output.table(lines)
 
 
 def advice(rows: Sequence[Row]) -> list[str]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from .. import profiles
 from ..errors import HostError, printable
 from ..host import systemd
-from ..machines import kept, records, visit
+from ..machines import kept_root, records, session
+from ..output import say
+from ..settings import profiles
 
 if TYPE_CHECKING:
     import argparse
 
     from ..machines.records import Record
-    from ..settings import Settings
+    from ..settings.load import Settings
 
 HELP = "open a shell in the machine of a running or kept job"
 DESCRIPTION = """Opens a root shell, or runs COMMAND as root, in the machine of JOB, a job's id or a machine's name as
@@ -43,13 +44,13 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         raise HostError(f"the machine {record.machine} is {record.state}", advice="see: nspawn-runner list")
     if record.state == "kept":
         _say(f"in what is kept of {record.machine}: not booted, no network", args)
-        return kept.shell(record.machine, profiles.find(record.profile, settings.profiles), args.command)
+        return kept_root.shell(record.machine, profiles.find(record.profile, settings.profiles), args.command)
     if not systemd.is_active(record.unit):
         raise HostError(f"the machine {record.machine} has ended", advice=f"see: journalctl --unit={record.unit}")
     _say(f"in {record.machine}, image {printable(record.image)}", args)
-    status = visit.run(record, args.command)
+    status = session.run(record, args.command)
     if status is None:
-        print(f"nspawn-runner: the machine {record.machine} has ended, or the shell was killed", file=sys.stderr)
+        say(f"the machine {record.machine} has ended, or the shell was killed")
         return _LOST
     return status
 

@@ -14,7 +14,7 @@ from ..names import is_image_name
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings import Settings
+    from ..settings.load import Settings
 
 HELP = "print a section for gitlab-runner's config.toml"
 DESCRIPTION = """Prints a [[runners]] section that makes gitlab-runner run its jobs here, or serves as template.
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Print the section."""
-    from ..gitlab import runner_config
+    from ..gitlab import config_toml
 
     if args.image and not is_image_name(args.image):
         raise UsageError(f"{args.image!r} cannot be an image's name", advice="see: nspawn-runner chroot-list")
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         raise UsageError(f"there is no image {args.image}", advice="see: nspawn-runner chroot-list")
     if args.concurrent < 0 or args.limit < 0:
         raise UsageError("--concurrent and --limit take numbers from 1 on")
-    runner = runner_config.Runner(
+    runner = config_toml.Runner(
         tool=tool_path(sys.argv[0]),
         state_folder=settings.state_folder,
         name=args.name,
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         limit=args.limit,
         config_file=os.path.abspath(args.config) if args.config else "",
     )
-    print(runner_config.section(runner), end="")
+    print(config_toml.section(runner), end="")
     return 0
 
 

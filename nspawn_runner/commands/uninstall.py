@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..doctor.timers import TIMERS
 from ..errors import Error, HostError
 from ..host import files, locks, process, systemd, trees
-from ..images import store, watched
-from ..machines import leftovers, records, stop, take_down
-from ..settings import RUN_FOLDER
-from .health.upkeep import TIMERS
+from ..images import program_log, store
+from ..machines import network_removal, orphans, records, stop
+from ..output import say
+from ..settings.load import RUN_FOLDER
 
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings import Settings
+    from ..settings.load import Settings
 
 HELP = "take away all that the tool has made on this host"
 DESCRIPTION = """Removes what nspawn-runner has made on this host: the images with all their generations, caches, the
@@ -70,7 +71,7 @@ def _removed(part: Part) -> bool:
         part.remove()
     except (Error, OSError) as error:
         lines = error.lines() if isinstance(error, Error) else [str(error)]
-        print(f"nspawn-runner: {part.name} cannot be removed: {'; '.join(lines)}", file=sys.stderr)
+        say(f"{part.name} cannot be removed: {'; '.join(lines)}")
         return False
     print(f"removed {part.name}", flush=True)
     return True
@@ -78,7 +79,7 @@ def _removed(part: Part) -> bool:
 
 def _refuse_in_use(state_folder: str) -> None:
     """Raise HostError where a machine is up, or somebody is at a machine or an image."""
-    machines = [name for name in sorted(leftovers.names(state_folder)) if systemd.is_loaded(records.unit_name(name))]
+    machines = [name for name in sorted(orphans.names(state_folder)) if systemd.is_loaded(records.unit_name(name))]
     if machines:
         raise HostError(
             f"machines are up: {', '.join(machines)}",
@@ -98,16 +99,16 @@ def _parts(settings: Settings) -> Iterator[Part]:
         if any(map(os.path.lexists, paths)):
             yield Part(timer.unit, partial(_remove_timer, units, paths))
     state = settings.state_folder
-    for machine in sorted(leftovers.names(state)):
+    for machine in sorted(orphans.names(state)):
         yield Part(f"what is left of {machine}", partial(_remove_machine, machine, state))
-    if take_down.there_is(settings.network):
-        yield Part("the network of machines", partial(take_down.take_down, settings.network))
+    if network_removal.there_is(settings.network):
+        yield Part("the network of machines", partial(network_removal.take_down, settings.network))
     for name in sorted(_own_entries(state)):
         yield Part(f"{state}/{name}", partial(trees.remove, f"{state}/{name}"))
     if os.path.isdir(state) and not os.path.ismount(state):
         yield Part(state, partial(_remove_empty, state))
-    if os.path.isdir(watched.LOG_FOLDER):
-        yield Part(watched.LOG_FOLDER, partial(files.remove_tree, watched.LOG_FOLDER))
+    if os.path.isdir(program_log.LOG_FOLDER):
+        yield Part(program_log.LOG_FOLDER, partial(files.remove_tree, program_log.LOG_FOLDER))
     if settings.metrics.file and os.path.isfile(settings.metrics.file):
         yield Part(settings.metrics.file, partial(files.remove_file, settings.metrics.file))
 

@@ -12,10 +12,10 @@ import stat
 import time
 from collections.abc import Mapping
 
-from ..amounts import JOB_VARIABLES
 from ..errors import HostError, JobError, printable
 from ..light_typing import Any, NamedTuple
 from ..names import is_job_id
+from ..settings.amounts import JOB_VARIABLES
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 LOCAL = "local"

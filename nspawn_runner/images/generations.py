@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from ..errors import HostError
 from ..host import exchange, files, locks, signals, trees
-from . import keepers, store
+from . import store
+from .ansible import containers
 
 KEPT = 3
 _NEW = ".new"
@@ -127,7 +128,7 @@ def remove_leftovers(state_folder: str, name: str) -> None:
         if os.path.islink(path) or (".json." in entry and os.path.isfile(path)):
             files.remove_file(path)
         elif entry.startswith("."):
-            keepers.end(path)  # of an Ansible that was killed: it may be about to
+            containers.end(path)  # of an Ansible that was killed: it may be about to
             trees.remove(path)
         elif entry.endswith(".json") and not os.path.isdir(path.removesuffix(".json")):
             files.remove_file(path)

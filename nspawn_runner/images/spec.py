@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..amounts import seconds
 from ..names import is_image_name
-from . import generations, playbooks, recipe
-from .playbooks import PREFIX, Playbook, Value
-from .recipe import Recipe
+from ..settings.amounts import seconds
+from . import generations
+from .ansible import playbooks
+from .ansible.playbooks import PREFIX, Playbook, Value
+from .build import suite_source
+from .build.suite_source import SuiteSource
 
 # What only a Debian tree made by a builder of ours is made from.
 _OF_RECIPE = ("mirror", "keyring", "variant", "arch", "packages", "components", "builder")
@@ -20,14 +22,14 @@ _OTHER_BASES = ("command", "tarball", "extends")
 class Spec(NamedTuple):
     """What the image ``image`` shall be made from, how it is kept, and what its machines get.
 
-    One of ``command``, ``tarball`` and ``extends`` may stand in place of the recipe. ``max_age_seconds`` 0 means none;
+    One of ``command``, ``tarball`` and ``extends`` may stand in place of the source. ``max_age_seconds`` 0 means none;
     ``run`` has the settings of machines under their names. ``names_suite`` tells a suite that was said from the image's
     name, which stands for it.
     """
 
     image: str
     playbook: str
-    recipe: Recipe
+    source: SuiteSource
     builder: str = ""
     command: tuple[str, ...] = ()
     tarball: str = ""
@@ -46,12 +48,12 @@ class Spec(NamedTuple):
     def inputs(self) -> list[str]:
         """The files whose content the tree is made from: archive, keys, and those that the command names by path."""
         named = [word for word in self.command if word.startswith("/") and os.path.isfile(word)]
-        return [*filter(None, (self.tarball, self.recipe.keyring)), *named]
+        return [*filter(None, (self.tarball, self.source.keyring)), *named]
 
     @property
     def base_digest(self) -> str:
         """A digest of what the tree is made from: when that changes, a copy of the old tree will not do."""
-        return _digest(self.recipe, self.builder, self.command, self.tarball, self.extends)
+        return _digest(tuple(self.source), self.builder, self.command, self.tarball, self.extends)
 
     @property
     def digest(self) -> str:
@@ -97,7 +99,7 @@ def _spec(playbook: Playbook, good: Mapping[str, Any], run: Mapping[str, Any]) -
     def path(name: str) -> str:
         return os.path.join(os.path.dirname(playbook.path), chroot(name)) if chroot(name) else ""
 
-    made_from = Recipe(
+    made_from = SuiteSource(
         suite=chroot("suite") or playbook.image,
         mirror=chroot("mirror"),
         variant=chroot("variant", "minbase"),
@@ -109,7 +111,7 @@ def _spec(playbook: Playbook, good: Mapping[str, Any], run: Mapping[str, Any]) -
     return Spec(
         image=playbook.image,
         playbook=playbook.path,
-        recipe=made_from,
+        source=made_from,
         builder=chroot("builder"),
         command=tuple(chroot("command", ())),
         tarball=path("tarball"),
@@ -209,7 +211,7 @@ def _chroot_problem(field: str, value: Any, playbook: Playbook) -> str:
             return f"there is no file {path}"
         return "" if os.path.getsize(path) else f"{path} is empty"
     words = value if isinstance(value, list) else [value]
-    return next(filter(None, (recipe.problem(field, word) for word in words)), "")
+    return next(filter(None, (suite_source.problem(field, word) for word in words)), "")
 
 
 def _conflicts(given: Mapping[str, Value]) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from ..host import files, nftables
 from ..light_typing import Any, NamedTuple
-from ..settings import RUN_FOLDER, Network
+from ..settings.load import RUN_FOLDER, Network
 
 TABLE = "nspawn_runner"
 TABLES = (f"inet {TABLE}", f"bridge {TABLE}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .. import amounts
-from ..amounts import INFINITY, UNLIMITED, Limits, shown_bytes
 from ..light_typing import NamedTuple
+from ..settings import amounts
+from ..settings.amounts import INFINITY, UNLIMITED, Limits, shown_bytes
 from . import cgroups
 from .records import End, Record
 

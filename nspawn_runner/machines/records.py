@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
-from ..amounts import Limits
 from ..errors import HostError
 from ..host import files, locks
 from ..light_typing import Any, NamedTuple
 from ..names import is_machine_name
-from ..settings import RUN_FOLDER
+from ..settings.amounts import Limits
+from ..settings.load import RUN_FOLDER
 
 # A slot is a machine's number on this host: its uid range and its address follow from it. The uids 0x70000000 to
 # 0x7ffdffff are used by nobody else: below lie systemd-nspawn's own and subuids, above systemd's foreign range

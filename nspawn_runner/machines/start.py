@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from .. import profiles
-from ..amounts import seconds
 from ..errors import HostError
-from ..host import files, nspawn, process, signals, systemd
+from ..host import files, process, signals, systemd
 from ..light_typing import NamedTuple
-from ..settings import Settings
-from . import backends, boot, cgroups, limits, network, records, rights, shares, stop, users
+from ..nspawn import options
+from ..settings import profiles
+from ..settings.amounts import seconds
+from ..settings.load import Settings
+from . import backends, boot_files, cgroups, confinement, limits, network, records, script_user, shared_limits, stop
 from .records import Record
 
 OLDEST_SYSTEMD = 252
@@ -93,7 +94,7 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
         layer=layer,
         slot=slot,
         shell=settings.shell,
-        user=settings.user or users.ROOT,
+        user=settings.user or script_user.ROOT,
         network=settings.network.mode,
         user_namespace=settings.user_namespace,
         limits=settings.limits,
@@ -110,15 +111,15 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
 def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
     files.keep_others_out(settings.state_folder)
     complete_network = network.set_up(settings.network)
-    shares.lift()
+    shared_limits.lift()
     files.make_private_folder(record.folder)
     network.write_files(record, settings.network)
-    boot.write_files(record, settings.network)
+    boot_files.write_files(record, settings.network)
     backends.named(record.backend).attach(record, settings)
-    rights.make_volumes(_profile(record, settings), record)
+    confinement.make_volumes(_profile(record, settings), record)
     _start_unit(record, wish, settings, complete_network)
-    if record.user != users.ROOT:
-        users.give_folders(record, (settings.builds_dir, settings.cache_dir))
+    if record.user != script_user.ROOT:
+        script_user.give_folders(record, (settings.builds_dir, settings.cache_dir))
     record = record._replace(state="running")
     records.write(record)
     return record
@@ -146,7 +147,7 @@ def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Calla
     _check_version()
     from . import evidence  # which a start that works does without
 
-    reason = nspawn.boot_failure(systemd.journal_tail(record.unit, since=record.created))
+    reason = options.boot_failure(systemd.journal_tail(record.unit, since=record.created))
     raise HostError(
         f"the machine {record.machine} did not start from image {record.image}",
         facts=reason or "it said nothing; does the image have systemd?",
@@ -196,18 +197,18 @@ def _main_command(record: Record, wish: Wish, settings: Settings) -> list[str]:
     binds = [
         *network.nspawn_options(record, settings.network),
         *limits.nspawn_options(record.limits, keep_tmp="/tmp" in profile.tmpfs),  # noqa: S108
-        *rights.nspawn_options(profile, record),
-        *boot.nspawn_options(record),
+        *confinement.nspawn_options(profile, record),
+        *boot_files.nspawn_options(record),
         *wish.binds,
     ]
     tree = backends.named(record.backend).command(record)
     # As root of the host's network its programs would change that.
-    masked = nspawn.NETWORK_UNITS if record.network == network.HOST and not record.user_namespace else ()
+    masked = options.NETWORK_UNITS if record.network == network.HOST and not record.user_namespace else ()
     # Before anything of the machine runs, also after a reboot: the group is made again then. No ExecStartPre, for which
     # systemd sets everything up twice.
     bounded = ["/bin/sh", os.path.join(os.path.dirname(__file__), "start.sh")]
     bounded += map(str, cgroups.bounds(f"/machine.slice/{record.unit}"))
-    return [*bounded, *tree, *nspawn.boot_options(record.machine, binds, masked), *rights.boot_words(profile)]
+    return [*bounded, *tree, *options.boot_options(record.machine, binds, masked), *confinement.boot_words(profile)]
 
 
 def _properties(record: Record, settings: Settings) -> list[str]:
@@ -239,9 +240,9 @@ def _properties(record: Record, settings: Settings) -> list[str]:
         "Environment=SYSTEMD_NSPAWN_LOCK=0",
         # Apart from the machine's console, where the machine could say the same.
         "Environment=SYSTEMD_LOG_TARGET=journal",
-        *rights.confinement(_profile(record, settings), record),
+        *confinement.confinement(_profile(record, settings), record),
         *limits.unit_properties(record.limits),
-        *shares.unit_properties(),
+        *shared_limits.unit_properties(),
     ]
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from nspawn_runner.errors import JobError
-from nspawn_runner.gitlab import checkout, ci_file, scripts
-from nspawn_runner.gitlab.checkout import Checkout
+from nspawn_runner.pipeline import checkout, ci_file, scripts
+from nspawn_runner.pipeline.checkout import Checkout
 
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],

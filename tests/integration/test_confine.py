@@ -9,7 +9,7 @@ from pathlib import Path
 from abilities import require
 from disposable_host import CHECKOUT
 
-from nspawn_runner.images import archives
+from nspawn_runner.images.archive import archives
 
 TRY = """
 import sys; sys.path.insert(0, sys.argv[1])

@@ -8,8 +8,8 @@ from by_hand import Job
 from debian_tree import debian_tree
 from disposable_host import CHECKOUT, STATE_FOLDER, DisposableHost
 
-from nspawn_runner.images import finish
-from nspawn_runner.images.recipe import Recipe
+from nspawn_runner.images.build import identity
+from nspawn_runner.images.build.suite_source import SuiteSource
 
 PING = "router=$(ip route show default | cut -d ' ' -f 3 | head -n 1); ping -c 1 -W 5 -q $router"
 NETWORK_WORKS = f"{PING} >/dev/null && getent hosts deb.debian.org >/dev/null && echo works"
@@ -25,9 +25,9 @@ def debian(request: pytest.FixtureRequest) -> Iterator[tuple[DisposableHost, str
     host: DisposableHost = request.getfixturevalue(name)
     root, image = f"{STATE_FOLDER}/debian-{suite}", f"debian-{suite}"
     host.run(["btrfs", "subvolume", "create", root] if host.state == "btrfs" else ["mkdir", root])
-    tree = debian_tree("system", suite, ",".join(Recipe(suite).all_packages))
+    tree = debian_tree("system", suite, ",".join(SuiteSource(suite).all_packages))
     subprocess.run(["cp", "--archive", f"{tree}/.", host.path(root)], check=True)  # noqa: S607
-    finish.finish(str(host.path(root)), image)
+    identity.clean_up(str(host.path(root)), image)
     yield host, image
     host.run(["btrfs", "subvolume", "delete", root] if host.state == "btrfs" else ["rm", "--recursive", root])
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nspawn_runner.gitlab import scripts
-from nspawn_runner.gitlab.ci_file import CiJob
+from nspawn_runner.pipeline import scripts
+from nspawn_runner.pipeline.ci_file import CiJob
 
 BASH, SH = "/bin/bash", "/bin/sh"
 

@@ -10,7 +10,7 @@ from abilities import require
 from test_image_transfer import archive, member, seen, tree, unpack
 
 from nspawn_runner.errors import HostError
-from nspawn_runner.images import imports
+from nspawn_runner.images.archive import imports
 from nspawn_runner.images.progress import Progress
 
 __all__ = ["tree"]  # a fixture

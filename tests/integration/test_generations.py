@@ -8,7 +8,7 @@ import pytest
 
 from nspawn_runner.errors import Cancelled, HostError
 from nspawn_runner.host import locks, process, trees
-from nspawn_runner.images import generations, store, upkeep
+from nspawn_runner.images import changes, generations, store
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def state(tmp_path: Path) -> Path:
 
 
 def change(state: Path, version: str, *used: str) -> store.Image:
-    with upkeep.copy_to_change(str(state), "web") as (image, draft):
+    with changes.copy_to_change(str(state), "web") as (image, draft):
         (Path(draft.root) / "etc/version").write_text(version)
-        return upkeep.publish_change(str(state), image, draft, lambda: list(used))
+        return changes.publish_change(str(state), image, draft, lambda: list(used))
 
 
 def version(state: Path) -> str:
@@ -71,7 +71,7 @@ def test_a_folder_of_any_date_becomes_a_generation_before_the_first(state: Path)
 
 def test_a_generation_that_is_read_stays(state: Path) -> None:
     change(state, "1")
-    with upkeep.reading(str(state), "web") as image:
+    with changes.reading(str(state), "web") as image:
         for number in range(2, 7):
             change(state, str(number))
         assert (Path(image.root) / "etc/version").read_text() == "1"
@@ -83,9 +83,9 @@ def test_a_generation_that_is_read_stays(state: Path) -> None:
 
 
 def test_each_generation_has_a_size_of_its_own(state: Path) -> None:
-    with upkeep.copy_to_change(str(state), "web") as (image, draft):
+    with changes.copy_to_change(str(state), "web") as (image, draft):
         (Path(draft.root) / "big").write_bytes(os.urandom(1 << 20))
-        upkeep.publish_change(str(state), image, draft, lambda: [])
+        changes.publish_change(str(state), image, draft, lambda: [])
     change(state, "2")
     sizes = [store.facts(image)["size_bytes"] for image in store.generations(str(state), "web")]
     assert sizes[0] == sizes[1] >= sizes[2] + (1 << 20)
@@ -126,7 +126,7 @@ def test_a_generation_in_use_stays(state: Path) -> None:
 
 @pytest.mark.parametrize("failure", [HostError("no"), OSError(5, "no"), Cancelled(15), KeyboardInterrupt()])
 def test_whatever_goes_wrong_nothing_is_left(state: Path, failure: BaseException) -> None:
-    with pytest.raises(type(failure)), upkeep.copy_to_change(str(state), "web"):
+    with pytest.raises(type(failure)), changes.copy_to_change(str(state), "web"):
         raise failure
     assert version(state) == "0"
     assert not (state / ".generations/web").exists()
@@ -158,7 +158,7 @@ def test_a_generation_that_was_never_published_is_no_image(state: Path) -> None:
 
 def test_a_link_made_by_hand_is_not_changed(state: Path) -> None:
     (state / "alias").symlink_to(state / "web")
-    with pytest.raises(HostError, match="made by hand"), upkeep.copy_to_change(str(state), "alias"):
+    with pytest.raises(HostError, match="made by hand"), changes.copy_to_change(str(state), "alias"):
         pass
     with generations.changing(str(state), "alias"):
         generations.remove(str(state), "alias")
@@ -168,9 +168,9 @@ def test_a_link_made_by_hand_is_not_changed(state: Path) -> None:
 
 def test_two_changes_at_once_are_refused(state: Path) -> None:
     with (
-        upkeep.copy_to_change(str(state), "web"),
+        changes.copy_to_change(str(state), "web"),
         pytest.raises(HostError, match="in use by another process"),
-        upkeep.copy_to_change(str(state), "web"),
+        changes.copy_to_change(str(state), "web"),
     ):
         pass
 

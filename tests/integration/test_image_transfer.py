@@ -23,9 +23,10 @@ from abilities import require
 from disposable_host import CHECKOUT, STATE_FOLDER, DisposableHost
 
 from nspawn_runner.errors import HostError
-from nspawn_runner.images import archives, exports, generations, imports
+from nspawn_runner.images import generations
+from nspawn_runner.images.archive import archives, exports, imports
+from nspawn_runner.images.archive.unpack import Report
 from nspawn_runner.images.progress import Progress
-from nspawn_runner.images.unpack import Report
 
 TOOL = f"{CHECKOUT}/nspawn-runner"
 LIMITS = archives.Limits(1 << 30, 10000)

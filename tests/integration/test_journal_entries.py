@@ -166,5 +166,5 @@ def test_telling_costs_no_heavy_imports(overlay_host: DisposableHost) -> None:
     done = overlay_host.run(["python3", "-I", "-S", "-c", code])
     loaded = set(done.stderr.decode().split())
     assert "nspawn_runner.host.journal" in loaded
-    assert not {"socket", "selectors", "subprocess", "nspawn_runner.commands.metrics"} & loaded
+    assert not {"socket", "selectors", "subprocess", "nspawn_runner.jobs.metrics"} & loaded
     assert "nspawn_runner.machines.records" not in loaded

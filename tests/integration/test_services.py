@@ -15,8 +15,8 @@ from by_hand import Job
 from debian_tree import debian_tree
 from disposable_host import CHECKOUT, STATE_FOLDER, DisposableHost, Suite
 
-from nspawn_runner.images import finish
-from nspawn_runner.images.recipe import Recipe
+from nspawn_runner.images.build import identity
+from nspawn_runner.images.build.suite_source import SuiteSource
 
 DOCUMENT = CHECKOUT / "docs/services.md"
 BEGIN, END = "<!-- made by tests/integration/test_services.py -->\n", "<!-- end -->\n"
@@ -91,9 +91,9 @@ SERVICES = (
 def seen(host: DisposableHost, suite: Suite) -> dict[str, str]:
     """Install each in one job, one after the other, and say what became of it."""
     root = host.path(f"{STATE_FOLDER}/{IMAGE}")
-    tree = debian_tree("system", suite, ",".join(Recipe(suite).all_packages))
+    tree = debian_tree("system", suite, ",".join(SuiteSource(suite).all_packages))
     subprocess.run(["cp", "--archive", tree, root], check=True)
-    finish.finish(str(root), IMAGE)
+    identity.clean_up(str(root), IMAGE)
     found = {}
     with Job(host) as job:
         job.prepare(IMAGE)

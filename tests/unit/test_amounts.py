@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nspawn_runner import amounts, checks
-from nspawn_runner.amounts import JOB_VARIABLES, UNLIMITED, Limits, lowered, settled, shown, shown_bytes
 from nspawn_runner.errors import HostError, JobError
-from nspawn_runner.gitlab import host_runner
+from nspawn_runner.gitlab import installed_runner
 from nspawn_runner.gitlab.job import from_environment, from_payload
+from nspawn_runner.settings import amounts, value_checks
+from nspawn_runner.settings.amounts import JOB_VARIABLES, UNLIMITED, Limits, lowered, settled, shown, shown_bytes
 
 GOOD = [
     ("concurrent", 4), ("cpus", 1), ("cpus", 0.5), ("cpus", "auto"), ("cpus", "infinity"), ("allowed_cpus", ""),
@@ -43,16 +43,16 @@ def test_times(text: object, meant: int | None) -> None:
 
 @pytest.mark.parametrize(("key", "value"), GOOD)
 def test_what_the_settings_may_say(key: str, value: Any) -> None:
-    assert checks.limit_problem(key, value) == ""
+    assert value_checks.limit_problem(key, value) == ""
 
 
 @pytest.mark.parametrize(("key", "value"), BAD)
 def test_what_they_may_not(key: str, value: Any) -> None:
-    assert checks.limit_problem(key, value).startswith("must be ")
+    assert value_checks.limit_problem(key, value).startswith("must be ")
 
 
 def test_defaults_are_good() -> None:
-    assert [key for key, value in Limits()._asdict().items() if checks.limit_problem(key, value)] == []
+    assert [key for key, value in Limits()._asdict().items() if value_checks.limit_problem(key, value)] == []
 
 
 def test_auto_and_shares_become_numbers(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_wish_never_gets_above_the_limit_nor_below_the_least(variable: str, te
     except JobError:
         return
     assert amounts.LEAST[key] <= amounts.number(found, key) <= amounts.number(OWN, key)
-    assert checks.limit_problem(key, getattr(found, key)) == ""
+    assert value_checks.limit_problem(key, getattr(found, key)) == ""
     assert found._replace(**{key: getattr(OWN, key)}) == OWN
 
 
@@ -169,14 +169,14 @@ def test_wishes_come_from_the_payload_the_last_one_counts() -> None:
 def test_concurrent_comes_from_the_runner(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     environ = {"CONFIG_FILE": str(file)}
-    assert host_runner.concurrent(environ) == 1
+    assert installed_runner.concurrent(environ) == 1
     file.write_text('concurrent = 7\n[[runners]]\ntoken = "x"\n')
-    assert host_runner.concurrent(environ) == 7
+    assert installed_runner.concurrent(environ) == 7
     file.write_text("check_interval = 0\n")
-    assert host_runner.concurrent(environ) == 1
+    assert installed_runner.concurrent(environ) == 1
     for content in ("concurrent = 'glrt-secret'\n", "token = glrt-secret\n", "concurrent = 0\n"):
         file.write_text(content)
         with pytest.raises(HostError) as caught:
-            host_runner.concurrent(environ)
+            installed_runner.concurrent(environ)
         assert str(file) in str(caught.value)
         assert "secret" not in "".join(caught.value.lines())

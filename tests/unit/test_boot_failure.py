@@ -1,6 +1,6 @@
 """Why a machine did not come up, from what its console said."""
 
-from nspawn_runner.host.nspawn import boot_failure
+from nspawn_runner.nspawn.options import boot_failure
 
 
 def test_units_that_hang_are_named_once_each() -> None:

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nspawn_runner.errors import Error, JobError, UsageError
-from nspawn_runner.gitlab import ci_file, ci_include, ci_values, ci_variables, ci_yaml
-from nspawn_runner.gitlab.ci_file import CiJob
+from nspawn_runner.pipeline import ci_file, variables, yaml_reader
+from nspawn_runner.pipeline import include as ci_include
+from nspawn_runner.pipeline import values as ci_values
+from nspawn_runner.pipeline.ci_file import CiJob
 
 
 def job(folder: Path, text: str | bytes, name: str = "job", **arguments: object) -> CiJob:
@@ -200,7 +202,7 @@ def test_names_that_bash_refuses(tmp_path: Path, name: str) -> None:
     ],
 )  # fmt: skip
 def test_expansion_is_the_runners(text: str, expected: str) -> None:
-    assert ci_variables.expand(text, {"A": "a"}) == expected
+    assert variables.expand(text, {"A": "a"}) == expected
 
 
 def test_variables_that_double_each_other_end_in_a_message(tmp_path: Path) -> None:
@@ -400,7 +402,7 @@ def test_without_libyaml_odd_files_end_in_a_message_too(monkeypatch: pytest.Monk
 
     monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
     with pytest.raises(JobError):
-        ci_yaml.parse(text.encode(), "f.yml", ci_values.Budget())
+        yaml_reader.parse(text.encode(), "f.yml", ci_values.Budget())
 
 
 def test_a_missing_file_and_a_folder_are_said(tmp_path: Path) -> None:
@@ -416,7 +418,7 @@ def test_a_missing_file_and_a_folder_are_said(tmp_path: Path) -> None:
 def test_no_content_ends_in_anything_but_a_value_or_a_message(content: str | bytes) -> None:
     raw = content if isinstance(content, bytes) else content.encode()
     with contextlib.suppress(Error):
-        ci_yaml.parse(raw, "f.yml", ci_values.Budget())
+        yaml_reader.parse(raw, "f.yml", ci_values.Budget())
 
 
 def test_the_example_is_read() -> None:

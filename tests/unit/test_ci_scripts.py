@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nspawn_runner.gitlab import ci_predefined, headings, scripts
-from nspawn_runner.gitlab.checkout import Checkout
-from nspawn_runner.gitlab.ci_file import CiJob
+from nspawn_runner.pipeline import headings, predefined, scripts
+from nspawn_runner.pipeline.checkout import Checkout
+from nspawn_runner.pipeline.ci_file import CiJob
 
 JOB = CiJob(
     name="job",
@@ -106,12 +106,12 @@ def test_headings_are_gitlabs() -> None:
     [("/a/hello", "hello"), ("/a/my project", "my-project"), ("/a/.x", "x"), ("/", "project"), ("/a/ü", "project")],
 )
 def test_a_project_has_a_name_that_is_safe_in_a_path(folder: str, name: str) -> None:
-    assert ci_predefined.project_name(folder) == name
+    assert predefined.project_name(folder) == name
 
 
 def test_predefined_variables_say_branch_or_tag_only_where_it_is_known() -> None:
     checkout = Checkout(SHA, "Feature/x", "Feature/x", None, (), ())
-    known = ci_predefined.variables(checkout, job_id="7", builds_dir="/builds", name="hello", file=".gitlab-ci.yml")
+    known = predefined.variables(checkout, job_id="7", builds_dir="/builds", name="hello", file=".gitlab-ci.yml")
     assert known["CI_PROJECT_DIR"] == "/builds/hello"
     assert (known["CI_COMMIT_SHORT_SHA"], known["CI_COMMIT_REF_SLUG"]) == (SHA[:8], "feature-x")
     assert known["CI_COMMIT_BRANCH"] == "Feature/x"

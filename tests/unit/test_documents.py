@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from abilities import require
 
-from nspawn_runner import cli, errors, policy, profiles, settings
-from nspawn_runner.gitlab import status
+from nspawn_runner import cli, errors
+from nspawn_runner.gitlab import exit_status
 from nspawn_runner.host import signals
+from nspawn_runner.settings import load, policy, profiles
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()
@@ -30,7 +31,7 @@ def readme_settings() -> dict[str, object]:
 
 def all_settings() -> dict[str, object]:
     found: dict[str, object] = {}
-    for key, value in settings.Settings()._asdict().items():
+    for key, value in load.Settings()._asdict().items():
         if key in {"images", "policy", "profiles"}:
             continue
         inner = value._asdict() if hasattr(value, "_asdict") else None
@@ -45,14 +46,14 @@ def test_readme_lists_every_setting_with_its_default() -> None:
 def test_readme_sample_is_accepted() -> None:
     sample = re.search(r"^For example:\n\n((?:    .*\n|\n)+)", README, re.MULTILINE)
     assert sample
-    loaded = settings.parse(re.sub(r"^    ", "", sample[1], flags=re.MULTILINE).encode(), "README.md")
+    loaded = load.parse(re.sub(r"^    ", "", sample[1], flags=re.MULTILINE).encode(), "README.md")
     assert loaded.limits.memory_max == "4G"
     assert loaded.images
 
 
 def test_policy_in_readme_is_accepted() -> None:
     part = README.partition("\n### Which job may use which image\n")[2].partition("\nEvery job")[0]
-    assert settings.parse(re.sub(r"^    ", "", part, flags=re.MULTILINE).encode(), "README.md").policy
+    assert load.parse(re.sub(r"^    ", "", part, flags=re.MULTILINE).encode(), "README.md").policy
 
 
 def test_settings_page_tells_every_key_with_its_default() -> None:
@@ -71,13 +72,13 @@ def test_settings_page_tells_every_key_with_its_default() -> None:
 
 def test_example_of_the_settings_page_is_accepted() -> None:
     example = SETTINGS_PAGE.read_text().partition("\n.nf\n")[2].partition("\n.fi\n")[0].replace("\\-", "-")
-    assert settings.parse(example.encode(), "page").policy[0].images == ("release-*",)
+    assert load.parse(example.encode(), "page").policy[0].images == ("release-*",)
 
 
 def test_sample_of_settings_has_every_default() -> None:
-    assert settings.parse(SAMPLE.encode(), "sample") == settings.Settings()
+    assert load.parse(SAMPLE.encode(), "sample") == load.Settings()
     keys = re.sub(r"^#(?=[\w\[])", "", SAMPLE, flags=re.MULTILINE)
-    assert settings.parse(keys.encode(), "sample") == settings.Settings()
+    assert load.parse(keys.encode(), "sample") == load.Settings()
     found: dict[str, object] = {}
     for key, value in tomllib.loads(keys).items():
         found |= {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {key: value}
@@ -86,7 +87,7 @@ def test_sample_of_settings_has_every_default() -> None:
 
 def test_examples_in_the_sample_are_accepted() -> None:
     examples = "\n".join(re.findall(r"^#     (.*)", SAMPLE, re.MULTILINE))
-    loaded = settings.parse(examples.encode(), "sample")
+    loaded = load.parse(examples.encode(), "sample")
     assert len(loaded.policy) == examples.count("[[policy]]") == 2
     assert loaded.images
     assert loaded.allowed_images == ("bookworm", "trixie*")
@@ -99,7 +100,7 @@ def test_profiles_are_documented() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", own, re.MULTILINE)) == set(profiles.Profile._fields)
     assert set(re.findall(r"^\| `(\w+)` \|", content.replace(own, ""), re.MULTILINE)) == set(profiles.BUILT_IN)
     sample = re.sub(r"^    ", "", own.partition("A profile is")[0], flags=re.MULTILINE)
-    assert settings.parse(sample.encode(), "profiles.md").profiles["packages"].devices == ("/dev/kvm",)
+    assert load.parse(sample.encode(), "profiles.md").profiles["packages"].devices == ("/dev/kvm",)
     page = SETTINGS_PAGE.read_text().partition(".SH PROFILES")[2]
     assert [name for name in profiles.Profile._fields if name not in page] == []
 
@@ -118,7 +119,7 @@ def test_statuses_on_the_page_are_those_of_errors() -> None:
     }
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.Error)]
     assert len(kinds) > 4
-    ours = {status.of_error(kind("a mistake"), {}) for kind in kinds}
+    ours = {exit_status.of_error(kind("a mistake"), {}) for kind in kinds}
     assert told == {0, *ours, *(128 + number for number in signals.ASKING)}
 
 

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from nspawn_runner.errors import Error
-from nspawn_runner.gitlab import ci_file, ci_keywords
 from nspawn_runner.gitlab import job as jobs
-from nspawn_runner.images import names, playbooks, spec
-from nspawn_runner.images.playbooks import Playbook
-from nspawn_runner.settings import run_problems
+from nspawn_runner.images import lookup, spec
+from nspawn_runner.images.ansible import playbooks
+from nspawn_runner.images.ansible.playbooks import Playbook
+from nspawn_runner.pipeline import ci_file
+from nspawn_runner.pipeline import keywords as ci_keywords
+from nspawn_runner.settings.load import run_problems
 
 PAYLOAD: dict[str, Any] = {
     "id": 4711,
@@ -116,8 +118,8 @@ def read_payload(read: Callable[[], jobs.Job]) -> None:
     assert len(job.server) <= 100
     assert "/" not in job.server
     assert job.timeout_seconds is None or 0 < job.timeout_seconds < 2**40
-    if names.is_plausible(job.image):
-        found = names.local_name(job.image, mapping={"deb*": "sid", "[!a-": "sid"}, there=["bookworm", "sid"])
+    if lookup.is_plausible(job.image):
+        found = lookup.local_name(job.image, mapping={"deb*": "sid", "[!a-": "sid"}, there=["bookworm", "sid"])
         assert found in {None, "bookworm", "sid"}
 
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nspawn_runner.errors import HostError
-from nspawn_runner.images import archives, layouts
-from nspawn_runner.images.layouts import Candidate
+from nspawn_runner.images.archive import archives, layouts
+from nspawn_runner.images.archive.layouts import Candidate
 
 DIFF_ID = "sha256:" + "1" * 64
 INDEX = "application/vnd.oci.image.index.v1+json"

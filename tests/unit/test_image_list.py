@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from nspawn_runner.commands import chroot_list
-from nspawn_runner.commands.words import human_age, human_size
 from nspawn_runner.images import store
+from nspawn_runner.output import human_age, human_size
 
 OLD, NEW = "20261121T093015Z", "20261121T093016Z"
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from nspawn_runner.amounts import Limits
-from nspawn_runner.commands import config, job_image, specs
+from nspawn_runner.commands import config
 from nspawn_runner.errors import HostError
-from nspawn_runner.images import playbooks
+from nspawn_runner.images.ansible import playbooks
 from nspawn_runner.images.store import Image
-from nspawn_runner.settings import Settings, parse, run_problems, with_run_values
+from nspawn_runner.jobs import job_image
+from nspawn_runner.maintenance import specs
+from nspawn_runner.settings.amounts import Limits
+from nspawn_runner.settings.load import Settings, parse, run_problems, with_run_values
 
 ALL: dict[str, Any] = {
     "profile": "nesting",

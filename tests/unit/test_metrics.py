@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nspawn_runner.commands import counters, metrics
-from nspawn_runner.commands.counters import Counters, Ended
-from nspawn_runner.host import journal, prometheus
-from nspawn_runner.host.prometheus import Sample
+from nspawn_runner.host import journal
+from nspawn_runner.jobs import counters, metrics, prometheus
+from nspawn_runner.jobs.counters import Counters, Ended
+from nspawn_runner.jobs.prometheus import Sample
 from nspawn_runner.machines import records
-from nspawn_runner.settings import Metrics, Settings
+from nspawn_runner.settings.load import Metrics, Settings
 
 NOW = 1_000_000.0
 RUN = Ended("run", 0.5, "success", "host 1", "")

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from nspawn_runner.errors import HostError
-from nspawn_runner.images import playbooks, spec
-from nspawn_runner.images.playbooks import Playbook
+from nspawn_runner.images import spec
+from nspawn_runner.images.ansible import playbooks
+from nspawn_runner.images.ansible.playbooks import Playbook
 
 HEAD = "- hosts: all\n  vars:\n"
 
@@ -50,7 +51,7 @@ def problems_of(tmp_path: Path, *lines: str) -> list[str]:
 def test_an_image_without_variables_is_the_suite_of_its_name(tmp_path: Path) -> None:
     problems: list[str] = []
     made = spec.read(write(tmp_path / "p", "- hosts: all\n  tasks: []\n", "sid.yml"), problems, no_problems)
-    assert (made.recipe.suite, made.keep, made.aliases, problems) == ("sid", 3, (), [])
+    assert (made.source.suite, made.keep, made.aliases, problems) == ("sid", 3, (), [])
 
 
 def test_reads_every_variable(tmp_path: Path) -> None:
@@ -76,10 +77,10 @@ def test_reads_every_variable(tmp_path: Path) -> None:
         "nspawn_runner_aliases: [stable, '13']",
         "other: {{ nothing of ours }}",
     )
-    recipe = made.recipe
-    assert recipe[:4] == ("trixie", "http://mirror.example/debian", "buildd", "arm64")
-    assert (recipe.packages, recipe.components) == (("nginx", "g++"), ("main", "contrib"))
-    assert recipe.keyring == str(tmp_path / "p/keys.gpg")
+    source = made.source
+    assert source[:4] == ("trixie", "http://mirror.example/debian", "buildd", "arm64")
+    assert (source.packages, source.components) == (("nginx", "g++"), ("main", "contrib"))
+    assert source.keyring == str(tmp_path / "p/keys.gpg")
     assert (made.builder, made.recreate, made.boot, made.keep) == ("debootstrap", True, True, 5)
     assert made.smoke_test == "nginx -t\ndocker --format '{{.ID}}'\n"
     assert (made.max_age_seconds, made.aliases) == (14 * 86400, ("stable", "13"))
@@ -87,7 +88,7 @@ def test_reads_every_variable(tmp_path: Path) -> None:
 
 def test_names_of_the_predecessor_work(tmp_path: Path) -> None:
     made = read(tmp_path, "nspawn_runner_chroot_suite: buster", "nspawn_runner_maint_recreate: true")
-    assert (made.recipe.suite, made.recreate) == ("buster", True)
+    assert (made.source.suite, made.recreate) == ("buster", True)
 
 
 def test_only_the_first_play_counts_and_tags_of_ansible_do_no_harm(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_only_the_first_play_counts_and_tags_of_ansible_do_no_harm(tmp_path: Pat
         "- hosts: all\n  vars: {nspawn_runner_chroot_suite: 7, secret: !vault x, raw: !unsafe '{{'}\n"
     )
     problems: list[str] = []
-    assert spec.read(write(tmp_path / "p", text), problems, no_problems).recipe.suite == "sid"
+    assert spec.read(write(tmp_path / "p", text), problems, no_problems).source.suite == "sid"
     assert problems == []
 
 

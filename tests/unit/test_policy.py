@@ -7,11 +7,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from nspawn_runner.amounts import size_bytes
-from nspawn_runner.commands.permission import check_image, facts
 from nspawn_runner.errors import JobError
 from nspawn_runner.gitlab.job import Job
-from nspawn_runner.policy import (
+from nspawn_runner.jobs.permission import check_image, facts
+from nspawn_runner.settings.amounts import size_bytes
+from nspawn_runner.settings.load import Settings
+from nspawn_runner.settings.policy import (
     Allowance,
     Ceilings,
     Facts,
@@ -21,7 +22,6 @@ from nspawn_runner.policy import (
     project_matches,
     unmet,
 )
-from nspawn_runner.settings import Settings
 
 FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 RELEASE = Rule("release", projects=("group/**",), protected=True, images=("release-*",))

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from nspawn_runner import profiles
 from nspawn_runner.errors import HostError
-from nspawn_runner.machines import rights
+from nspawn_runner.machines import confinement as rights
 from nspawn_runner.machines.records import Record
-from nspawn_runner.profiles import BUILT_IN, Bind, Profile
-from nspawn_runner.settings import Settings, parse, with_run_values
+from nspawn_runner.settings import profiles
+from nspawn_runner.settings.load import Settings, parse, with_run_values
+from nspawn_runner.settings.profiles import BUILT_IN, Bind, Profile
 
 FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 UNIT = Path(rights.__file__).with_name("run-systemd-nspawn.mount")

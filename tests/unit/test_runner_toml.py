@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nspawn_runner.commands.runner_toml import tool_path
-from nspawn_runner.gitlab.runner_config import Runner, section
+from nspawn_runner.gitlab.config_toml import Runner, section
 
 TOOL = Runner(tool="/usr/bin/nspawn-runner", state_folder="/var/lib/nspawn-runner")
 

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from nspawn_runner import mistakes, policy
-from nspawn_runner.amounts import Limits
 from nspawn_runner.errors import HostError
-from nspawn_runner.profiles import Profile
-from nspawn_runner.settings import Network, Settings, load, parse
+from nspawn_runner.settings import mistakes, policy
+from nspawn_runner.settings.amounts import Limits
+from nspawn_runner.settings.load import Network, Settings, load, parse
+from nspawn_runner.settings.profiles import Profile
 
 FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from journal_datagrams import fields_of
 
-from nspawn_runner.commands import story
 from nspawn_runner.errors import Cancelled, Error, HostError, JobError, UsageError
 from nspawn_runner.gitlab.job import Job
 from nspawn_runner.host import journal
 from nspawn_runner.host.process import CommandError
+from nspawn_runner.jobs import accounting
 
 SECRET = "hunter2"  # noqa: S105
 
 
 @pytest.fixture
 def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    monkeypatch.setattr(story, "_known", story._Known())
+    monkeypatch.setattr(accounting, "_known", accounting._Known())
     monkeypatch.setattr(journal, "SOCKET", str(tmp_path / "socket"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
         made.bind(journal.SOCKET)
@@ -42,8 +42,8 @@ ENDS = [
 def test_errors_are_blamed_and_passed_on(
     entries: socket.socket, error: BaseException, result: str, priority: str, ending: str
 ) -> None:
-    story.about(Job("4711", project="7", image="debian\nx"))
-    with pytest.raises(type(error)), story.Told("run", "build_script"):
+    accounting.about(Job("4711", project="7", image="debian\nx"))
+    with pytest.raises(type(error)), accounting.Told("run", "build_script"):
         raise error
     told = fields_of(entries.recv(65536))
     assert told.pop("MESSAGE").startswith("job 4711: run build_script ")
@@ -58,14 +58,14 @@ def test_errors_are_blamed_and_passed_on(
         "NSPAWN_RUNNER_SCRIPT": "build_script",
         "NSPAWN_RUNNER_RESULT": result,
     }
-    text = story.sentence("run", "build_script", result, 0.04, error)
+    text = accounting.sentence("run", "build_script", result, 0.04, error)
     assert text.endswith(ending)
     assert SECRET not in text
 
 
 @pytest.mark.parametrize(("status", "message"), [(0, "prepare succeeded"), (1, "prepare failed")])
 def test_a_stage_without_an_error(entries: socket.socket, status: int, message: str) -> None:
-    with story.Told("prepare") as told:
+    with accounting.Told("prepare") as told:
         told.status = status
     assert fields_of(entries.recv(65536))["MESSAGE"].startswith(message)
     with pytest.raises(BlockingIOError):
@@ -74,14 +74,14 @@ def test_a_stage_without_an_error(entries: socket.socket, status: int, message: 
 
 def test_a_stage_that_failed_before_it_knew_its_job(entries: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUSTOM_ENV_CI_JOB_ID", "12")
-    with pytest.raises(HostError), story.Told("cleanup"):
+    with pytest.raises(HostError), accounting.Told("cleanup"):
         raise HostError("the settings are wrong")
     assert fields_of(entries.recv(65536))["NSPAWN_RUNNER_JOB"] == "12"
 
 
 def test_what_is_no_job_is_not_quoted(entries: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUSTOM_ENV_CI_JOB_ID", SECRET)
-    with pytest.raises(HostError), story.Told("config"):
+    with pytest.raises(HostError), accounting.Told("config"):
         raise HostError(f"{SECRET} is not a job id")
     told = entries.recv(65536)
     assert SECRET.encode() not in told

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nspawn_runner.images.tar_fields import BLOCK, DamagedError
-from nspawn_runner.images.tar_reader import Entry, Extent, Reader
+from nspawn_runner.images.archive.tar_fields import BLOCK, DamagedError
+from nspawn_runner.images.archive.tar_reader import Entry, Extent, Reader
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 

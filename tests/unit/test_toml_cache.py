@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nspawn_runner import settings
 from nspawn_runner.errors import HostError
-from nspawn_runner.host import toml_cache
+from nspawn_runner.settings import cache, load
 
 TEXT = """keep_failed = "2h"
 [limits]
@@ -23,43 +22,43 @@ protected = true
 
 @pytest.fixture(autouse=True)
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(toml_cache, "RUN_FOLDER", str(tmp_path))
-    monkeypatch.setattr(toml_cache, "FILE", str(tmp_path / "settings"))
+    monkeypatch.setattr(cache, "RUN_FOLDER", str(tmp_path))
+    monkeypatch.setattr(cache, "FILE", str(tmp_path / "settings"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return tmp_path / "settings"
 
 
 def test_the_second_time_it_is_remembered(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = toml_cache.loads(TEXT)
+    first = cache.loads(TEXT)
     assert file.stat().st_mode & 0o777 == 0o600
     monkeypatch.delattr(tomllib, "loads")
-    assert toml_cache.loads(TEXT) == first
+    assert cache.loads(TEXT) == first
     with pytest.raises(AttributeError):
-        toml_cache.loads(TEXT + " ")
+        cache.loads(TEXT + " ")
 
 
 def test_types_stay_what_they_are(file: Path) -> None:
     text = "a = 1\nb = 1.0\nc = true\nd = inf\ne = [1, [2.5]]\nf = {g = 'ä\\u0000'}\nh = 9223372036854775807"
     expected = repr(tomllib.loads(text))
-    assert [repr(toml_cache.loads(text)) for _ in range(3)] == [expected] * 3
+    assert [repr(cache.loads(text)) for _ in range(3)] == [expected] * 3
     assert file.exists()
 
 
 @pytest.mark.parametrize("text", ["a = 1979-05-27", "a = 07:32:00", "a = 1979-05-27T07:32:00Z"])
 def test_a_time_is_not_remembered(file: Path, text: str) -> None:
-    assert [toml_cache.loads(text) for _ in range(2)] == [tomllib.loads(text)] * 2
+    assert [cache.loads(text) for _ in range(2)] == [tomllib.loads(text)] * 2
     assert os.listdir(file.parent) == []
 
 
 def test_a_wrong_text_is_told_each_time(file: Path) -> None:
-    toml_cache.loads(TEXT)
+    cache.loads(TEXT)
     said = set()
     for _ in range(2):
         with pytest.raises(HostError) as told:
-            settings.parse(b"a = ", "x.toml", toml_cache.loads)
+            load.parse(b"a = ", "x.toml", cache.loads)
         said.add(str(told.value.facts))
     assert len(said) == 1
-    assert toml_cache.loads(TEXT)["keep_failed"] == "2h"
+    assert cache.loads(TEXT)["keep_failed"] == "2h"
 
 
 @pytest.mark.parametrize(
@@ -67,18 +66,18 @@ def test_a_wrong_text_is_told_each_time(file: Path) -> None:
 )
 def test_what_cannot_be_understood_is_written_anew(file: Path, content: str) -> None:
     file.write_text(content)
-    assert toml_cache.loads(TEXT) == tomllib.loads(TEXT)
+    assert cache.loads(TEXT) == tomllib.loads(TEXT)
     assert json.loads(file.read_text()) == {"text": TEXT, "data": tomllib.loads(TEXT)}
 
 
 def test_it_does_without(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.mkdir()
-    assert toml_cache.loads(TEXT) == tomllib.loads(TEXT)
+    assert cache.loads(TEXT) == tomllib.loads(TEXT)
     assert os.listdir(file.parent) == ["settings"]
     file.rmdir()
     with monkeypatch.context() as patch:
         patch.setattr(os, "geteuid", lambda: 1000)
-        assert toml_cache.loads(TEXT) == tomllib.loads(TEXT)
-    monkeypatch.setattr(toml_cache, "RUN_FOLDER", str(file.parent / "none"))
-    assert toml_cache.loads(TEXT) == tomllib.loads(TEXT)
+        assert cache.loads(TEXT) == tomllib.loads(TEXT)
+    monkeypatch.setattr(cache, "RUN_FOLDER", str(file.parent / "none"))
+    assert cache.loads(TEXT) == tomllib.loads(TEXT)
     assert os.listdir(file.parent) == []

@@ -13,7 +13,8 @@ from ansible.plugins.connection import ConnectionBase
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))))
 
 from nspawn_runner.errors import HostError
-from nspawn_runner.images import entrance, keepers
+from nspawn_runner.images.ansible import containers
+from nspawn_runner.nspawn import commands
 
 DOCUMENTATION = """
 name: nspawn
@@ -104,12 +105,12 @@ class Connection(ConnectionBase):  # type: ignore[misc]
             self._connected = True
         return self
 
-    def _reach(self) -> entrance.Container | entrance.Machine:
+    def _reach(self) -> commands.Container | commands.Machine:
         target = self._target()
         if not target.startswith("/"):
-            return entrance.running_machine(target)
+            return commands.running_machine(target)
         switches = {name: self.get_option(name) for name in ("boot", "user_namespace", "private_network")}
-        return keepers.reach(target, _main_process(), **switches)
+        return containers.reach(target, _main_process(), **switches)
 
     def _target(self) -> str:
         # The address of a host that a task is delegated to is known to the play's context only.
@@ -139,13 +140,13 @@ class Connection(ConnectionBase):  # type: ignore[misc]
         most_bytes = self.get_option("fetch_max") << 20
         with open(os.fsencode(out_path), "wb") as target:
             try:
-                self._transfer('exec cat < "$1"', in_path, stdout=entrance.Sink(target.fileno(), most_bytes))
+                self._transfer('exec cat < "$1"', in_path, stdout=commands.Sink(target.fileno(), most_bytes))
             except BaseException:
                 os.unlink(os.fsencode(out_path))
                 raise
 
     def _transfer(
-        self, script: str, path: str, *, stdin: bytes | int = b"", stdout: entrance.Sink | None = None
+        self, script: str, path: str, *, stdin: bytes | int = b"", stdout: commands.Sink | None = None
     ) -> None:
         done = self._run(["/bin/sh", "-c", script, "sh", str(path)], stdin=stdin, stdout=stdout)
         if done.status:
@@ -153,11 +154,11 @@ class Connection(ConnectionBase):  # type: ignore[misc]
             raise AnsibleConnectionFailure(f"cannot transfer {path} of {self._target()}: {said}")
 
     def _run(
-        self, command: list[str], *, stdin: bytes | int = b"", stdout: entrance.Sink | None = None
-    ) -> entrance.Ended:
+        self, command: list[str], *, stdin: bytes | int = b"", stdout: commands.Sink | None = None
+    ) -> commands.Ended:
         self._connect()
         try:
-            return entrance.run(self._place, command, stdin=stdin, stdout=stdout)
+            return commands.run(self._place, command, stdin=stdin, stdout=stdout)
         except (HostError, OSError) as error:
             raise _failure(error) from error
 
@@ -169,7 +170,7 @@ class Connection(ConnectionBase):  # type: ignore[misc]
         """End the tree's container; the next task starts a new one."""
         self.close()
         if self._target().startswith("/"):
-            keepers.end(self._target(), _main_process())
+            containers.end(self._target(), _main_process())
 
 
 def _main_process() -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from ...amounts import INFINITY
 from ...errors import HostError
 from ...host import trees
 from ...light_typing import Protocol, cast
-from ...settings import Settings
+from ...settings.amounts import INFINITY
+from ...settings.load import Settings
 from ..records import Record
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ...host import files, process, trees
-from ...settings import Settings
+from ...settings.load import Settings
 from ..records import UID_COUNT, Record
 from . import own_files
 

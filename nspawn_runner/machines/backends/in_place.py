@@ -6,7 +6,7 @@ import os
 
 from ...errors import HostError
 from ...host import files
-from ...settings import Settings
+from ...settings.load import Settings
 from .. import network
 from ..records import Record
 from . import btrfs

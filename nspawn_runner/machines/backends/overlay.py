@@ -15,10 +15,10 @@ import stat
 import sys
 from contextlib import suppress
 
-from ...amounts import INFINITY
 from ...errors import HostError
 from ...host import files, process, trees
-from ...settings import Settings
+from ...settings.amounts import INFINITY
+from ...settings.load import Settings
 from ..records import Record
 from . import own_files
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from ...settings import Settings
+from ...settings.load import Settings
 from .. import network
 from ..records import Record
 

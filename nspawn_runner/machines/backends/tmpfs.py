@@ -5,9 +5,9 @@ The tmpfs is mounted on the host, not by the launcher, so that a reboot inside t
 
 from __future__ import annotations
 
-from ...amounts import INFINITY, memory_bytes, size_bytes
 from ...host import files, process
-from ...settings import Settings
+from ...settings.amounts import INFINITY, memory_bytes, size_bytes
+from ...settings.load import Settings
 from ..records import Record
 from . import overlay
 

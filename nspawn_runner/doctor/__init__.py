@@ -1,0 +1,99 @@
+"""What doctor checks: a module per subject, with a list ``CHECKS`` of functions.
+
+A check is a function that yields what it finds; its name, with spaces, is what people read. What it raises as Error or
+OSError is a failure of its own. To add one: write the function and name it in its module's ``CHECKS``, or put a new
+module's name into ``SUBJECTS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import NamedTuple
+
+from ..errors import Error
+from ..settings.load import Settings
+
+OK, WARNING, FAILED = "ok", "warning", "failed"
+LEVELS = (OK, WARNING, FAILED)  # from good to bad
+# In the order in which one thing builds on the other.
+SUBJECTS = (
+    "settings_file", "system", "programs", "storage", "kernel_limits", "bridge", "host_firewall", "image_trees",
+    "runner_service", "timers",
+)  # fmt: skip
+
+
+_COMMAND = "install it: "  # an error's advice that is a command
+
+
+class Context(NamedTuple):
+    """What checks know: the settings, the file they were asked from (None: the usual), for how many machines."""
+
+    settings: Settings
+    config_file: str | None
+    machines: int
+
+
+class Finding(NamedTuple):
+    """What a check found; ``mend`` is a command for a shell, ``advice`` what to do where none does it all."""
+
+    level: str
+    text: str
+    mend: str = ""
+    advice: str = ""
+
+
+class Result(NamedTuple):
+    """A line of doctor's report."""
+
+    check: str
+    level: str
+    text: str
+    mend: str
+    advice: str
+
+
+Check = Callable[[Context], Iterator[Finding]]
+
+
+def run_all(context: Context) -> Iterator[Result]:
+    """Yield what all checks find, as they find it."""
+    for subject in SUBJECTS:
+        for check in import_module(f".{subject}", __name__).CHECKS:
+            yield from run(check, context)
+
+
+def run(check: Check, context: Context) -> Iterator[Result]:
+    """Yield what ``check`` finds."""
+    name = check.__name__.replace("_", " ")
+    try:
+        for finding in check(context):
+            yield Result(name, *finding)
+    except Error as error:
+        yield of_error(name, error)
+    except (OSError, ValueError, LookupError) as error:  # also: a tool's output is not what we know
+        yield Result(name, FAILED, f"cannot be checked: {error}", "", "see to that first")
+
+
+def of_error(name: str, error: Error) -> Result:
+    """Return the failure that ``error`` is."""
+    said, command, mend = error.advice.partition(_COMMAND)
+    text = "; ".join(text for text in (error.what, error.facts) if text)
+    if command and not said:
+        return Result(name, FAILED, text, mend, "")
+    return Result(name, FAILED, text, "", error.advice or "see to that first")
+
+
+def ok(text: str) -> Finding:
+    """Return a finding that all is well."""
+    return Finding(OK, text)
+
+
+def warning(text: str, mend: str = "", *, advice: str = "") -> Finding:
+    """Return a finding that jobs run, but not as they should."""
+    return Finding(WARNING, text, mend, advice)
+
+
+def failed(text: str, mend: str = "", *, advice: str = "") -> Finding:
+    """Return a finding that jobs cannot run."""
+    return Finding(FAILED, text, mend, advice)

@@ -1,0 +1,76 @@
+"""What runs by itself to keep the host in order, and what was left over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from ..commands import list_machines
+from ..host import process
+from ..images.ansible import playbooks
+from ..machines import backends, records, status
+from . import Context, Finding, ok, warning
+
+_UNITS = os.path.join(os.path.dirname(os.path.abspath(__file__)).rpartition("/nspawn_runner/")[0], "packaging")
+
+
+class Timer(NamedTuple):
+    """A timer of ours; ``is_wanted`` tells whether this host has work for it."""
+
+    unit: str
+    work: str
+    is_wanted: Callable[[Context], bool]
+
+
+def _has_playbooks(context: Context) -> bool:
+    return bool(playbooks.find_all(context.settings.state_folder)[0])
+
+
+TIMERS = (
+    Timer("nspawn-runner-gc.timer", "nobody removes what killed jobs leave", lambda _: True),
+    Timer("nspawn-runner-maintenance.timer", "nobody brings images up to date", _has_playbooks),
+)
+
+
+def timers(context: Context) -> Iterator[Finding]:
+    """Our timers are enabled where there is something for them to do."""
+    for timer in TIMERS:
+        if not timer.is_wanted(context):
+            continue
+        state = process.run(["systemctl", "is-enabled", timer.unit], check=False).stdout.decode().strip()
+        if state == "enabled":
+            yield ok(f"{timer.unit} is enabled")
+        else:
+            text = f"{timer.unit} is not enabled: {timer.work}"
+            install = "" if state == "disabled" else f"cp {_UNITS}/{timer.unit[:-6]}.* /etc/systemd/system/; "
+            if install and not os.path.isdir(_UNITS):  # pip installs no units
+                yield warning(text, advice=f"copy {timer.unit} and its service from packaging/ of the checkout")
+                continue
+            yield warning(text, f"{install}systemctl daemon-reload; systemctl enable --now {timer.unit}")
+
+
+def leftovers(context: Context) -> Iterator[Finding]:
+    """Nothing is left of machines that nobody uses any more."""
+    known = records.all_records()
+    found = False
+    for record in known:
+        state = status.state_of(record)
+        if state in {"abandoned", records.UNREADABLE}:
+            found = True
+            yield warning(f"{record.machine} is {state}", list_machines.REMOVAL)
+    state_folder = context.settings.state_folder
+    machines = {record.machine for record in known}
+    for backend in ("overlay", "btrfs"):
+        folder = os.path.dirname(backends.named(backend).layer(state_folder, "any"))
+        there = os.listdir(folder) if os.path.isdir(folder) else []
+        for machine in sorted(there):
+            # A record comes before its layer, so none that was made since we looked is told.
+            if machine.removeprefix("run-").isdigit() and machine not in machines and not records.read(machine):
+                found = True
+                yield warning(f"{folder} has what {machine} wrote, which is no more", list_machines.REMOVAL)
+    if not found:
+        yield ok("nothing is left of machines that are no more")
+
+
+CHECKS = (timers, leftovers)

@@ -1,0 +1,1 @@
+"""Playbooks, and the containers that Ansible's connection uses."""

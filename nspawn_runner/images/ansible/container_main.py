@@ -1,0 +1,204 @@
+"""The process that keeps a tree's container up for one run of Ansible: started by a fork of it, ended with it.
+
+It is called with its order as JSON, a pidfd of Ansible's main process as stdin, and stdout as the pipe for its answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from contextlib import ExitStack, suppress
+from typing import NamedTuple
+
+from ...errors import Cancelled, HostError
+from ...host import files, locks, process, signals
+from ...nspawn import commands, options, tree_shell
+
+_START_SECONDS = 120
+_END_SECONDS = 30
+_CREDENTIALS = struct.Struct("iII")  # of the sender: pid, uid, gid (unix(7))
+_STOPPED = "the container was stopped before it was up"
+
+
+class Order(NamedTuple):
+    """What to keep up: the tree's real path, our name for it, and where the state is told."""
+
+    root: str
+    machine: str
+    hostname: str
+    state: str
+    boot: bool
+    user_namespace: bool
+    private_network: bool
+
+
+def nspawn_argv(order: Order) -> list[str]:
+    """Return how to call systemd-nspawn, which ends in good order when we die."""
+    if not order.boot:
+        # The shell ends at the end of its input, which we hold open. It is the first process: nspawn's own in its place
+        # would be an init that Ansible takes for the name of a service manager. While it waits for the subshell, it
+        # buries what others leave behind.
+        argv = tree_shell.nspawn_argv(
+            order.root,
+            order.machine,
+            ["/bin/sh", "-c", "echo; (read -r _); exit"],
+            user_namespace=order.user_namespace,
+            interactive=False,
+            death_signal="TERM",
+        )
+        at = argv.index("--as-pid2")
+        return [*argv[:at], f"--hostname={order.hostname}", *_network(order), *argv[at + 1 :]]
+    return [
+        "setpriv", "--pdeathsig", "TERM", "--",
+        "systemd-nspawn", "--quiet", f"--directory={order.root}", f"--machine={order.machine}",
+        f"--hostname={order.hostname}", "--boot", "--notify-ready=yes", *_network(order),
+        *tree_shell.uid_options(user_namespace=order.user_namespace),
+        "--settings=no", "--link-journal=no", "--timezone=off", "--resolv-conf=replace-host", "--console=read-only",
+        *options.mask_words(options.ASLEEP),
+    ]  # fmt: skip
+
+
+def _network(order: Order) -> list[str]:
+    return ["--private-network"] if order.private_network else []
+
+
+def keep(order: Order, ansible: int) -> None:
+    """Keep the container up until the process of the pidfd ``ansible``, or the container, ends; leave nothing of it."""
+    with ExitStack() as stack:
+        stack.enter_context(locks.locked(f"{order.state}.held", what=order.root))
+        stack.enter_context(tree_shell.resolver_taken_back(order.root))
+        if order.boot:
+            stack.enter_context(tree_shell.machine_id_taken_back(order.root))
+        stack.callback(_remove_leftovers, order.machine)
+        child, leader = _start(order, ansible, stack)
+        stack.callback(files.remove_file, order.state)
+        told = {
+            "boot": order.boot,
+            "machine": order.machine,
+            "leader": leader,
+            "namespace": os.readlink(f"/proc/{leader}/ns/pid"),
+            "uid": commands.root_uid(leader),
+        }
+        files.write_atomically(order.state, json.dumps(told).encode())
+        _answer(told)
+        signals.wait([ansible, os.pidfd_open(child.pid)])
+
+
+def _start(order: Order, ansible: int, stack: ExitStack) -> tuple[process.Popen, int]:
+    """Start nspawn and return it, once it is ready, with the pid of the container's first process."""
+    ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    ready.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    ready.bind("")  # an abstract name that the kernel chooses (unix(7), autobind)
+    # The tree's shell gets it too, and must neither hold up nspawn by it nor fill anything of the host's.
+    log, log_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    stack.callback(os.close, log)
+    with os.fdopen(log_end, "wb"):
+        child = process.spawn(
+            nspawn_argv(order),
+            stdin=process.PIPE,
+            stdout=process.DEVNULL if order.boot else process.PIPE,
+            stderr=log_end,
+            own_session=True,
+            env={"NOTIFY_SOCKET": "@" + ready.getsockname()[1:].decode()},
+        )
+    stack.callback(_end, child, order.boot)
+    # Without a boot the first word of the tree's shell says that it is up.
+    shell_up = child.stdout.fileno() if child.stdout else None
+    told: dict[str, str] = {}
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        waited_for = [ready.fileno(), ansible, *([] if shell_up is None else [shell_up])]
+        readable = signals.wait(waited_for, 0.1)
+        if ansible in readable or time.monotonic() > deadline:
+            raise HostError(_STOPPED, facts=f"tree: {order.root}; {_last_words(log)}")
+        if ready.fileno() in readable:
+            told.update(_notified(ready, child.pid))
+        if shell_up in readable and os.read(shell_up, 1):
+            shell_up = None
+        if told.get("READY") == "1" and "X_NSPAWN_LEADER_PID" in told and shell_up is None:
+            return child, int(told["X_NSPAWN_LEADER_PID"])
+        if child.poll() is not None:
+            raise HostError(
+                f"systemd-nspawn could not start in the tree {order.root}",
+                facts=_last_words(log),
+                advice=_advice(order),
+            )
+
+
+def _notified(ready: socket.socket, sender: int) -> dict[str, str]:
+    """Return the fields of a message on the socket ``ready`` (sd_notify(3)); none where it is not from ``sender``.
+
+    On the host's network the tree's own processes reach the socket too, and could name any pid of the host.
+    """
+    message, attached, _, _ = ready.recvmsg(1 << 16, socket.CMSG_SPACE(_CREDENTIALS.size))
+    pids = [_CREDENTIALS.unpack(data)[0] for level, kind, data in attached if kind == socket.SCM_CREDENTIALS]
+    if pids != [sender]:
+        return {}
+    return dict(line.split("=", 1) for line in message.decode(errors="replace").splitlines() if "=" in line)
+
+
+def _advice(order: Order) -> str:
+    needed = "/bin/sh, systemd and dbus in the tree" if order.boot else "/bin/sh in the tree"
+    if not order.user_namespace:
+        return f"it needs {needed}, and nobody else who runs it"
+    return f"it needs {needed}, nobody else who runs it, and a file system that can be idmapped (no overlay)"
+
+
+def _end(child: process.Popen, boot: bool) -> None:
+    """End the container in good order, then by force, and wait until its nspawn has put everything away."""
+    if child.stdin:
+        child.stdin.close()
+    for signal_number in (signal.SIGTERM if boot else 0, signal.SIGTERM, signal.SIGKILL):
+        if signal_number:
+            with suppress(ProcessLookupError):
+                child.send_signal(signal_number)
+        with suppress(process.TimeoutExpired):
+            child.wait(_END_SECONDS)
+            return
+
+
+def _remove_leftovers(machine: str) -> None:
+    """Remove the empty folders that nspawn leaves of the name ``machine``."""
+    for kind in ("propagate", "unix-export"):
+        files.remove_folder(f"/run/systemd/nspawn/{kind}/{machine}")
+
+
+def _last_words(log: int) -> str:
+    try:
+        said = os.read(log, 1 << 16).decode(errors="replace").strip()
+    except BlockingIOError:
+        said = ""
+    return said.rpartition("\n")[2] or "systemd-nspawn said nothing"
+
+
+def _answer(told: object) -> None:
+    """Say how it went to whoever started us, unless they are gone; once."""
+    with suppress(OSError):
+        os.write(1, json.dumps(told).encode())
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def main() -> int:
+    """Do what the order on the command line says."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signals.heed()
+    try:
+        keep(Order(*json.loads(sys.argv[1])), 0)
+    except Cancelled:
+        return 0
+    except HostError as error:
+        _answer({"error": [error.what, error.facts, error.advice]})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

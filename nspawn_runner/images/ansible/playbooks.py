@@ -1,0 +1,189 @@
+"""Playbooks of images: where they lie, and what their variables say, read without running anything."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...errors import HostError
+from ...names import is_image_name
+
+if TYPE_CHECKING:
+    import yaml
+
+FOLDER = "/etc/nspawn-runner"
+PREFIX = "nspawn_runner_"
+# They say where tasks run, and would be believed before the inventory.
+WHERE = {"ansible_connection", "ansible_host", "nspawn_target", "ansible_nspawn_target"}
+OWNER = 0  # whose playbooks are run as root: root's
+_ENDINGS = (".yaml", ".yml")
+
+
+class Playbook(NamedTuple):
+    """The playbook of the image ``image``: the file's path."""
+
+    image: str
+    path: str
+
+
+class Value(NamedTuple):
+    """What a variable was given, and the line it stands in, counted from 1."""
+
+    value: Any
+    line: int
+
+
+def find_all(state_folder: str) -> tuple[dict[str, Playbook], list[str]]:
+    """Return the playbook of each image that has one, by the image's name, and a note for each that another hides."""
+    found: dict[str, Playbook] = {}
+    notes = []
+    for path in [*_files(FOLDER), *_files(state_folder)]:
+        image = os.path.splitext(os.path.basename(path))[0]
+        if not is_image_name(image):
+            notes.append(f"{path} is left out: {image!r} cannot be an image's name")
+        elif image in found:
+            notes.append(f"{path} is left out: {found[image].path} comes first")
+        else:
+            found[image] = Playbook(image, path)
+    return dict(sorted(found.items())), notes
+
+
+class NoPlaybookError(HostError):
+    """The file is not made of plays; other files may lie beside playbooks."""
+
+
+def variables(playbook: Playbook) -> dict[str, Value]:
+    """Return what the first play's ``vars`` give to variables of ours, or to those that say where tasks run.
+
+    Nothing else of the file is looked at. Raises HostError for a file that cannot be read, or that others than root
+    may write: it says what is run as root; NoPlaybookError for one that is not made of plays.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise HostError("Python cannot read YAML", advice="install it: apt install python3-yaml") from None
+
+    try:
+        with open(playbook.path, "rb") as file:
+            _check_owner(os.fstat(file.fileno()), playbook.path)
+            plays = _plays(yaml.compose(file, Loader=yaml.SafeLoader))
+        return _own_variables(playbook.path, plays[0]) if plays else {}
+    except OSError as error:
+        raise _unreadable(playbook, error) from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise HostError(_yaml_problem(playbook.path, error)) from None
+    except TypeError:
+        raise NoPlaybookError(f"{playbook.path}:1: a playbook is a list of plays") from None
+
+
+def digest(playbook: Playbook) -> str:
+    """Return the SHA-256 of the playbook's text; raises HostError for a file that cannot be read."""
+    from hashlib import file_digest
+
+    try:
+        with open(playbook.path, "rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(playbook, error) from None
+
+
+def _unreadable(playbook: Playbook, error: OSError) -> HostError:
+    return HostError(f"cannot read the playbook {playbook.path}: {error.strerror}")
+
+
+def _plays(top: yaml.Node | None) -> list[yaml.MappingNode]:
+    """Return the plays in ``top``; raises TypeError where it holds something else."""
+    import yaml
+
+    if not isinstance(top, yaml.SequenceNode):
+        raise TypeError
+    for play in top.value:
+        keys = {key.value for key, _ in play.value} if isinstance(play, yaml.MappingNode) else set()
+        if not any(key in {"hosts", "import_playbook"} or str(key).endswith(".import_playbook") for key in keys):
+            raise TypeError
+    return list(top.value)
+
+
+def _own_variables(path: str, play: yaml.MappingNode) -> dict[str, Value]:
+    import yaml
+
+    node = next((value for key, value in play.value if key.value == "vars"), None)
+    if node is None or node.tag == "tag:yaml.org,2002:null":
+        return {}
+    loader = yaml.SafeLoader("")
+    maps = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    found = {}
+    for each in maps:
+        if not isinstance(each, yaml.MappingNode):
+            raise HostError(f"{path}:{node.start_mark.line + 1}: vars must be a mapping")
+        loader.flatten_mapping(each)  # what "<<" brings in
+        for key, value in each.value:
+            name = str(key.value)
+            if name.startswith(PREFIX) or name in WHERE:
+                found[name] = Value(_constructed(loader, value), key.start_mark.line + 1)
+    return found
+
+
+def _constructed(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    """Return the node's plain value; None, which no variable can be, for what only Ansible understands."""
+    import yaml
+
+    try:
+        return loader.construct_object(node, deep=True)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+
+
+def _files(folder: str) -> list[str]:
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    # .yaml before .yml
+    chosen = sorted(name for name in names if name.endswith(_ENDINGS) and not name.startswith("."))
+    return [path for name in chosen if os.path.isfile(path := os.path.join(folder, name))]
+
+
+def _check_owner(status: os.stat_result, path: str) -> None:
+    folders = dict.fromkeys([os.path.dirname(path), os.path.dirname(os.path.realpath(path))])
+    for each, what in ((status, path), *((os.stat(folder), folder) for folder in folders)):
+        if each.st_uid != OWNER or stat.S_IMODE(each.st_mode) & 0o022:
+            raise HostError(
+                f"{what} can be written by others than root, and says what is run as root",
+                advice=f"mend it: chown root {what}; chmod go-w {what}",
+            )
+
+
+def _yaml_problem(path: str, error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    line = mark.line + 1 if mark else 1
+    return f"{path}:{line}: not valid YAML: {getattr(error, 'problem', None) or error}"
+
+
+def in_order(parents: Mapping[str, str]) -> list[str]:
+    """Return the keys of ``parents`` (image to its parent, empty for none), each after its parent, else by name.
+
+    A parent that is no key itself does not matter. Raises HostError where images are each other's parents.
+    """
+    done: list[str] = []
+
+    def add(name: str, children: Sequence[str]) -> None:
+        if name in children:
+            circle = " extends ".join([*children[children.index(name) :], name])
+            raise HostError(f"images cannot be each other's parents: {circle}", advice="end one of them elsewhere")
+        if name in parents and name not in done:
+            add(parents[name], [*children, name])
+            done.append(name)
+
+    for name in sorted(parents):
+        add(name, [])
+    return done
+
+
+def close_to(word: str, known: Collection[str]) -> str:
+    """Return the word of ``known`` that ``word`` may be a misspelling of, or nothing."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(word, known, n=1, cutoff=0.7)), "")

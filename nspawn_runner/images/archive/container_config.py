@@ -1,0 +1,75 @@
+"""What a container image says of how it is run: kept among the image's facts; jobs get its environment.
+
+Source: OCI image specification 1.1, "Image Configuration"; docker writes the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import printable
+
+FACT = "container"
+_KEPT = ("Env", "Entrypoint", "Cmd", "WorkingDir", "User", "ExposedPorts", "Volumes", "StopSignal", "Labels")
+# What jobs do not go by, as a Dockerfile calls it.
+_TOLD = {"Entrypoint": "ENTRYPOINT", "Cmd": "CMD", "WorkingDir": "WORKDIR", "User": "USER", "Volumes": "VOLUME"}
+_MOST_ENVIRONMENT_BYTES = 64 << 10
+
+
+def kept(configuration: Any) -> dict[str, Any]:
+    """Return what is kept of an image's configuration, as it stands there; nothing of one that says nothing."""
+    given = configuration.get("config") if isinstance(configuration, dict) else None
+    return {key: given[key] for key in _KEPT if given.get(key)} if isinstance(given, dict) else {}
+
+
+def environment(facts: Mapping[str, Any]) -> str:
+    """Return shell commands, one a variable, that set the environment which the image's ``facts`` name; or nothing."""
+    return "".join(_exports(facts).values())
+
+
+def left_out(facts: Mapping[str, Any]) -> list[str]:
+    """Return the names of the variables that ``environment`` leaves out.
+
+    No shell can set a name that has other than letters, digits and _; all of them together may take 64 KiB.
+    """
+    exports = _exports(facts)
+    return [name for name, _ in _variables(facts) if name not in exports]
+
+
+def _exports(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return by name the commands that set variables: of as many, in their order, as find room."""
+    found, room = {}, _MOST_ENVIRONMENT_BYTES
+    for name, value in _variables(facts):
+        if _is_name(name, value) and (size := len((line := f"export {name}={_quoted(value)}\n").encode())) <= room:
+            found[name] = line
+            room -= size
+    return found
+
+
+def _variables(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    container = facts.get(FACT)
+    given = container.get("Env") if isinstance(container, dict) else None
+    words = [word.partition("=") for word in given if isinstance(word, str)] if isinstance(given, list) else []
+    return [(name, value) for name, equals, value in words if equals]
+
+
+def told(facts: Mapping[str, Any]) -> str:
+    """Return in one line what the image says that jobs do not go by; nothing where it says nothing of that kind."""
+    container = facts.get(FACT)
+    given = container if isinstance(container, dict) else {}
+    return ", ".join(f"{word} {printable(_shown(given[key]), 80)}" for key, word in _TOLD.items() if key in given)
+
+
+def _shown(value: Any) -> str:
+    words = list(value) if isinstance(value, (list, dict)) else [value]
+    return " ".join(map(str, words))
+
+
+def _is_name(name: str, value: str) -> bool:
+    plain = name.isascii() and name.replace("_", "a").isalnum() and not name[0].isdigit()
+    return plain and "\0" not in value and not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "'\\''") + "'"

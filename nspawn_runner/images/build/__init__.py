@@ -1,0 +1,1 @@
+"""How a tree is built from packages."""

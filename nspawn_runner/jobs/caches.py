@@ -1,0 +1,126 @@
+"""The caches of projects: a folder per scope in the state folder, and a file beside it that says when it was used."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+
+from ..host import files, locks, trees
+from ..light_typing import TYPE_CHECKING, NamedTuple
+from ..machines import records
+from ..settings.load import RUN_FOLDER
+
+if TYPE_CHECKING:
+    from ..host.leftover import Leftover
+    from ..settings.load import Gc
+
+_SCOPE = re.compile(r"[\w.-]+-[0-9]+-(?:un)?protected(?:-[\w.-]+)?")
+_REMOVED = ".removed-"
+# A prepare that has just taken a cache may not have written its record yet.
+_GRACE_SECONDS = 3600
+
+
+class _Cache(NamedTuple):
+    path: str
+    used: float
+
+
+def prefix(server: str, project: str) -> str:
+    """Return how the scopes of a project's caches begin."""
+    return f"{''.join(char if char.isalnum() or char in '.-' else '_' for char in server)}-{project}-"
+
+
+def use(state_folder: str, scope: str) -> str:
+    """Return the folder of the cache ``scope``, made where it is not there; noted as used now."""
+    folder = f"{state_folder}/.cache/{scope}"
+    files.make_private_folder(os.path.dirname(folder))
+    files.make_private_folder(RUN_FOLDER)
+    with _locked():
+        os.makedirs(folder, mode=0o755, exist_ok=True)
+        # In a file of our own: the folder's times are the job's to set.
+        with suppress(OSError), open(f"{folder}.used", "wb"):
+            os.utime(f"{folder}.used")
+    return folder
+
+
+def find_leftovers(state_folder: str, limits: Gc) -> Iterator[Leftover]:
+    """Yield the caches that nobody used for long; then, while all take too much room, the longest unused ones."""
+    from ..host.leftover import Leftover, size_bytes
+    from ..settings.amounts import size_bytes as number_of
+
+    folder = f"{state_folder}/.cache"
+    there = os.listdir(folder) if os.path.isdir(folder) else []
+    for name in there:
+        if name.startswith(_REMOVED):
+            path = f"{folder}/{name}"
+            yield Leftover("cache", name.removeprefix(_REMOVED), "half removed", [path], partial(_delete, path))
+    caches = sorted((_look(f"{folder}/{name}") for name in there if _is_ours(folder, name)), key=lambda each: each.used)
+    stay = []
+    for cache in caches:
+        days = (time.time() - cache.used) / 86400
+        if limits.cache_days and days > limits.cache_days and not _in_use(cache):
+            why = f"not used for {int(days)} days"
+            yield Leftover("cache", _name(cache), why, [cache.path], partial(_remove, cache))
+        else:
+            stay.append(cache)
+    if limits.cache_size == "infinity":
+        return
+    sizes = {cache.path: size_bytes([cache.path], seconds=600) or 0 for cache in stay}
+    left = sum(sizes.values()) - (number_of(limits.cache_size) or 0)
+    for cache in stay:
+        if left > 0 and not _in_use(cache):
+            left -= sizes[cache.path]
+            why = f"caches take more than {limits.cache_size}"
+            yield Leftover("cache", _name(cache), why, [cache.path], partial(_remove, cache))
+
+
+def _is_ours(folder: str, name: str) -> bool:
+    path = f"{folder}/{name}"
+    return bool(_SCOPE.fullmatch(name)) and os.path.isdir(path) and not os.path.islink(path)
+
+
+def _name(cache: _Cache) -> str:
+    return os.path.basename(cache.path)
+
+
+def _look(path: str) -> _Cache:
+    """Return when a cache was used; one without its file was made by an older version, and its folder tells."""
+    for place in (f"{path}.used", path):
+        with suppress(FileNotFoundError):
+            return _Cache(path, os.stat(place).st_mtime)
+    return _Cache(path, time.time())
+
+
+def _in_use(cache: _Cache) -> bool:
+    """Tell whether a machine may have the cache: one of its project, or any of which it is not known whose it is."""
+    if 0 <= time.time() - cache.used < _GRACE_SECONDS:
+        return True
+    return any(
+        record.state == records.UNREADABLE or _name(cache).startswith(prefix(record.server, record.project))
+        for record in records.all_records()
+    )
+
+
+def _remove(cache: _Cache) -> bool:
+    """Take the cache out of the way in one step while no prepare takes it, and then remove it."""
+    hidden = f"{os.path.dirname(cache.path)}/{_REMOVED}{_name(cache)}"
+    trees.remove(hidden)
+    with _locked():
+        if not os.path.isdir(cache.path) or _look(cache.path) != cache or _in_use(cache):
+            return False
+        os.rename(cache.path, hidden)
+        files.remove_file(f"{cache.path}.used")
+    return _delete(hidden)
+
+
+def _delete(path: str) -> bool:
+    trees.remove(path)
+    return True
+
+
+def _locked() -> AbstractContextManager[None]:
+    return locks.locked(f"{RUN_FOLDER}/caches.lock", what="the list of caches")

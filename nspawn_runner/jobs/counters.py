@@ -1,0 +1,89 @@
+"""What is counted of jobs and stages, over processes and starts of the host: a JSON file in the state folder."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from .accounting import CANCELED, FAILED, SUCCESS, SYSTEM_FAILURE
+
+RESULTS = (SUCCESS, FAILED, CANCELED, SYSTEM_FAILURE)
+STAGES = ("config", "prepare", "run", "cleanup")
+# gitlab-runner tries a prepare that the host failed again after 3 s, each time with a cleanup in between
+# (executors/custom): only when no other try came it was the end of the job.
+RETRY_SECONDS = 600
+
+
+class Counters(NamedTuple):
+    """Jobs by result; seconds and number of each stage; since when (epoch seconds) a job may be tried again."""
+
+    jobs: dict[str, int]
+    seconds: dict[str, float]
+    stages: dict[str, int]
+    waiting: dict[str, float]
+
+
+class Ended(NamedTuple):
+    """A stage that ended: how long it took, its result, whose it was (empty: not known), what became of the job.
+
+    ``outcome`` is what a cleanup says of the job that it ends, in the words of the results, else empty.
+    """
+
+    stage: str
+    seconds: float
+    result: str
+    job: str
+    outcome: str
+
+
+def load(path: str) -> Counters:
+    """Return the counters in the file ``path``; all 0 where it is not there or is no such file."""
+    try:
+        with open(path, "rb") as file:
+            data = json.load(file)
+    except (FileNotFoundError, ValueError, RecursionError):
+        data = None
+    data = data if isinstance(data, dict) else {}
+    waiting = data.get("waiting")
+    times = waiting if isinstance(waiting, dict) else {}
+    return Counters(
+        jobs={result: int(_number(data, "jobs", result)) for result in RESULTS},
+        seconds={stage: _number(data, "seconds", stage) for stage in STAGES},
+        stages={stage: int(_number(data, "stages", stage)) for stage in STAGES},
+        waiting={job: _number(data, "waiting", job) for job in times},
+    )
+
+
+def count(counters: Counters, ended: Ended, now: float) -> None:
+    """Add what ended to ``counters``, at the time ``now`` (epoch seconds).
+
+    A job counts once: when its machine is removed, or when a prepare failed and is not tried again.
+    """
+    if ended.stage in STAGES:
+        counters.stages[ended.stage] += 1
+        counters.seconds[ended.stage] += ended.seconds
+    if ended.stage in {"config", "prepare"} and ended.job:
+        if ended.result == SYSTEM_FAILURE:
+            counters.waiting[ended.job] = now
+        elif ended.result != SUCCESS:
+            counters.waiting.pop(ended.job, None)
+            counters.jobs[ended.result] += 1
+        elif ended.stage == "prepare":
+            counters.waiting.pop(ended.job, None)
+    elif ended.outcome in RESULTS:
+        counters.waiting.pop(ended.job, None)
+        counters.jobs[ended.outcome] += 1
+
+
+def give_up_waiting(counters: Counters, now: float) -> None:
+    """Count the jobs that were not tried again by the time ``now`` (epoch seconds), or that wait since the future."""
+    for job, since in list(counters.waiting.items()):
+        if not 0 <= now - since < RETRY_SECONDS:
+            del counters.waiting[job]
+            counters.jobs[SYSTEM_FAILURE] += 1
+
+
+def _number(data: dict[str, Any], table: str, key: str) -> float:
+    values = data.get(table)
+    value = values.get(key) if isinstance(values, dict) else None
+    return value if isinstance(value, int | float) and 0 <= value < 1e15 else 0

@@ -1,0 +1,68 @@
+"""The image of a job: which one it asks for, and the settings that hold for machines of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import HostError, JobError, printable
+from ..images import lookup, store
+from ..light_typing import TYPE_CHECKING, Any
+from ..settings.load import with_run_values
+
+if TYPE_CHECKING:
+    from ..settings.load import Settings
+
+
+def find(asked: str, settings: Settings) -> store.Image:
+    """Return the image that ``asked`` means; raises JobError that names the images there are, HostError for none."""
+    there = store.names(settings.state_folder)
+    if not there:
+        raise HostError(
+            f"there are no images in {settings.state_folder}", advice="make one: nspawn-runner chroot-create bookworm"
+        )
+    known = f"there are: {', '.join(there)}"
+    if not asked:
+        raise JobError(
+            "the job asks for no image and there is no default",
+            facts=known,
+            advice="write image: NAME in .gitlab-ci.yml, or have the admin set default_image",
+        )
+    if not lookup.is_plausible(asked):
+        raise JobError(f"'{printable(asked, 60)}' cannot be the name of an image", facts=known)
+    name = lookup.local_name(asked, mapping=settings.images, there=there)
+    image = store.find(settings.state_folder, name) if name else None
+    if image is None:
+        raise JobError(
+            f"there is no image '{printable(asked, 100)}'",
+            facts=known,
+            advice="have the admin make it: nspawn-runner chroot-create NAME",
+        )
+    return image
+
+
+def own_values(image: store.Image) -> Mapping[str, Any]:
+    """Return what ``image`` says itself of its machines, unchecked; nothing where that is no table."""
+    values = store.facts(image).get("run")
+    return values if isinstance(values, dict) else {}
+
+
+def environment(image: store.Image) -> str:
+    """Return the shell's commands that set the environment which the container image named that ``image`` was."""
+    known = store.facts(image)
+    if "container" not in known:
+        return ""
+    from ..images.archive import container_config  # of few images
+
+    return container_config.environment(known)
+
+
+def settings_of(image: store.Image, settings: Settings) -> Settings:
+    """Return the settings for machines of ``image``: what it says of them itself over the host's; raises HostError."""
+    known = store.facts(image)
+    if image.generation and not known:
+        raise HostError(
+            f"what is known of the image {image.name} cannot be read",
+            facts=f"the file {image.root}.json",
+            advice=f"take another generation: nspawn-runner chroot-rollback {image.name}",
+        )
+    return with_run_values(settings, known.get("run"), image.name)

@@ -1,0 +1,101 @@
+"""What a job's log says beside a script's own output: what the machine knows of a failure, and what it has used."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from signal import Signals
+
+from ..errors import Cancelled, Error, JobError
+from ..gitlab import stages
+from ..host import signals
+from ..light_typing import Protocol
+from ..machines import notes, records
+from ..machines.records import Record
+from ..output import human_age, human_size, say
+
+_EVIDENCE_SECONDS = 5
+# The runner waits for a stage that it stops.
+_STOPPED_SECONDS = 1
+
+
+class MayBeLast(Protocol):
+    """Whether a stage that has ended so may be the job's last."""
+
+    def __call__(self, *, failed: bool, stopped: bool) -> bool: ...
+
+
+def run(record: Record, stage: str, script: Callable[[], int], *, decides: bool, may_be_last: MayBeLast) -> int:
+    """Call ``script``, which runs one in the machine, and return its status, having noted how the ``stage`` ended.
+
+    Of a failure the log tells what the machine knows. ``decides`` is whether the job fails with this stage. Where it
+    ``may_be_last``, the log tells the job's end too, unless it has been told.
+    """
+    began, result, stopped = time.monotonic(), "system failure", False
+    if decides:
+        notes.note_begin(record.machine, stage)
+    try:
+        status = script()
+        signals.check()
+        result = "failed" if status else "success"
+        return status
+    except Cancelled as cancelled:
+        stopped = True
+        if decides and stage == stages.AFTER_SCRIPT:
+            # The one stage of which the runner believes the status when its time is over. When the job is cancelled or
+            # the runner ends it has a verdict of its own, here as at the other stages.
+            result = "failed"
+            name = Signals(cancelled.signal_number).name
+            raise JobError(f"stopped by {name}: after_script did not end in time") from None
+        result = "canceled"
+        raise
+    except JobError:
+        result = "failed"
+        raise
+    finally:
+        if decides:
+            notes.note_result(record.machine, stage, result)
+        if result != "success":
+            _tell_failure(record, began, _STOPPED_SECONDS if stopped else _EVIDENCE_SECONDS)
+        if may_be_last(failed=result != "success", stopped=stopped):
+            tell_end(record)
+
+
+def _tell_failure(record: Record, began: float, seconds: float) -> None:
+    from ..machines import evidence  # which most stages do without
+
+    with _unasked():
+        say(*evidence.lines(record, since=began, seconds=seconds))
+
+
+def tell_end(record: Record) -> None:
+    """Say what the job has used, and where its root can be looked at if that is kept; each of them once."""
+    from ..machines import stop
+    if os.path.exists(records.removal_file(record.machine)):
+        return  # a file more would be in the way of whoever removes the machine's folder
+    with _unasked():
+        if notes.is_first_time(record.machine, "usage-was-told"):
+            _tell_usage(record)
+        if stop.is_to_be_kept(record) and notes.is_first_time(record.machine, "keeping-was-told"):
+            host, age = os.uname().nodename, human_age(record.keep_failed_seconds)
+            say(f"the machine's root is kept on {host} for {age}: nspawn-runner login {record.job}")
+
+
+def _tell_usage(record: Record) -> None:
+    from ..machines import evidence
+    used = evidence.usage(record)
+    known = [f"took {used.wall_seconds:.1f} s"]
+    if used.cpu_seconds is not None:
+        known.append(f"CPU time {used.cpu_seconds:.1f} s")
+    if used.memory_peak_bytes is not None:
+        known.append(f"memory up to {human_size(used.memory_peak_bytes)}")
+    if used.written_bytes is not None:
+        known.append(f"wrote {human_size(used.written_bytes)}")
+    say(", ".join(known))
+
+
+def _unasked() -> AbstractContextManager[None]:
+    """Let what is only told beside a stage's result not change that, as on a host without memory or room."""
+    return suppress(Error, OSError)

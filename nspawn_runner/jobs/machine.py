@@ -1,0 +1,102 @@
+"""A job's machine: booted with its caches and gitlab-runner's helper in it, and removed with all that belongs to it."""
+
+from __future__ import annotations
+
+import os
+
+from ..gitlab import installed_runner
+from ..light_typing import TYPE_CHECKING
+from ..machines import records, start, stop
+from ..settings.profiles import DEFAULT
+from . import accounting, caches, job_image, job_limits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..gitlab.job import Job
+    from ..images import store
+    from ..machines.records import Record
+    from ..settings.load import Settings
+
+# Where scripts look for it, in this order.
+_HELPER_PATHS = tuple(f"/usr/{folder}/gitlab-runner" for folder in ("local/sbin", "local/bin", "sbin", "bin"))
+
+
+def report(record: Record, took_seconds: float) -> str:
+    """Return the line for the job's log that says what was booted."""
+    generation = f", generation {record.generation}" if record.generation else ""
+    profile = "" if record.profile == DEFAULT else f", profile {record.profile}"
+    return f"image {record.image}{generation}{profile}, machine {record.machine}, ready in {took_seconds:.2f} s"
+
+
+def boot(job: Job, image: store.Image, settings: Settings, *, owner: str, binds: Sequence[str] = ()) -> Record:
+    """Boot the machine of ``job`` from ``image`` with its ``settings``; ``binds`` are options of systemd-nspawn.
+
+    When the process ``owner`` has ended, gc removes it.
+    """
+    accounting.image(image.name)
+    settings = job_limits.of_job(job, settings)
+    options = [*_cache_options(job, settings), *_helper_options(image.root, settings), *binds]
+    wish = start.Wish(
+        job=job.id,
+        server=job.server,
+        project=job.project,
+        image=image.name,
+        generation=image.generation,
+        root=image.root,
+        binds=options,
+        environment=job_image.environment(image),
+        owner=owner,
+    )
+    return accounting.machine(start.start(wish, settings))
+
+
+def _cache_options(job: Job, settings: Settings) -> list[str]:
+    """Bind the job's own cache: a folder per server, project and protectedness, so that no project reads another's.
+
+    One per user too: what one user writes there is mostly out of the other's reach.
+    """
+    if not job.project or not job.server:
+        return []
+    scope = f"{caches.prefix(job.server, job.project)}{'protected' if job.protected else 'unprotected'}"
+    if settings.user not in {"", "root"}:
+        scope += f"-{settings.user}"
+    folder = caches.use(settings.state_folder, scope)
+    idmap = ":idmap" if settings.user_namespace else ""
+    return [f"--bind={folder}:{settings.cache_dir}{idmap}"]
+
+
+def _helper_options(root: str, settings: Settings) -> list[str]:
+    """Bind the host's gitlab-runner, which artifacts and cache need, into the machine, and over the image's own.
+
+    That may be of another version, and not know the options that the host's calls it with.
+    """
+    helper = installed_runner.program(settings.gitlab_runner)
+    if not helper:
+        return []
+    from ..host import beneath
+
+    # systemd-nspawn follows links as the machine would. One may lead to a program of several names, which has to stay.
+    places = [path for path in _HELPER_PATHS if beneath.file_name(root, path).startswith("gitlab-runner")]
+    if not set(places) & set(_HELPER_PATHS[:2]):
+        # A machine does not start with a bind over a folder, or over a link to itself.
+        places += [path for path in reversed(_HELPER_PATHS[:2]) if beneath.is_free(root, path)][:1]
+    return [f"--bind-ro={os.path.realpath(helper)}:{path}" for path in places]
+
+
+def remove(job_id: str, server: str, settings: Settings, *, keep: bool) -> None:
+    """Remove the machine of a job, or what is left under its name where there is no record.
+
+    With ``keep`` the root of a failed job stays where the settings say so.
+    """
+    record = records.find(job_id, server)
+    machine = record.machine if record is not None else records.new_name(job_id, server)
+    with records.lock(machine):
+        if records.find(job_id, server) is None and records.read(machine) is not None:
+            return  # meanwhile the name went to another server's job of the same id
+        with accounting.end_of(machine):
+            record = records.read(machine)
+            if keep and record is not None and record.state != records.UNREADABLE:
+                stop.end_job(record)
+            else:
+                stop.remove_leftovers(machine, settings.state_folder)

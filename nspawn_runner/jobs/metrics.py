@@ -1,0 +1,139 @@
+"""Metrics for Prometheus: a text file for the textfile collector of node_exporter, where the settings name one."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ..errors import Error, HostError
+from ..host import files, journal, locks
+from ..images import store
+from ..machines import records
+from ..settings.load import RUN_FOLDER
+from . import counters
+from .counters import Counters, Ended
+from .prometheus import Sample, family
+
+if TYPE_CHECKING:
+    from ..settings.load import Settings
+
+COUNTERS = ".metrics.json"  # in the state folder
+_LOCK = f"{RUN_FOLDER}/metrics.lock"
+_LOCK_SECONDS = 10
+# What went wrong last and was told; not there while all is well.
+_TOLD = f"{RUN_FOLDER}/metrics.problem"
+_STATES = ("starting", "running", "stopping", "kept", records.UNREADABLE)
+
+
+def stage_ended(settings: Settings, ended: Ended) -> None:
+    """Count a stage and write the file; what is in the way is told in the journal, once, and nothing fails by it."""
+    _update(settings, ended)
+
+
+def refresh(settings: Settings) -> None:
+    """Write the file anew, as things are now, and remove what killed processes left; nothing fails by it."""
+    _update(settings, None)
+
+
+def _update(settings: Settings, ended: Ended | None) -> None:
+    try:
+        files.make_private_folder(RUN_FOLDER)
+        with locks.locked(_LOCK, what="the metrics", wait_seconds=_LOCK_SECONDS):
+            _count_and_write(settings, ended)
+        files.remove_file(_TOLD)
+    except Exception as error:
+        _tell_once(error.what if isinstance(error, Error) else str(error))
+
+
+def _count_and_write(settings: Settings, ended: Ended | None) -> None:
+    path, now = os.path.join(settings.state_folder, COUNTERS), time.time()
+    if ended is None:
+        files.remove_drafts(path)
+        files.remove_drafts(settings.metrics.file)
+    known = counters.load(path)
+    if ended is not None:
+        counters.count(known, ended, now)
+    counters.give_up_waiting(known, now)
+    if not os.path.isdir(settings.state_folder):
+        files.make_private_folder(settings.state_folder)
+    _write(path, json.dumps(known._asdict()), mode=0o600)
+    _write(settings.metrics.file, text(settings.state_folder, known), mode=0o644)
+
+
+def _write(path: str, content: str, *, mode: int) -> None:
+    try:
+        files.write_atomically(path, content.encode(), mode=mode)
+    except OSError as error:
+        # Its own words name a file that is another one each time.
+        raise HostError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _tell_once(problem: str) -> None:
+    """Warn of ``problem``, unless that was the last warning and nothing has worked since."""
+    try:
+        known = files.read_head(_TOLD, 4096).decode(errors="replace")
+    except OSError:
+        known = ""
+    if problem == known:
+        return
+    journal.send(f"the metrics are not up to date: {problem}", priority=journal.WARNING, fields={})
+    with suppress(OSError):  # then it is told again
+        files.write_atomically(_TOLD, problem.encode(errors="replace"))
+
+
+def text(state_folder: str, known: Counters) -> str:
+    """Return the content of the file: the counters ``known``, and machines and images as they are now."""
+    states = [record.state for record in records.all_records()]
+    images = list(_images(state_folder))
+    return "".join(
+        (
+            family(
+                "nspawn_runner_jobs_total",
+                "counter",
+                "Jobs that ended, by what became of them.",
+                [Sample({"result": name.replace(" ", "_")}, number) for name, number in known.jobs.items()],
+            ),
+            family("nspawn_runner_stage_seconds", "summary", "How long the stages of jobs took.", _stages(known)),
+            family(
+                "nspawn_runner_machines",
+                "gauge",
+                "Machines there are, by the state of their records.",
+                [Sample({"state": state}, states.count(state)) for state in sorted({*_STATES, *states})],
+            ),
+            family(
+                "nspawn_runner_image_created_timestamp_seconds",
+                "gauge",
+                "When the tree of the image that jobs get was made.",
+                [Sample({"image": name}, created) for name, created, _ in images if created is not None],
+            ),
+            family(
+                "nspawn_runner_image_published_timestamp_seconds",
+                "gauge",
+                "When jobs began to get that tree; not known of a folder that was put there by hand.",
+                [Sample({"image": name}, published) for name, _, published in images if published is not None],
+            ),
+        )
+    )
+
+
+def _stages(known: Counters) -> Iterator[Sample]:
+    for stage, number in known.stages.items():
+        yield Sample({"stage": stage}, round(known.seconds[stage], 3), "_sum")
+        yield Sample({"stage": stage}, number, "_count")
+
+
+def _images(state_folder: str) -> Iterator[tuple[str, int | None, int | None]]:
+    """Yield name, time of making and time of publishing of each image that jobs can get; aliases are left out."""
+    for name in store.names(state_folder):
+        if store.alias_of(state_folder, name):
+            continue
+        try:
+            image = store.find(state_folder, name)
+            if image is not None:
+                yield name, store.created(image), store.published(state_folder, image)
+        except (HostError, OSError):
+            continue  # it is broken, or was removed just now

@@ -1,0 +1,62 @@
+"""Maintenance of images, one after the other, and the table of what became of them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..errors import printable
+from ..host import files, locks
+from ..output import human_size, say, table
+from ..settings.load import RUN_FOLDER
+from . import image_users, one_image, trial_machines
+from .one_image import CREATED, FAILED, RECREATED, UNCHANGED, UPDATED, Means, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..images.spec import Spec
+    from ..settings.load import Settings
+
+# Held by the one maintenance that goes on; its machines are nobody's without it.
+LOCK = f"{RUN_FOLDER}/maintenance.lock"
+_WOULD = {CREATED: "would be created", RECREATED: "would be made anew", UPDATED: "would change", UNCHANGED: UNCHANGED}
+
+
+def maintain(wanted: Sequence[Spec], settings: Settings, *, dry: bool, verbose: bool) -> list[Result]:
+    """Maintain the images one after the other and return what became of each; what failed is told on stderr at once."""
+    means = Means(
+        settings.state_folder,
+        settings.user_namespace,
+        image_users.used_roots,
+        partial(trial_machines.booted, settings=settings),
+        partial(trial_machines.try_out, settings=settings),
+        verbose,
+    )
+    files.make_private_folder(RUN_FOLDER)
+    results = []
+    with locks.locked(LOCK, what="chroot-maintenance", wait_seconds=1):
+        trial_machines.remove_leftovers()
+        for each in wanted:
+            result = one_image.check(each, means) if dry else one_image.maintain(each, means)
+            if result.result == FAILED:
+                _tell(result)
+            results.append(result)
+    return results
+
+
+def _tell(result: Result) -> None:
+    first, *more = map(printable, result.reason)
+    say(f"image {result.image}: {first}", *(f"  {line}" for line in more))
+
+
+def lines(results: Sequence[Result], *, dry: bool) -> list[str]:
+    """Return the lines of a table of ``results``; ``dry`` says that nothing was really done."""
+    rows = [("IMAGE", "RESULT", "CHANGED", "TIME", "SIZE", "LOG")]
+    for each in results:
+        result = _WOULD.get(each.result, each.result) if dry else each.result
+        reason = f" ({each.reason[0]})" if each.reason and each.result != FAILED else ""
+        changed = "-" if each.changed is None else str(each.changed)
+        size = human_size(each.size_bytes)
+        rows.append((each.image, result + reason, changed, f"{each.seconds:.1f} s", size, each.log or "-"))
+    return table(rows)

@@ -1,0 +1,175 @@
+"""One image's maintenance: made where it is missing, else changed in a copy; published when all of it was a success."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+from ..errors import Error, HostError
+from ..host import trees
+from ..images import aliases, changes, generations, program_log, store
+from ..images.ansible import play
+from ..images.build import create, inputs
+from ..images.generations import Draft
+from ..images.progress import Progress
+from ..images.spec import Spec
+
+CREATED, RECREATED, UPDATED, UNCHANGED, FAILED = "created", "made anew", "updated", "unchanged", "failed"
+
+
+class Result(NamedTuple):
+    """What became of an image; ``changed`` counts tasks, the size is in bytes, both None where nothing is known.
+
+    ``reason`` says why it was made anew, or what failed, in one to three lines.
+    """
+
+    image: str
+    result: str
+    changed: int | None = None
+    seconds: float = 0
+    size_bytes: int | None = None
+    log: str = ""
+    reason: tuple[str, ...] = ()
+
+
+class Means(NamedTuple):
+    """What maintenance needs of others: which trees machines use; machines to play and to try in.
+
+    ``booted(spec, draft)`` gives the name of a machine that changes the draft; ``try_out(spec, draft, log)`` raises
+    HostError when the smoke test fails in a booted copy of it.
+    """
+
+    state_folder: str
+    user_namespace: bool
+    used_roots: Callable[[], list[str]]
+    booted: Callable[[Spec, Draft], AbstractContextManager[str]]
+    try_out: Callable[[Spec, Draft, str], None]
+    verbose: bool = False
+
+
+class _Work(NamedTuple):
+    spec: Spec
+    means: Means
+    progress: Progress
+    log: str
+
+    def player(self, target: str) -> AbstractContextManager[play.Player]:
+        """Give who plays the playbook in the tree or machine ``target``."""
+        namespace = self.means.user_namespace
+        return play.player(self.spec, target, user_namespace=namespace, log=self.log, progress=self.progress)
+
+
+def maintain(spec: Spec, means: Means) -> Result:
+    """Bring the image of ``spec`` up to date and tell what became of it; whatever fails leaves it as it was."""
+    return _told(spec, means, _maintain)
+
+
+def check(spec: Spec, means: Means) -> Result:
+    """Tell what ``maintain`` would do, playing the playbook with --check in a copy that is thrown away."""
+    return _told(spec, means, _check)
+
+
+def _told(spec: Spec, means: Means, do: Callable[[_Work, store.Image | None], Result]) -> Result:
+    """Do it while no other changes the image; an error becomes a result, so that others have their turn."""
+    state, name = means.state_folder, spec.image
+    work = _Work(spec, means, Progress(f"image {name}", verbose=means.verbose), "")
+    try:
+        with generations.changing(state, name):
+            work = work._replace(log=program_log.new_log(f"chroot-maintenance-{name}"))
+            aliases.check(state, spec)
+            image = _image(state, name)
+            result = do(work, image)
+    except (Error, OSError) as error:
+        lines = error.lines() if isinstance(error, Error) else [str(error)]
+        result = Result(name, FAILED, reason=tuple(lines))
+    finally:
+        work.progress.end()
+    return result._replace(seconds=work.progress.seconds(), log=work.log)
+
+
+def _image(state_folder: str, name: str) -> store.Image | None:
+    """Return the image ``name`` if there is one; what was but another's alias gives way to the image of that name."""
+    is_there = os.path.lexists(os.path.join(state_folder, name)) and not store.alias_of(state_folder, name)
+    return changes.find_ours(state_folder, name) if is_there else None
+
+
+def _maintain(work: _Work, image: store.Image | None) -> Result:
+    spec, state = work.spec, work.means.state_folder
+    if image is None:
+        generations.remove_unpublished(state, spec.image)
+    anew = create.why_anew(spec, image, state) if image else ""
+    with generations.draft(state, spec.image) as draft:
+        facts = _new_tree(work, image, draft) if image is None or anew else _copied_tree(work, image, draft)
+        played = _play(work, draft)
+        if image and not anew and not played.changed and facts.get("digest") == spec.digest:
+            made, result = image, UNCHANGED
+            noted = inputs.noted(spec.inputs, facts.get("inputs", {}))
+            generations.note(image, {"maintained": round(time.time()), "inputs": noted})
+        else:
+            made, result = _publish(work, draft, facts), CREATED if image is None else RECREATED if anew else UPDATED
+    aliases.publish(state, spec)
+    generations.drop_old(state, spec.image, work.means.used_roots())
+    size = store.facts(made).get("size_bytes")
+    return Result(spec.image, result, played.changed, size_bytes=size, reason=(anew,) if anew else ())
+
+
+def _check(work: _Work, image: store.Image | None) -> Result:
+    spec, state = work.spec, work.means.state_folder
+    anew = create.why_anew(spec, image, state) if image else ""
+    if image is None or anew:
+        _check_syntax(work)
+        return Result(spec.image, RECREATED if image else CREATED, reason=(anew,) if anew else ())
+    with generations.draft(state, spec.image) as draft:
+        facts = _copied_tree(work, image, draft)
+        played = _play(work, draft, check=True)
+    result = UPDATED if played.changed or facts.get("digest") != spec.digest else UNCHANGED
+    return Result(spec.image, result, played.changed, size_bytes=facts.get("size_bytes"))
+
+
+def _copied_tree(work: _Work, image: store.Image, draft: Draft) -> dict[str, Any]:
+    work.progress.show("copying")
+    trees.copy(image.root, draft.root)
+    return {**store.facts(image), "base": image.generation}
+
+
+def _new_tree(work: _Work, image: store.Image | None, draft: Draft) -> dict[str, Any]:
+    _check_syntax(work)  # before minutes go into a tree that the playbook cannot be played in
+    facts = create.make(work.spec, draft.root, work.means.state_folder, log=work.log, progress=work.progress)
+    return {**facts, "base": image.generation} if image else facts
+
+
+def _check_syntax(work: _Work) -> None:
+    with work.player("/nonexistent") as player:
+        player.check_syntax()
+
+
+def _play(work: _Work, draft: Draft, *, check: bool = False) -> play.Played:
+    place = work.means.booted(work.spec, draft) if work.spec.boot else nullcontext(draft.root)
+    with place as target, work.player(target) as player:
+        played = player.play(check=check)
+    if not played.concerned:
+        raise HostError(f"no play of {work.spec.playbook} was for the host {work.spec.image}", advice="use hosts: all")
+    return played
+
+
+def _publish(work: _Work, draft: Draft, facts: dict[str, Any]) -> store.Image:
+    spec, state = work.spec, work.means.state_folder
+    if spec.smoke_test:
+        work.progress.show("trying it out")
+        work.means.try_out(spec, draft, work.log)
+    work.progress.show("publishing")
+    own = {
+        "playbook": spec.playbook,
+        "digest": spec.digest,
+        "base_digest": spec.base_digest,
+        "aliases": list(spec.aliases),
+        "keep": spec.keep,
+        "run": dict(spec.run),
+        "maintained": round(time.time()),
+    }
+    made = generations.complete(state, draft, {**facts, **own})
+    generations.publish(state, made)
+    return made

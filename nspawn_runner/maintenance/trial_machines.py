@@ -1,0 +1,137 @@
+"""Machines that maintenance needs: one to change a tree in, one to try a tree out in."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from ..errors import Error, HostError
+from ..gitlab.job import made_up_id
+from ..host import process, signals, systemd
+from ..jobs import job_limits
+from ..machines import evidence, records, script, start, stop
+from ..machines.script import Outcome
+from ..names import host_name
+from ..nspawn import tree_shell
+from ..settings.load import with_run_values
+
+if TYPE_CHECKING:
+    from ..images.generations import Draft
+    from ..images.spec import Spec
+    from ..machines.records import Record
+    from ..settings.load import Settings
+
+# In place of a GitLab server's name: no job has it.
+SERVER = "maintenance"
+_SHELL = "/bin/sh"
+_TRIAL_SECONDS = 900
+_POWEROFF_SECONDS = 90
+
+
+def remove_leftovers() -> None:
+    """Remove the machines of a maintenance that was killed; to be called when no other maintenance runs."""
+    for record in records.all_records():
+        if record.server == SERVER:
+            with records.lock(record.machine):
+                stop.remove(record)
+
+
+@contextmanager
+def booted(spec: Spec, draft: Draft, settings: Settings) -> Iterator[str]:
+    """Yield the name of a machine that changes the draft's tree itself; in the end it is shut down in good order."""
+    root = draft.root
+    if settings.network.mode == "none":  # which is for jobs; a playbook installs things
+        settings = settings._replace(network=settings.network._replace(mode="private"))
+    # What the playbook and packages write down of the host is to be the same each time.
+    name = host_name(spec.image)
+    extra = {**settings.network.extra_hosts, name: "127.0.1.2"}
+    settings = settings._replace(network=settings.network._replace(extra_hosts=extra))
+    with (
+        tree_shell.resolver_taken_back(root),
+        tree_shell.machine_id_taken_back(root),
+        _machine(spec, draft, settings, in_place=True, options=[f"--hostname={name}"]) as record,
+    ):
+        yield record.machine
+        deadline = time.monotonic() + _POWEROFF_SECONDS
+        poweroff = ["systemctl", f"--machine={record.machine}", "--no-block", "poweroff"]
+        process.head(poweroff, limit_bytes=1, timeout_seconds=_POWEROFF_SECONDS)  # it may not answer
+        while systemd.is_active(record.unit):
+            if time.monotonic() > deadline:
+                raise HostError(
+                    f"the machine that the playbook changed was not shut down after {_POWEROFF_SECONDS} s",
+                    advice="see which service of the image does not stop: journalctl --unit=" + record.unit,
+                )
+            signals.sleep(0.05)
+
+
+def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
+    """Run the smoke test of ``spec`` in a booted copy of the draft, output to ``log``; raises HostError if it fails.
+
+    The machine has the network and the limits of those that jobs will get, the script is root's.
+    """
+    settings = with_run_values(settings, spec.run, spec.image)
+    before = os.stat(log).st_size
+    content = f"set -eu\n{spec.smoke_test}\n".encode()
+    began = time.monotonic()
+    with _machine(spec, draft, settings) as record, _output_to(log), signals.at_most(_TRIAL_SECONDS, "the smoke test"):
+        result = script.run(record, content, "smoke_test", shell=_SHELL, grace_seconds=5)
+        said = _last_line(log, before)
+        if result.status:
+            with suppress(Error, OSError):  # which must not hide that it failed
+                for line in evidence.lines(record, since=began, seconds=5):
+                    print(line, file=sys.stderr, flush=True)
+    if result.outcome is not Outcome.FINISHED or result.status:
+        how = f"exit status {result.status}" if result.outcome is Outcome.FINISHED else str(result.outcome.value)
+        raise HostError(f"the smoke test failed: {how}", facts=f"its output: {log}", advice=said)
+
+
+@contextmanager
+def _machine(
+    spec: Spec, draft: Draft, settings: Settings, *, in_place: bool = False, options: Sequence[str] = ()
+) -> Iterator[Record]:
+    wish = start.Wish(
+        job=made_up_id(),
+        server=SERVER,
+        project="",
+        image=spec.image,
+        generation=draft.stamp,
+        root=draft.root,
+        binds=options,
+        in_place=in_place,
+    )
+    record = start.start(wish, job_limits.settled(settings)._replace(shell=_SHELL, user=""))
+    try:
+        yield record
+    finally:
+        with signals.held(), records.lock(record.machine):
+            stop.remove(record)
+
+
+@contextmanager
+def _output_to(log: str) -> Iterator[None]:
+    """Let what is written to our streams, as a script's output is, go to the end of the file ``log``."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.dup2(fd, 1)
+        os.dup2(fd, 2)
+        yield
+    finally:
+        os.close(fd)
+        for number, old in enumerate(kept, 1):
+            os.dup2(old, number)
+            os.close(old)
+
+
+def _last_line(log: str, before: int) -> str:
+    """Return what was said last in the file ``log`` behind its first ``before`` bytes."""
+    with open(log, "rb") as file:
+        file.seek(max(before, os.fstat(file.fileno()).st_size - 4096))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return f"it ended with: {lines[-1][:200]}" if lines else ""

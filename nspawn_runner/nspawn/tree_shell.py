@@ -1,0 +1,103 @@
+"""A shell or command in a tree that is not booted: how an image is changed by hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from ..host import files, process, pump, tree_files
+
+# Machines have the slots 2 to 4093 of ranges of 65536 uids from 0x70000000 on. All changes of images share slot 4094:
+# they are the administrator's, each in PID and mount namespaces of its own, and one at a time per image.
+UID_BASE = 0x70000000 + 4094 * 0x10000
+_RESOLVER = "etc/resolv.conf"
+_MACHINE_ID = "etc/machine-id"
+# What nspawn's --resolv-conf=replace-host and replace-uplink put there.
+_HOST_RESOLVERS = (f"/{_RESOLVER}", "/run/systemd/resolve/resolv.conf")
+_END_SECONDS = 10
+
+
+def run(root: str, name: str, command: Sequence[str], *, user_namespace: bool) -> int:
+    """Run ``command``, or a login shell, as root of the tree ``root`` and return its exit status.
+
+    It sees the host's network and name servers; ``name`` is what it takes for its host's name. What it is told of
+    name servers does not stay in the tree, unless the command itself changed it.
+    """
+    interactive = os.isatty(0) and os.isatty(1)
+    argv = nspawn_argv(root, name, command, user_namespace=user_namespace, interactive=interactive)
+    env = {"TERM": os.environ.get("TERM", "dumb")}
+    with resolver_taken_back(root):
+        if not interactive:
+            status = pump.call(argv, env=env)
+        else:
+            child = process.spawn(argv, stdin=0, env=env)
+            try:
+                status = child.wait()
+            finally:
+                # On SIGTERM nspawn kills what is inside and takes its mounts away.
+                process.end(child, _END_SECONDS)
+    return status if status >= 0 else 128 - status
+
+
+@contextmanager
+def resolver_taken_back(root: str) -> Iterator[None]:
+    """Take back, in the end, what nspawn tells the tree ``root`` of name servers, unless it was changed inside."""
+    before = tree_files.read(root, _RESOLVER)
+    given = [_content(path) for path in _HOST_RESOLVERS]
+    try:
+        yield
+    finally:
+        after = tree_files.read(root, _RESOLVER)
+        if after != before and after.content in given:
+            tree_files.put_back(root, _RESOLVER, before)
+
+
+@contextmanager
+def machine_id_taken_back(root: str) -> Iterator[None]:
+    """Leave the tree without an identity if it had none: what a systemd writes at its first boot (machine-id(5))."""
+    before = tree_files.read(root, _MACHINE_ID)
+    try:
+        yield
+    finally:
+        if before.content in {b"", b"uninitialized\n"} and tree_files.read(root, _MACHINE_ID) != before:
+            tree_files.put_back(root, _MACHINE_ID, before)
+
+
+def uid_options(*, user_namespace: bool) -> list[str]:
+    """Return the options of nspawn that give a tree's root uids of its own, the files keeping theirs on disk."""
+    return [f"--private-users={UID_BASE}:65536", "--private-users-ownership=map"] if user_namespace else []
+
+
+def nspawn_argv(
+    root: str,
+    name: str,
+    command: Sequence[str],
+    *,
+    user_namespace: bool,
+    interactive: bool,
+    death_signal: str = "KILL",
+) -> list[str]:
+    """Return how to call systemd-nspawn for ``command`` in the tree ``root``; it gets ``death_signal`` when we die."""
+    # By name alone: a proxy's address may hold a password, and everyone can read arguments. nspawn has the values.
+    passed = [f"--setenv={key}" for key in process.environment() if key.lower().endswith("_proxy")]
+    return [
+        "setpriv", "--pdeathsig", death_signal, "--",
+        "systemd-nspawn", "--quiet", f"--directory={root}", f"--machine={name}", f"--hostname={name}", "--as-pid2",
+        # Neither known to machined nor in a unit of its own: it belongs to whoever called us.
+        "--register=no", "--keep-unit",
+        *uid_options(user_namespace=user_namespace),
+        # Nothing of the host's settings is to be written into the tree, but for the resolver, which run() takes back.
+        "--settings=no", "--link-journal=no", "--timezone=off", "--resolv-conf=replace-host",
+        f"--console={'interactive' if interactive else 'pipe'}",
+        "--setenv=LANG=C.UTF-8", "--setenv=HISTFILE=/dev/null",
+        *passed,
+        "--", *command,
+    ]  # fmt: skip
+
+
+def _content(path: str) -> bytes:
+    try:
+        return files.read_head(path, 1 << 20)
+    except OSError:
+        return b""

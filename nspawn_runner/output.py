@@ -1,0 +1,43 @@
+"""What people read: the lines on stderr that are ours, tables, sizes and ages."""
+
+from __future__ import annotations
+
+import sys
+
+from .light_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def say(*lines: str) -> None:
+    """Write ``lines`` to stderr, each with our name before it, unless it goes on with the one above (a space first)."""
+    for line in lines:
+        print(line if line.startswith(" ") else f"nspawn-runner: {line}", file=sys.stderr)
+    sys.stderr.flush()
+
+
+def warn(text: str) -> None:
+    """Write a warning to stderr."""
+    say(f"WARNING: {text}")
+
+
+def human_size(size_bytes: int | None) -> str:
+    """Return a size as people say it, in MiB or GiB; a dash where it is not known."""
+    if size_bytes is None:
+        return "-"
+    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.0f} MiB"
+
+
+def human_age(seconds: float) -> str:
+    """Return an age in the greatest unit of which there are two, as in "3 days" and "90 min"."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table of ``rows``, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

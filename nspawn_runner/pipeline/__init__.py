@@ -1,0 +1,1 @@
+""".gitlab-ci.yml and what a local run makes of it."""

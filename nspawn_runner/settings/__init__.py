@@ -1,0 +1,1 @@
+"""Settings, policy, profiles and limits: every fact about them, once."""
