@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from ..host import trees
 from ..images import changes, generations, lookup, program_log, store
-from ..images.ansible import playbooks
+from ..images.ansible import playbooks, specs
 from ..images.build import bootstrap, identity, suite_source
 from ..images.progress import Progress
-from ..maintenance import all_images, specs
+from ..maintenance import all_images
 from ..maintenance.one_image import FAILED
 from ..output import human_size
 

@@ -7,8 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from ..images.ansible import playbooks
-from ..maintenance import all_images, specs
+from ..images.ansible import playbooks, specs
+from ..maintenance import all_images
 from ..maintenance.one_image import FAILED
 
 if TYPE_CHECKING:

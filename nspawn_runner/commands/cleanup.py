@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..gitlab import job as jobs
-from ..jobs import accounting, machine
+from ..jobs import accounting, removal
 from ..light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,5 +28,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Remove the machine; returns 0 when nothing of it is left."""
     job = accounting.about(jobs.from_environment(os.environ, job_id=args.id))
-    machine.remove(job.id, job.server, settings, keep=args.id is None)
+    removal.remove(job.id, job.server, settings, keep=args.id is None)
     return 0

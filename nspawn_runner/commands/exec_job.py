@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError, printable
 from ..gitlab.job import LOCAL, Job, made_up_id
 from ..host import callers, files, locks, signals, trees
-from ..jobs import accounting, job_image, job_script, machine
+from ..jobs import accounting, job_image, job_script, machine, removal
 from ..jobs import log as job_log
 from ..machines import script
 from ..pipeline import checkout, ci_file, headings, predefined, scripts
@@ -104,7 +104,7 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
     finally:
         log.section(headings.CLEANUP)
         with signals.held(), accounting.Told("cleanup", settings=settings):
-            machine.remove(job.id, job.server, settings, keep=True)
+            removal.remove(job.id, job.server, settings, keep=True)
 
 
 def _run_stages(

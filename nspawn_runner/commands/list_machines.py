@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .. import output
 from ..errors import UsageError, printable
 from ..host import signals
-from ..machines import records, status
+from ..machines import orphans, records, status
 from ..maintenance import trial_machines
 from ..output import human_age, human_size
 
@@ -36,7 +36,6 @@ kept_until (epoch seconds).
     nspawn-runner list
     nspawn-runner list --watch"""
 
-REMOVAL = "nspawn-runner gc"  # of a machine that nobody else will remove
 _REFRESH_SECONDS = 2
 # Counting what a job wrote takes as long as it likes to make it: millions of files. All machines share this time.
 _DISK_SECONDS = 5
@@ -140,7 +139,7 @@ def advice(rows: Sequence[Row]) -> list[str]:
     told = []
     for row in rows:
         if row.state in {"abandoned", records.UNREADABLE}:
-            told.append(f"{row.machine} is {row.state}; remove it: {REMOVAL}")
+            told.append(f"{row.machine} is {row.state}; remove it: {orphans.REMOVAL}")
         elif row.kept_until is not None:
             until = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.kept_until))
             told.append(f"{row.machine} is kept until {until}; look into it: nspawn-runner login {row.machine}")

@@ -11,9 +11,8 @@ from contextlib import redirect_stderr
 from ..errors import HostError, printable
 from ..host import beneath, locks
 from ..images import store
-from ..images.ansible import playbooks
+from ..images.ansible import playbooks, specs
 from ..jobs import job_image
-from ..maintenance import specs
 from . import Context, Finding, failed, ok, warning
 
 _FRESH_DAYS = 35

@@ -6,10 +6,9 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ..commands import list_machines
 from ..host import process
 from ..images.ansible import playbooks
-from ..machines import backends, records, status
+from ..machines import backends, orphans, records, status
 from . import Context, Finding, ok, warning
 
 _UNITS = os.path.join(os.path.dirname(os.path.abspath(__file__)).rpartition("/nspawn_runner/")[0], "packaging")
@@ -58,7 +57,7 @@ def leftovers(context: Context) -> Iterator[Finding]:
         state = status.state_of(record)
         if state in {"abandoned", records.UNREADABLE}:
             found = True
-            yield warning(f"{record.machine} is {state}", list_machines.REMOVAL)
+            yield warning(f"{record.machine} is {state}", orphans.REMOVAL)
     state_folder = context.settings.state_folder
     machines = {record.machine for record in known}
     for backend in ("overlay", "btrfs"):
@@ -68,7 +67,7 @@ def leftovers(context: Context) -> Iterator[Finding]:
             # A record comes before its layer, so none that was made since we looked is told.
             if machine.removeprefix("run-").isdigit() and machine not in machines and not records.read(machine):
                 found = True
-                yield warning(f"{folder} has what {machine} wrote, which is no more", list_machines.REMOVAL)
+                yield warning(f"{folder} has what {machine} wrote, which is no more", orphans.REMOVAL)
     if not found:
         yield ok("nothing is left of machines that are no more")
 

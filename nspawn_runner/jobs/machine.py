@@ -1,4 +1,4 @@
-"""A job's machine: booted with its caches and gitlab-runner's helper in it, and removed with all that belongs to it."""
+"""Boot a job's machine, with its caches and gitlab-runner's helper in it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from ..gitlab import installed_runner
 from ..light_typing import TYPE_CHECKING
-from ..machines import records, start, stop
+from ..machines import start
 from ..settings.profiles import DEFAULT
 from . import accounting, caches, job_image, job_limits
 
@@ -82,21 +82,3 @@ def _helper_options(root: str, settings: Settings) -> list[str]:
         # A machine does not start with a bind over a folder, or over a link to itself.
         places += [path for path in reversed(_HELPER_PATHS[:2]) if beneath.is_free(root, path)][:1]
     return [f"--bind-ro={os.path.realpath(helper)}:{path}" for path in places]
-
-
-def remove(job_id: str, server: str, settings: Settings, *, keep: bool) -> None:
-    """Remove the machine of a job, or what is left under its name where there is no record.
-
-    With ``keep`` the root of a failed job stays where the settings say so.
-    """
-    record = records.find(job_id, server)
-    machine = record.machine if record is not None else records.new_name(job_id, server)
-    with records.lock(machine):
-        if records.find(job_id, server) is None and records.read(machine) is not None:
-            return  # meanwhile the name went to another server's job of the same id
-        with accounting.end_of(machine):
-            record = records.read(machine)
-            if keep and record is not None and record.state != records.UNREADABLE:
-                stop.end_job(record)
-            else:
-                stop.remove_leftovers(machine, settings.state_folder)

@@ -14,6 +14,7 @@ from ..settings.load import RUN_FOLDER
 from . import backends, records, stop
 from .records import Record
 
+REMOVAL = "nspawn-runner gc"  # removes what is found here
 _OURS = re.compile(r"run-[0-9]{1,20}(?:-[0-9a-f]{8})?")
 _UNIT = re.compile(r"nspawn-runner-(.+)\.service")
 _DRAFT = re.compile(r".+\.([0-9]+)\.new")  # of files.write_atomically

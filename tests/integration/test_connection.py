@@ -24,7 +24,7 @@ ODD_NAME = 'it\'s a "name" with `x` \\ * ä€ and\na line'
 LEFT = (
     "ls -d /run/nspawn-runner/connections/* 2>/dev/null",
     "ls /run/systemd/nspawn/*/ | grep connection",
-    "pgrep --full --list-full 'nspawn_runner.images.keepe[r]|systemd-nspaw[n]'",
+    "pgrep --full --list-full 'nspawn_runner.images.ansible.container_mai[n]|systemd-nspaw[n]'",
     f"grep {WORK} /proc/mounts",
     "machinectl --no-legend list",
     f"ls --almost-all {WORK} | grep lck",
@@ -342,7 +342,7 @@ def test_two_names_of_a_tree_share_its_container(place: DisposableHost) -> None:
         {"command": "true", "delegate_to": TREE},
     ]
     play(place, tasks, targets=["one", "two"], nspawn_target=TREE)
-    code = f"from nspawn_runner.images import keepers; keepers.wait_ended({TREE!r})"
+    code = f"from nspawn_runner.images.ansible import containers; containers.wait_ended({TREE!r})"
     place.run(["python3", "-c", code], env={"PYTHONPATH": str(CHECKOUT)})
     left = place.run(["sh", "-c", LEFT[0] + ";" + LEFT[2]], check=False).stdout
     assert left == b""
@@ -370,7 +370,7 @@ def test_a_killed_keeper_is_replaced(place: DisposableHost) -> None:
             time.sleep(0.1)
             assert ansible.poll() is None
         time.sleep(1)
-        place.run(["pkill", "-KILL", "--full", "nspawn_runner.images.keepe[r]"])
+        place.run(["pkill", "-KILL", "--full", "nspawn_runner.images.ansible.container_mai[n]"])
         output, _ = ansible.communicate(timeout=60)
     assert ansible.returncode == 0, output.decode()
     wait_until_nothing_is_left(place)

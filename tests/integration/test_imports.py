@@ -18,11 +18,13 @@ EXPECTED = {
         "light_typing",
         "names",
         "settings",
-        "amounts",
+        "settings.amounts",
+        "settings.load",
         "commands",
         "commands.config",
-        "commands.job_image",
-        "commands.story",
+        "jobs",
+        "jobs.accounting",
+        "jobs.job_image",
         "host.signals",
         "gitlab",
         "gitlab.job",
@@ -30,11 +32,11 @@ EXPECTED = {
         "host.journal",
         "host.streams",
         "images",
-        "images.names",
+        "images.lookup",
         "images.store",
     },
-    "run": {"commands.run", "gitlab.status", "host.process", "host.systemd", "machines.script", "machines.relay"},
-    "prepare": {"commands.prepare", "images.names", "images.store", "machines.start", "machines.network"},
+    "run": {"commands.run", "gitlab.exit_status", "host.process", "host.systemd", "machines.script", "machines.relay"},
+    "prepare": {"commands.prepare", "images.lookup", "images.store", "machines.start", "machines.network"},
     "cleanup": {"commands.cleanup", "machines.stop", "machines.records"},
 }
 
@@ -42,7 +44,7 @@ EXPECTED = {
 def loaded(stage: str) -> set[str]:
     """Return the names of all modules that a stage has loaded when its arguments are parsed."""
     code = (
-        f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); from nspawn_runner import cli, settings; "
+        f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); from nspawn_runner import cli; "
         f"cli.parse([{stage!r}] + ['x'] * ({stage!r} == 'run')); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, capture_output=True, text=True)
@@ -72,8 +74,9 @@ def test_a_settings_file_that_is_known_loads_no_reader(tmp_path: Path) -> None:
     file.write_text('shell = "/bin/sh"\n')
     file.chmod(0o644)
     code = (
-        f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); from nspawn_runner import cli, settings; "
-        f"settings.DEFAULT_FILE, settings.RUN_FOLDER = {str(file)!r}, {str(tmp_path)!r}; "
+        f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); from nspawn_runner import cli; "
+        "from nspawn_runner.settings import load; "
+        f"load.DEFAULT_FILE, load.RUN_FOLDER = {str(file)!r}, {str(tmp_path)!r}; "
         "assert cli.main(['config', '--id', '1']) == 0; print(*sys.modules, file=sys.stderr)"
     )
     for is_known in (False, True):

@@ -10,10 +10,9 @@ import pytest
 
 from nspawn_runner.commands import config
 from nspawn_runner.errors import HostError
-from nspawn_runner.images.ansible import playbooks
+from nspawn_runner.images.ansible import playbooks, specs
 from nspawn_runner.images.store import Image
 from nspawn_runner.jobs import job_image
-from nspawn_runner.maintenance import specs
 from nspawn_runner.settings.amounts import Limits
 from nspawn_runner.settings.load import Settings, parse, run_problems, with_run_values
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import HostError, printable
-from ..images import spec, store
-from ..images.ansible import playbooks
-from ..output import say
-from ..settings.load import run_problems
+from ...errors import HostError, printable
+from ...output import say
+from ...settings.load import run_problems
+from .. import spec, store
+from . import playbooks
 
 if TYPE_CHECKING:
-    from ..images.spec import Spec
-    from ..settings.load import Settings
+    from ...settings.load import Settings
+    from ..spec import Spec
 
 
 def read(settings: Settings, names: Sequence[str] = ()) -> list[Spec]:

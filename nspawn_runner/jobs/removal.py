@@ -1,0 +1,28 @@
+"""Remove a job's machine and all that belongs to it."""
+
+from __future__ import annotations
+
+from ..light_typing import TYPE_CHECKING
+from ..machines import records, stop
+from . import accounting
+
+if TYPE_CHECKING:
+    from ..settings.load import Settings
+
+
+def remove(job_id: str, server: str, settings: Settings, *, keep: bool) -> None:
+    """Remove the machine of a job, or what is left under its name where there is no record.
+
+    With ``keep`` the root of a failed job stays where the settings say so.
+    """
+    record = records.find(job_id, server)
+    machine = record.machine if record is not None else records.new_name(job_id, server)
+    with records.lock(machine):
+        if records.find(job_id, server) is None and records.read(machine) is not None:
+            return  # meanwhile the name went to another server's job of the same id
+        with accounting.end_of(machine):
+            record = records.read(machine)
+            if keep and record is not None and record.state != records.UNREADABLE:
+                stop.end_job(record)
+            else:
+                stop.remove_leftovers(machine, settings.state_folder)
