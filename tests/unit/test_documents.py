@@ -1,4 +1,4 @@
-"""README.md and the manual page say what the code does."""
+"""README.md, the pages in docs and the manual pages say what the code does."""
 
 import json
 import re
@@ -16,15 +16,16 @@ from nspawn_runner.host import signals
 from nspawn_runner.settings import load, policy, profiles
 
 CHECKOUT = Path(__file__).parents[2]
-README = (CHECKOUT / "README.md").read_text()
+SETTINGS = (CHECKOUT / "docs/settings.md").read_text()
+COMMANDS = (CHECKOUT / "docs/commands.md").read_text()
 PAGE = CHECKOUT / "docs/nspawn-runner.8"
 SETTINGS_PAGE = CHECKOUT / "docs/nspawn-runner.toml.5"
 SAMPLE = (CHECKOUT / "docs/nspawn-runner.toml").read_text()
 
 
-def readme_settings() -> dict[str, object]:
-    """Give key → default of the README's table, as TOML and JSON both write them."""
-    section = README.partition("\n## Settings\n")[2].partition("\n## ")[0]
+def told_settings() -> dict[str, object]:
+    """Give key → default of the table in docs/settings.md, as TOML and JSON both write them."""
+    section = SETTINGS.partition("\n## ")[0]
     rows = re.findall(r"^\| `(?:\[(\w+)\] )?(\w+)` \| `(.+?)` \|", section, re.MULTILINE)
     return {f"{table}.{key}" if table else key: json.loads(value) for table, key, value in rows}
 
@@ -39,21 +40,21 @@ def all_settings() -> dict[str, object]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 
 
-def test_readme_lists_every_setting_with_its_default() -> None:
-    assert readme_settings() == all_settings()
+def test_docs_list_every_setting_with_its_default() -> None:
+    assert told_settings() == all_settings()
 
 
-def test_readme_sample_is_accepted() -> None:
-    sample = re.search(r"^For example:\n\n((?:    .*\n|\n)+)", README, re.MULTILINE)
+def test_sample_in_docs_is_accepted() -> None:
+    sample = re.search(r"^For example:\n\n((?:    .*\n|\n)+)", SETTINGS, re.MULTILINE)
     assert sample
-    loaded = load.parse(re.sub(r"^    ", "", sample[1], flags=re.MULTILINE).encode(), "README.md")
+    loaded = load.parse(re.sub(r"^    ", "", sample[1], flags=re.MULTILINE).encode(), "settings.md")
     assert loaded.limits.memory_max == "4G"
     assert loaded.images
 
 
-def test_policy_in_readme_is_accepted() -> None:
-    part = README.partition("\n### Which job may use which image\n")[2].partition("\nEvery job")[0]
-    assert load.parse(re.sub(r"^    ", "", part, flags=re.MULTILINE).encode(), "README.md").policy
+def test_policy_in_docs_is_accepted() -> None:
+    part = SETTINGS.partition("\n## Which job may use which image\n")[2].partition("\nEvery job")[0]
+    assert load.parse(re.sub(r"^    ", "", part, flags=re.MULTILINE).encode(), "settings.md").policy
 
 
 def test_settings_page_tells_every_key_with_its_default() -> None:
@@ -108,7 +109,7 @@ def test_profiles_are_documented() -> None:
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_verbs_are_documented(verb: str) -> None:
     if verb != "gitlab-config":
-        assert f"`{verb}" in README
+        assert f"`{verb}" in COMMANDS
     assert verb in PAGE.read_text().replace("\\-", "-")
 
 
@@ -123,10 +124,11 @@ def test_statuses_on_the_page_are_those_of_errors() -> None:
     assert told == {0, *ours, *(128 + number for number in signals.ASKING)}
 
 
-def test_files_that_readme_links_to_are_there() -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)]+)\)", README)
-    assert links
-    assert [link for link in links if not (CHECKOUT / link).exists()] == []
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (CHECKOUT / "docs").glob("*.md"))])
+def test_files_that_are_linked_to_are_there(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)]+)\)", (CHECKOUT / page).read_text())
+    assert links or page != "README.md"
+    assert [link for link in links if not (CHECKOUT / page).parent.joinpath(link).exists()] == []
 
 
 @pytest.mark.starts_processes
