@@ -17,6 +17,11 @@ def say(*lines: str) -> None:
     sys.stderr.flush()
 
 
+def note(*lines: str) -> None:
+    """Write ``lines`` to stderr as they are: what a person who types a command is told beside its output."""
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
+
+
 def warn(text: str) -> None:
     """Write a warning to stderr."""
     say(f"WARNING: {text}")

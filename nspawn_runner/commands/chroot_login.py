@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from ..images import changes
 from ..maintenance import image_users
 from ..nspawn import tree_shell
+from ..output import note
 
 if TYPE_CHECKING:
     import argparse
@@ -50,4 +50,4 @@ def _host_name(image: str) -> str:
 
 
 def _say(what: str, name: str, more: str) -> None:
-    print(f"{what} image {name} ({more})", file=sys.stderr, flush=True)
+    note(f"{what} image {name} ({more})")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING
 
 from ..images.ansible import playbooks, specs
 from ..maintenance import all_images
 from ..maintenance.one_image import FAILED
+from ..output import note
 
 if TYPE_CHECKING:
     from ..settings.load import Settings
@@ -40,7 +40,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     """Maintain the images and print a table of what became of them; return 1 where one failed."""
     wanted = specs.read(settings, args.names)
     if not wanted:
-        print(f"no image has a playbook in {playbooks.FOLDER} or {settings.state_folder}", file=sys.stderr)
+        note(f"no image has a playbook in {playbooks.FOLDER} or {settings.state_folder}")
     results = all_images.maintain(wanted, settings, dry=args.dry_run, verbose=args.verbose)
     if args.json:
         print(json.dumps([result._asdict() for result in results], indent=1))

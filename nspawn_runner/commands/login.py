@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from ..errors import HostError, printable
 from ..host import systemd
 from ..machines import kept_root, records, session
-from ..output import say
+from ..output import note, say
 from ..settings import profiles
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
 def _say(where: str, args: argparse.Namespace) -> None:
     if not args.command:
-        print(f"a root shell {where}", file=sys.stderr, flush=True)
+        note(f"a root shell {where}")
 
 
 def find(job: str) -> Record:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,7 +12,7 @@ from ..errors import Error, HostError
 from ..host import files, locks, process, systemd, trees
 from ..images import program_log, store
 from ..machines import network_removal, orphans, records, stop
-from ..output import say
+from ..output import note, say
 from ..settings.load import RUN_FOLDER
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         there = [part.name for part in _parts(settings)]
         print("\n".join(there or ["there is nothing of nspawn-runner here"]))
         if there:
-            print("nothing was removed: nspawn-runner uninstall --yes does it", file=sys.stderr)
+            note("nothing was removed: nspawn-runner uninstall --yes does it")
         return 0
     files.make_private_folder(RUN_FOLDER)
     with locks.locked(f"{RUN_FOLDER}/gc.lock", what="gc", wait_seconds=0):

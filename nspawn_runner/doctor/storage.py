@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 
 from ..host import files, locks, process, signals, trees
-from ..machines import launcher, records
+from ..machines import launcher
+from ..nspawn import uid_ranges
 from ..settings.load import RUN_FOLDER
 from . import Context, Finding, failed, ok, warning
 
@@ -17,7 +18,7 @@ _FEW_BYTES, _TOO_FEW_BYTES = 5 << 30, 500 << 20
 _FEW_INODES, _TOO_FEW_INODES = 200_000, 20_000
 _FEW_BYTES_OF_RUN = 4 << 20
 # Of no machine: the first slot is 2.
-_UID_BASE = records.uid_base(0)
+_UID_BASE = uid_ranges.base(0)
 _OWN_MOUNTS = ["unshare", "--mount", "--propagation=private", "--"]
 LOCK = f"{RUN_FOLDER}/doctor.lock"
 _SHIFT = """

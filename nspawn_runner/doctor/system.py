@@ -50,7 +50,7 @@ def init(context: Context) -> Iterator[Finding]:
 def systemd_nspawn(context: Context) -> Iterator[Finding]:
     """systemd-nspawn knows all options that machines are started with."""
     del context
-    helped = process.run(["systemd-nspawn", "--help"]).stdout.decode(errors="replace")
+    helped = options.help_text()
     used = [*options.boot_options("m", ["--network-bridge=b", "--resolv-conf=r"]), "--private-users-ownership=map"]
     missing = [name for option in used if option.startswith("--") and (name := option.split("=")[0]) not in helped]
     if missing:

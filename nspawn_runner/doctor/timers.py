@@ -60,8 +60,7 @@ def leftovers(context: Context) -> Iterator[Finding]:
             yield warning(f"{record.machine} is {state}", orphans.REMOVAL)
     state_folder = context.settings.state_folder
     machines = {record.machine for record in known}
-    for backend in ("overlay", "btrfs"):
-        folder = os.path.dirname(backends.named(backend).layer(state_folder, "any"))
+    for folder in map(os.path.dirname, backends.places(state_folder, "any").values()):
         there = os.listdir(folder) if os.path.isdir(folder) else []
         for machine in sorted(there):
             # A record comes before its layer, so none that was made since we looked is told.

@@ -10,22 +10,6 @@ from collections.abc import Mapping, Sequence
 from ..errors import HostError, printable
 from . import files, process, signals
 
-# Of a unit in a machine that is given a command to run there.
-INSIDE_PROPERTIES = (
-    "Type=exec",
-    "IgnoreSIGPIPE=no",
-    # One process killed for want of memory must not end the whole command.
-    "OOMPolicy=continue",
-    # The machine's own limit counts; inside, 15 % of it would.
-    "TasksMax=infinity",
-    # What the command leaves in the background lives until the machine ends.
-    "KillMode=process",
-    # A background process may go on writing: do not end it for that (systemd.exec(5)).
-    "SendSIGHUP=no",
-    # The command may itself change the target that the machine is in.
-    "IgnoreOnIsolate=yes",
-)
-
 # What systemd expands, unquotes or splits when it reads a unit's file: $ % quotes, backslashes, control characters.
 _ODD = re.compile(r"[$%\"'\\\x00-\x1f\x7f]")
 # This alone is written with a %, which no specifier follows.

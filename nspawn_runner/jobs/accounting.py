@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from ..errors import Cancelled, Error, HostError, JobError, printable
 from ..host import journal
 from ..light_typing import TYPE_CHECKING, Self
+from .results import CANCELED, FAILED, SUCCESS, SYSTEM_FAILURE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from ..machines.records import Record
     from ..settings.load import Settings
 
-SUCCESS, FAILED, CANCELED, SYSTEM_FAILURE = "success", "failed", "canceled", "system failure"
 _PRIORITIES = {SUCCESS: journal.INFO, FAILED: journal.NOTICE, CANCELED: journal.NOTICE, SYSTEM_FAILURE: journal.ERROR}
 _VERBS = {
     SUCCESS: "succeeded",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from .accounting import CANCELED, FAILED, SUCCESS, SYSTEM_FAILURE
+from .results import CANCELED, FAILED, SUCCESS, SYSTEM_FAILURE
 
 RESULTS = (SUCCESS, FAILED, CANCELED, SYSTEM_FAILURE)
 STAGES = ("config", "prepare", "run", "cleanup")

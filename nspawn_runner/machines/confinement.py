@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from ..errors import HostError
 from ..settings import profiles
 from ..settings.profiles import Profile
+from . import backends
 from .records import Record
 
 # Families of sockets that a network namespace confines and a Debian system uses. Of others the host's own are seen
@@ -93,9 +94,9 @@ def make_volumes(profile: Profile, record: Record) -> None:
 
 def _volumes(profile: Profile, record: Record) -> Iterator[tuple[str, str]]:
     """Yield the folder on the host and the path in the machine of each volume; on btrfs the tree itself will do."""
-    if record.backend in {"overlay", "tmpfs"}:
-        for number, target in enumerate(profile.volumes):
-            yield f"{record.layer}/volumes/{number}", target
+    folder = backends.named(record.backend).volumes_folder(record)
+    for number, target in enumerate(profile.volumes if folder else ()):
+        yield f"{folder}/{number}", target
 
 
 def _devices(profile: Profile, record: Record) -> Iterator[str]:

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..errors import printable
-from ..host import process, systemd
+from ..host import systemd
+from ..nspawn import calls
 from . import cgroups, notes, records
 from .records import Record
 
@@ -121,15 +122,16 @@ def _journals(machine: str, units: Sequence[str], seconds: float) -> list[list[s
 
 def _said(machine: str, script: str, arguments: Sequence[str], seconds: float) -> str:
     """Return what root's shell in the machine says to ``script`` with ``arguments`` within ``seconds``."""
-    argv = systemd.run_argv(
-        systemd.shell_argv(),
-        unit=f"nspawn-runner-evidence-{time.monotonic_ns()}.service",
+    said = calls.shell_answer(
+        machine,
+        script,
+        *arguments,
+        label="evidence",
         description="nspawn-runner: what the machine knows of a failure",
-        options=["--pipe", "--wait", f"--machine={machine}"],
         properties=["RuntimeMaxSec=10", "StandardError=null"],
+        limit_bytes=_LIMIT_BYTES,
+        seconds=max(0.1, seconds),
     )
-    program = systemd.shell_program(script, *arguments)
-    said = process.head(argv, limit_bytes=_LIMIT_BYTES, timeout_seconds=max(0.1, seconds), stdin=program)
     return said.decode(errors="replace")
 
 
@@ -162,15 +164,17 @@ def write_journal(record: Record, path: str) -> str:
 
     Both ends are in the machine: nothing of a path there is followed on the host.
     """
-    argv = systemd.run_argv(
-        systemd.shell_argv(),
-        unit=f"nspawn-runner-journal-{time.monotonic_ns()}.service",
+    said = calls.shell_answer(
+        record.machine,
+        _WRITE_JOURNAL,
+        record.user,
+        path,
+        label="journal",
         description="nspawn-runner: the journal for the project",
-        options=["--pipe", "--wait", f"--machine={record.machine}"],
         properties=["RuntimeMaxSec=60"],
+        limit_bytes=1000,
+        seconds=60,
     )
-    program = systemd.shell_program(_WRITE_JOURNAL, record.user, path)
-    said = process.head(argv, limit_bytes=1000, timeout_seconds=60, stdin=program)
     if said == b"written\n":
         return ""
     return _plain(said.decode(errors="replace").strip()) or "the machine does not answer"

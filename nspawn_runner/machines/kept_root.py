@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ..errors import HostError
 from ..host import files, process, pump, systemd
+from ..nspawn import options
 from ..settings.profiles import Profile
 from . import backends, confinement, limits, records
 from .records import Record
@@ -22,7 +23,7 @@ def shell(machine: str, profile: Profile, command: Sequence[str]) -> int:
         record = records.read(machine)
         if record is None or record.state != "kept":
             raise HostError(f"the machine {machine} is kept no longer", advice="see: nspawn-runner list")
-        if record.backend == "overlay" and os.path.islink(record.root):
+        if not backends.named(record.backend).is_complete(record):
             raise HostError(
                 f"the image {record.image} was changed since, so the root of {machine} is whole no more",
                 facts=f"what the job wrote is in {record.layer}/upper",
@@ -54,19 +55,7 @@ def _argv(record: Record, profile: Profile, unit: str, command: Sequence[str], *
     """Return the call of a unit that mounts the root in a namespace of its own, as the machine's did."""
     nspawn = [
         *backends.named(record.backend).command(record),
-        "--quiet",
-        f"--machine={record.machine}",
-        "--register=no",
-        "--keep-unit",
-        "--settings=no",
-        "--link-journal=no",
-        "--private-network",
-        # The root is evidence: nothing of the host's goes into it.
-        "--resolv-conf=off",
-        "--timezone=off",
-        "--as-pid2",
-        f"--console={'interactive' if on_terminal else 'pipe'}",
-        "--setenv=HISTFILE=/dev/null",
+        *options.kept_options(record.machine, on_terminal=on_terminal),
         *confinement.nspawn_options(profile, record),
         *(command or _shell(record)),
     ]

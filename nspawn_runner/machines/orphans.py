@@ -36,7 +36,7 @@ def find(state_folder: str, *, ended_seconds: float, orphaned: Callable[[Record]
 
 def names(state_folder: str) -> set[str]:
     """Return the names of machines of which there is anything: record, folder, unit, layer."""
-    folders = {os.path.dirname(backends.named(name).layer(state_folder, "any")) for name in ("overlay", "btrfs")}
+    folders = {os.path.dirname(path) for path in backends.places(state_folder, "any").values()}
     found = {name for folder in folders for name in _entries(folder)}
     found |= {name for name in _entries(RUN_FOLDER) if os.path.isdir(f"{RUN_FOLDER}/{name}")}
     found |= {unit[1] for unit in map(_UNIT.fullmatch, _entries("/run/systemd/transient")) if unit}
@@ -74,15 +74,14 @@ def _layers(machine: str, state_folder: str) -> list[str]:
     """Return the folders on disk of what ``machine`` wrote."""
     record = records.read(machine)
     if record is not None and record.layer:
-        layers = [] if record.backend == "in_place" else [record.layer]
+        layers = [record.layer] if backends.named(record.backend).OWNS_LAYER else []
     else:
-        layers = [backends.named(name).layer(state_folder, machine) for name in ("overlay", "btrfs")]
+        layers = [*backends.places(state_folder, machine).values()]
     return [layer for layer in layers if os.path.isdir(layer)]
 
 
 def _traces(machine: str, state_folder: str) -> bool:
-    layers = [backends.named(name).layer(state_folder, machine) for name in ("overlay", "btrfs")]
-    paths = [*layers, records.folder(machine)]
+    paths = [*backends.places(state_folder, machine).values(), records.folder(machine)]
     return any(map(os.path.lexists, paths)) or systemd.is_loaded(records.unit_name(machine))
 
 

@@ -21,14 +21,11 @@ from ..errors import HostError
 from ..host import files, locks
 from ..light_typing import Any, NamedTuple
 from ..names import is_machine_name
+from ..nspawn import uid_ranges
+from ..nspawn.uid_ranges import FIRST_SLOT, LAST_SLOT
 from ..settings.amounts import Limits
 from ..settings.load import RUN_FOLDER
 
-# A slot is a machine's number on this host: its uid range and its address follow from it. The uids 0x70000000 to
-# 0x7ffdffff are used by nobody else: below lie systemd-nspawn's own and subuids, above systemd's foreign range
-# (systemd.io/UIDS-GIDS). Slots 0 and 1 would be the network's and the bridge's address; 4094 is left to logins.
-FIRST_SLOT, LAST_SLOT = 2, 4093
-UID_COUNT = 65536
 # The state of a record that is cut short or another version's: enough of it is known to remove the machine.
 UNREADABLE = "unreadable"
 
@@ -73,7 +70,7 @@ class Record(NamedTuple):
     @property
     def uid_base(self) -> int:
         """The first host uid of the machine's range; 0 where it has no user namespace of its own."""
-        return uid_base(self.slot) if self.user_namespace else 0
+        return uid_ranges.base(self.slot) if self.user_namespace else 0
 
     @property
     def folder(self) -> str:
@@ -89,11 +86,6 @@ def unit_name(machine: str) -> str:
 def login_unit_name(machine: str) -> str:
     """Return the name of the host's unit for a shell in what is kept of ``machine``."""
     return f"nspawn-runner-login-{machine}.service"
-
-
-def uid_base(slot: int) -> int:
-    """Return the first host uid of the range of 65536 that belongs to ``slot``."""
-    return 0x70000000 + slot * UID_COUNT
 
 
 def folder(machine: str) -> str:

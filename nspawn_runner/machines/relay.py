@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from ..errors import Cancelled, HostError
-from ..host import process, signals, systemd
+from ..host import process, signals
 from ..host.pump import Pump
+from ..nspawn import calls
 
 # The machine's systemd closes its own copies of the pipes a moment after the script's end.
 _CLOSE_WAIT_SECONDS = 0.05
@@ -126,12 +127,12 @@ def _end_script(client: process.Popen, end: Callable[[], None]) -> None:
 def _hand_over(readers: Iterable[int], machine: str, stage: str) -> None:
     """Give every pipe that still has a writer to a unit in the machine that copies it to the machine's journal."""
     for reader in _still_written(list(readers)):
-        argv = systemd.run_argv(
+        argv = calls.unit_argv(
+            machine,
             ["systemd-cat", f"--identifier={stage}", "cat"],
             unit=f"nspawn-runner-output-{os.urandom(4).hex()}.service",
             description=f"nspawn-runner: output of what {stage} left running",
-            options=["--pipe", f"--machine={machine}"],
-            quiet=False,
+            wait=False,
         )
         client = process.spawn(argv, stdin=reader, stdout=process.DEVNULL, stderr=process.PIPE, own_session=True)
         assert client.stderr is not None  # noqa: S101  (a pipe, as asked)

@@ -16,6 +16,7 @@ from enum import Enum
 from ..errors import Error, HostError, JobError
 from ..host import process, signals, systemd
 from ..light_typing import NamedTuple
+from ..nspawn import calls
 from . import cgroups, limits, network, notes, records, relay
 from .records import Record
 
@@ -147,12 +148,13 @@ def _is_over(record: Record, unit: str, said: str, *, started: bool) -> bool:
 
 
 def _systemd_run_argv(record: Record, unit: str, stage: str, mark: str, shell: str) -> list[str]:
-    return systemd.run_argv(
+    return calls.unit_argv(
+        record.machine,
         systemd.shell_argv(mark, shell),
         unit=unit,
         description=f"nspawn-runner: {stage} of the job",
-        options=["--pipe", "--wait", f"--machine={record.machine}", f"--uid={record.user}"],
-        properties=[*systemd.INSIDE_PROPERTIES, *limits.script_properties(record.limits)],
+        properties=[*calls.INSIDE_PROPERTIES, *limits.script_properties(record.limits)],
+        user=record.user,
     )
 
 
@@ -166,14 +168,13 @@ def _kill_script(machine: str, unit: str, grace_seconds: int) -> None:
 
 
 def _signal(machine: str, unit: str, name: str) -> None:
-    argv = ["systemctl", "--quiet", f"--machine={machine}", "kill", "--kill-whom=all", f"--signal={name}", "--", unit]
+    argv = calls.kill_argv(machine, unit, name)
     process.head(argv, limit_bytes=1, timeout_seconds=_ANSWER_SECONDS)  # it says nothing
 
 
 def _has_processes(machine: str, unit: str) -> bool:
     """Tell whether a process of ``unit`` is left; with the end of the wrapper alone the unit is inactive already."""
-    bus = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
-    argv = ["busctl", "--json=short", f"--machine={machine}", "call", *bus, "GetUnitProcesses", "s", unit]
+    argv = calls.manager_argv(machine, "GetUnitProcesses", "s", unit)
     said = process.head(argv, limit_bytes=_MOST_BYTES, timeout_seconds=_ANSWER_SECONDS)
     if not said:  # a unit without processes may be unknown by now
         return False
@@ -234,7 +235,7 @@ def _answers(machine: str) -> bool:
 def _ask(machine: str, *question: str) -> str:
     """Return what the machine's systemd answers to a question for systemctl, or nothing when it does not in time."""
     with suppress(HostError):
-        argv = ["systemctl", f"--machine={machine}", *question]
+        argv = calls.systemctl_argv(machine, *question)
         said = process.head(argv, limit_bytes=_MOST_BYTES, timeout_seconds=_ANSWER_SECONDS)
         return said.decode(errors="replace").strip()
     return ""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from ..errors import HostError, printable
-from ..host import process, systemd
+from ..nspawn import calls
 from .records import Record
 
 ROOT = "root"
@@ -25,15 +24,17 @@ def give_folders(record: Record, folders: Sequence[str]) -> None:
 
     Raises HostError where the image has no such user, or a folder cannot be made.
     """
-    argv = systemd.run_argv(
-        systemd.shell_argv(),
-        unit=f"nspawn-runner-user-{os.urandom(4).hex()}.service",
+    said = calls.shell_answer(
+        record.machine,
+        _GIVE,
+        record.user,
+        *folders,
+        label="user",
         description="nspawn-runner: folders of the user of scripts",
-        options=["--pipe", "--wait", f"--machine={record.machine}"],
         properties=["Type=exec"],
+        limit_bytes=_MOST_BYTES,
+        seconds=_SECONDS,
     )
-    program = systemd.shell_program(_GIVE, record.user, *folders)
-    said = process.head(argv, limit_bytes=_MOST_BYTES, timeout_seconds=_SECONDS, stdin=program)
     answer = said.decode(errors="replace").strip()
     if answer == "given":
         return

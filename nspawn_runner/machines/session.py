@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 
 from ..host import process, pump, systemd
+from ..nspawn import calls
 from .records import Record
 
 # A command that is interrupted has a status, and its shell lives to write it down. $0 is the program's file.
@@ -25,6 +26,7 @@ head -c 4 -- "$1.status"
 rm -f -- "$1" "$1.status"
 """
 _ANSWER_SECONDS = 10
+_DESCRIPTION = "nspawn-runner: login"
 
 
 def run(record: Record, command: Sequence[str]) -> int | None:
@@ -36,7 +38,7 @@ def run(record: Record, command: Sequence[str]) -> int | None:
     number = os.urandom(4).hex()
     file = f"/run/nspawn-runner-login-{number}"
     writer = [f"of={file}", "status=none"]
-    argv = _argv(record, ["dd", *writer], f"nspawn-runner-login-{number}-file.service", ["UMask=0077"])
+    argv = _unit_argv(record, ["dd", *writer], f"nspawn-runner-login-{number}-file.service", ["UMask=0077"])
     process.run(argv, check=False, stdin=systemd.shell_program(_PROGRAM, *words), timeout_seconds=_ANSWER_SECONDS)
     if os.isatty(0) and os.isatty(1):
         _on_terminal(record, file)
@@ -57,28 +59,31 @@ def _on_terminal(record: Record, file: str) -> None:
 
 def _through_pipes(record: Record, file: str, unit: str) -> None:
     try:
-        pump.call(_argv(record, ["/bin/sh", file], unit, systemd.INSIDE_PROPERTIES))
+        pump.call(_unit_argv(record, ["/bin/sh", file], unit, calls.INSIDE_PROPERTIES))
     except BaseException:
-        kill = ["systemctl", "--quiet", f"--machine={record.machine}", "kill", "--kill-whom=all", "--signal=KILL"]
-        process.run([*kill, "--", unit], check=False, timeout_seconds=_ANSWER_SECONDS)
+        kill = calls.kill_argv(record.machine, unit, "KILL")
+        process.run(kill, check=False, timeout_seconds=_ANSWER_SECONDS)
         _take_status(record, file)
         raise
 
 
-def _argv(record: Record, command: Sequence[str], unit: str, properties: Sequence[str]) -> list[str]:
-    return systemd.run_argv(
-        command,
-        unit=unit,
-        description="nspawn-runner: login",
-        options=["--pipe", "--wait", f"--machine={record.machine}", "--uid=root"],
-        properties=properties,
+def _unit_argv(record: Record, command: Sequence[str], unit: str, properties: Sequence[str]) -> list[str]:
+    return calls.unit_argv(
+        record.machine, command, unit=unit, description=_DESCRIPTION, properties=properties, user="root"
     )
 
 
 def _take_status(record: Record, file: str) -> int | None:
     """Return what the command's status was, by its own machine, and remove the files there."""
-    argv = _argv(record, systemd.shell_argv(), f"{os.path.basename(file)}-status.service", ["Type=exec"])
-    program = systemd.shell_program(_TAKE_STATUS, file)
-    said = process.head(argv, limit_bytes=4, timeout_seconds=_ANSWER_SECONDS, stdin=program)
+    said = calls.shell_answer(
+        record.machine,
+        _TAKE_STATUS,
+        file,
+        label="login-status",
+        description=_DESCRIPTION,
+        properties=["Type=exec"],
+        limit_bytes=4,
+        seconds=_ANSWER_SECONDS,
+    )
     word = said.decode(errors="replace").strip()
     return int(word) if word.isascii() and word.isdigit() and int(word) < 256 else None

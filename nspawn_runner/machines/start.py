@@ -80,7 +80,7 @@ def _why(error: BaseException) -> str:
 
 
 def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
-    backend = "in_place" if wish.in_place else backends.choose(settings, wish.root)
+    backend = backends.choose(settings, wish.root, in_place=wish.in_place)
     layer = wish.root if wish.in_place else backends.named(backend).layer(settings.state_folder, machine)
     return Record(
         machine=machine,
@@ -104,7 +104,7 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
         owner=wish.owner,
         environment=wish.environment,
         # Of a tree in memory or of maintenance's own there is nothing to keep.
-        keep_failed_seconds=(seconds(settings.keep_failed) or 0) if backend in {"overlay", "btrfs"} else 0,
+        keep_failed_seconds=(seconds(settings.keep_failed) or 0) if backends.named(backend).CAN_KEEP else 0,
     )
 
 
@@ -184,10 +184,10 @@ def _join_network(record: Record, client: process.Popen) -> None:
 
 def _check_version() -> None:
     """Refuse a systemd-nspawn that lacks our options; asked only when a start failed, since it costs a process."""
-    words = process.run(["systemd-nspawn", "--version"], check=False).stdout.split()[1:2]
-    if words and words[0].isdigit() and int(words[0]) < OLDEST_SYSTEMD:
+    version = options.version()
+    if version is not None and version < OLDEST_SYSTEMD:
         raise HostError(
-            f"systemd-nspawn {words[0].decode()} is too old: machines need {OLDEST_SYSTEMD} or newer",
+            f"systemd-nspawn {version} is too old: machines need {OLDEST_SYSTEMD} or newer",
             advice="upgrade the host: Debian 12 has 252, Ubuntu 24.04 has 255",
         )
 

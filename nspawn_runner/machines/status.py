@@ -6,8 +6,8 @@ import os
 from typing import NamedTuple
 
 from ..errors import HostError
-from ..host import locks, systemd, trees
-from . import cgroups, records
+from ..host import locks, systemd
+from . import backends, cgroups, records
 from .records import Record
 
 
@@ -61,14 +61,9 @@ def disk_bytes(record: Record, *, seconds: float) -> int | None:
 
     What a snapshot shares with its image is not counted.
     """
-    layer = record.layer
-    if record.backend == "in_place" or not os.path.isdir(layer):
+    if not os.path.isdir(record.layer):
         return None
     try:
-        if record.backend == "tmpfs" and os.path.ismount(layer):
-            there = os.statvfs(layer)
-            return (there.f_blocks - there.f_bfree) * there.f_frsize
-        count = trees.exclusive_bytes if record.backend == "btrfs" else trees.size_bytes
-        return count(layer, seconds=seconds)
+        return backends.named(record.backend).disk_bytes(record.layer, seconds=seconds)
     except (HostError, OSError, ValueError, IndexError):
         return None  # not in time, or the machine went

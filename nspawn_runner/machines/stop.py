@@ -11,7 +11,6 @@ from functools import partial
 from ..errors import Error, HostError
 from ..host import files, process, signals, systemd
 from . import backends, cgroups, notes, records
-from .backends import overlay
 from .records import Record
 
 # systemd-nspawn leaves these two, empty, when it is killed (measured with 252 to 262).
@@ -90,10 +89,8 @@ def remove_leftovers(machine: str, state_folder: str) -> None:
     if record is not None and record.state != records.UNREADABLE:
         remove(record)
         return
-    # tmpfs has the folder of overlay, and takes it down mounted or not.
-    layers = {name: backends.named(name).layer(state_folder, machine) for name in ("tmpfs", "btrfs")}
-    traces = [*layers.values(), records.folder(machine)]
-    traces += map(overlay.disk_file, layers.values())
+    layers = backends.places(state_folder, machine)
+    traces = [*backends.traces(state_folder, machine), records.folder(machine)]
     traces += [f"{folder}/{machine}" for folder in _NSPAWN_FOLDERS]
     there = record is not None or any(os.path.lexists(path) for path in traces)
     if there or systemd.is_loaded(records.unit_name(machine)):

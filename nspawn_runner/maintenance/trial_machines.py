@@ -16,7 +16,8 @@ from ..jobs import job_limits
 from ..machines import evidence, records, script, start, stop
 from ..machines.script import Outcome
 from ..names import host_name
-from ..nspawn import tree_shell
+from ..nspawn import calls, tree_shell
+from ..output import note
 from ..settings.load import with_run_values
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def booted(spec: Spec, draft: Draft, settings: Settings) -> Iterator[str]:
     ):
         yield record.machine
         deadline = time.monotonic() + _POWEROFF_SECONDS
-        poweroff = ["systemctl", f"--machine={record.machine}", "--no-block", "poweroff"]
+        poweroff = calls.systemctl_argv(record.machine, "--no-block", "poweroff")
         process.head(poweroff, limit_bytes=1, timeout_seconds=_POWEROFF_SECONDS)  # it may not answer
         while systemd.is_active(record.unit):
             if time.monotonic() > deadline:
@@ -83,7 +84,7 @@ def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
         if result.status:
             with suppress(Error, OSError):  # which must not hide that it failed
                 for line in evidence.lines(record, since=began, seconds=5):
-                    print(line, file=sys.stderr, flush=True)
+                    note(line)
     if result.outcome is not Outcome.FINISHED or result.status:
         how = f"exit status {result.status}" if result.outcome is Outcome.FINISHED else str(result.outcome.value)
         raise HostError(f"the smoke test failed: {how}", facts=f"its output: {log}", advice=said)

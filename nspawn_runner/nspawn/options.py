@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ..host import process
+
 # Each of these would wait for a network that is set from outside, or change that.
 NETWORK_UNITS = (
     "systemd-networkd.service",
@@ -39,6 +41,36 @@ _MASKED = (
     "systemd-update-utmp.service",
     "systemd-update-utmp-runlevel.service",
 )
+
+
+def version() -> int | None:
+    """Return the version of systemd-nspawn on this host; None where it does not say."""
+    words = process.run(["systemd-nspawn", "--version"], check=False).stdout.split()[1:2]
+    return int(words[0]) if words and words[0].isdigit() else None
+
+
+def help_text() -> str:
+    """Return what systemd-nspawn says of its options."""
+    return process.run(["systemd-nspawn", "--help"]).stdout.decode(errors="replace")
+
+
+def kept_options(machine: str, *, on_terminal: bool) -> list[str]:
+    """Return the options for a command in the root that is kept of ``machine``, not booted and without a network."""
+    return [
+        "--quiet",
+        f"--machine={machine}",
+        "--register=no",
+        "--keep-unit",
+        "--settings=no",
+        "--link-journal=no",
+        "--private-network",
+        # The root is evidence: nothing of the host's goes into it.
+        "--resolv-conf=off",
+        "--timezone=off",
+        "--as-pid2",
+        f"--console={'interactive' if on_terminal else 'pipe'}",
+        "--setenv=HISTFILE=/dev/null",
+    ]
 
 
 def boot_options(machine: str, options: Sequence[str], masked: Sequence[str] = ()) -> list[str]:

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ..host import files, process, pump, tree_files
+from . import options, uid_ranges
 
-# Machines have the slots 2 to 4093 of ranges of 65536 uids from 0x70000000 on. All changes of images share slot 4094:
-# they are the administrator's, each in PID and mount namespaces of its own, and one at a time per image.
-UID_BASE = 0x70000000 + 4094 * 0x10000
 _RESOLVER = "etc/resolv.conf"
 _MACHINE_ID = "etc/machine-id"
 # What nspawn's --resolv-conf=replace-host and replace-uplink put there.
@@ -66,7 +64,7 @@ def machine_id_taken_back(root: str) -> Iterator[None]:
 
 def uid_options(*, user_namespace: bool) -> list[str]:
     """Return the options of nspawn that give a tree's root uids of its own, the files keeping theirs on disk."""
-    return [f"--private-users={UID_BASE}:65536", "--private-users-ownership=map"] if user_namespace else []
+    return uid_ranges.mapped(uid_ranges.OF_CHANGES) if user_namespace else []
 
 
 def nspawn_argv(
@@ -93,6 +91,17 @@ def nspawn_argv(
         "--setenv=LANG=C.UTF-8", "--setenv=HISTFILE=/dev/null",
         *passed,
         "--", *command,
+    ]  # fmt: skip
+
+
+def boot_argv(root: str, name: str, hostname: str, more: Sequence[str], *, user_namespace: bool) -> list[str]:
+    """Return how to call systemd-nspawn to boot the tree ``root`` with the options ``more``; it ends when we die."""
+    return [
+        "setpriv", "--pdeathsig", "TERM", "--",
+        "systemd-nspawn", "--quiet", f"--directory={root}", f"--machine={name}", f"--hostname={hostname}", "--boot",
+        "--notify-ready=yes", *more, *uid_options(user_namespace=user_namespace),
+        "--settings=no", "--link-journal=no", "--timezone=off", "--resolv-conf=replace-host", "--console=read-only",
+        *options.mask_words(options.ASLEEP),
     ]  # fmt: skip
 
 

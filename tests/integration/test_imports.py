@@ -25,6 +25,7 @@ EXPECTED = {
         "jobs",
         "jobs.accounting",
         "jobs.job_image",
+        "jobs.results",
         "host.signals",
         "gitlab",
         "gitlab.job",

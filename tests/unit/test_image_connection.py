@@ -8,7 +8,7 @@ from nspawn_runner.errors import HostError
 from nspawn_runner.host import systemd
 from nspawn_runner.images.ansible import container_main, containers
 from nspawn_runner.images.connection_plugins import FOLDER
-from nspawn_runner.nspawn import commands
+from nspawn_runner.nspawn import execute
 
 ORDER = container_main.Order(
     root="/tree", machine="m", hostname="h", state="/s", boot=False, user_namespace=True, private_network=False
@@ -21,20 +21,20 @@ def test_the_plugin_has_the_name_of_its_file() -> None:
 
 
 def test_a_command_enters_word_by_word() -> None:
-    place = commands.Container(leader=os.getpid(), uid=0x7FFE0000)
-    argv = commands._nsenter_argv(place, WORDS)
+    place = execute.Container(leader=os.getpid(), uid=0x7FFE0000)
+    argv = execute._nsenter_argv(place, WORDS)
     assert argv[:4] == ["nsenter", f"--target={os.getpid()}", "--all", "--root"]
     assert argv[-3:] == WORDS
 
 
 def test_without_user_namespace_capabilities_are_the_container_s() -> None:
-    [setpriv, bounding, *_] = commands._nsenter_argv(commands.Container(leader=os.getpid(), uid=0), WORDS)
+    [setpriv, bounding, *_] = execute._nsenter_argv(execute.Container(leader=os.getpid(), uid=0), WORDS)
     assert setpriv == "setpriv"
     assert bounding.startswith("--bounding-set=-all")
 
 
 def test_a_unit_holds_nothing_of_the_command() -> None:
-    argv = commands._unit_argv("m", "u.service")
+    argv = execute._unit_argv("m", "u.service")
     assert argv[argv.index("--") + 1 :] == ["/bin/sh", "/proc/self/fd/0"]
 
 
@@ -83,5 +83,5 @@ def test_a_tree_that_is_none_is_told() -> None:
 
 
 def test_root_s_uid_is_read_from_the_map() -> None:
-    assert commands.root_uid(os.getpid()) == 0
-    assert commands.root_uid(1 << 30) == 0
+    assert execute.root_uid(os.getpid()) == 0
+    assert execute.root_uid(1 << 30) == 0

@@ -3,7 +3,7 @@
 import pytest
 
 from nspawn_runner.commands.chroot_login import _host_name
-from nspawn_runner.nspawn import tree_shell
+from nspawn_runner.nspawn import tree_shell, uid_ranges
 
 
 def test_the_command_is_passed_word_by_word() -> None:
@@ -14,7 +14,7 @@ def test_the_command_is_passed_word_by_word() -> None:
 
 
 def test_no_machine_has_the_uids() -> None:
-    assert tree_shell.UID_BASE == 0x7FFE0000
+    assert uid_ranges.OF_CHANGES == 0x7FFE0000
     argv = tree_shell.nspawn_argv("/tree", "m", [], user_namespace=False, interactive=True)
     assert argv[-1] == "--"
     assert "--console=interactive" in argv

@@ -1,9 +1,14 @@
 """The rooms of the code: imports go one way, one door to child processes, and what a stage loads."""
 
 import ast
+from collections import Counter
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from nspawn_runner import cli
 
 PACKAGE = Path(__file__).resolve().parents[2] / "nspawn_runner"
 # Each layer may import those after it; the rooms of one layer do not import each other.
@@ -63,3 +68,60 @@ def test_one_door_to_child_processes() -> None:
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_modules_stay_small(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 330
+
+
+def name(path: Path) -> str:
+    """Return the name of a module below the package; of a package's own, that of its folder."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Yield the names of the package's modules that a module loads; not those that only types need."""
+    tree = ast.parse(path.read_text())
+    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    for_types = {id(node) for part in typing for node in ast.walk(part)}
+    folder = path.relative_to(PACKAGE).parts[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and id(node) not in for_types:
+            base = [*folder[: len(folder) - node.level + 1], *filter(None, [node.module])]
+            for alias in node.names:
+                deeper = PACKAGE.joinpath(*base, alias.name)
+                is_module = deeper.with_suffix(".py").exists() or deeper.is_dir()
+                yield ".".join([*base, alias.name] if is_module else base)
+
+
+def test_there_is_no_circle() -> None:
+    """Not in a room either; a package's own module comes with each of its modules, which is none."""
+    graph = {name(path): {each for each in imported_modules(path) if each != name(path)} for path in modules()}
+    TopologicalSorter(graph).prepare()
+
+
+def test_commands_are_the_verbs() -> None:
+    there = {path.stem for path in modules() if path.parent.name == "commands"} - {"__init__"}
+    assert there == {*cli.VERBS.values(), "reap"}
+    for path in (PACKAGE / "commands").glob("*.py"):
+        assert not {each for each in imported_modules(path) if each.startswith("commands.")}, path
+
+
+def test_no_name_stands_twice() -> None:
+    """Of modules, but for doctor, a verb and a room, and nspawn, which is what Ansible calls our connection."""
+    count = Counter(path.parent.name if path.stem == "__init__" else path.stem for path in modules())
+    assert {each for each, number in count.items() if number > 1} == {"doctor", "nspawn"}
+
+
+@pytest.mark.parametrize(
+    ("what", "allowed"),
+    [
+        ('"systemd-nspawn"', {"nspawn", "machines.backends", "host.process", "doctor.programs"}),
+        ("--machine=", {"nspawn", "machines.backends"}),
+        ('backend == "', {"machines.backends", "doctor.storage"}),
+        ("backend in {", {"machines.backends", "doctor.storage"}),
+        ("sys.stderr", {"output", "cli", "host.streams", "host.process", "images.progress", "images.archive.unpack",
+                        "maintenance.trial_machines"}),
+        ("0x70000000", {"nspawn.uid_ranges"}),
+    ],
+)  # fmt: skip
+def test_each_fact_has_its_place(what: str, allowed: set[str]) -> None:
+    there = [name(path) for path in modules() if what in path.read_text()]
+    assert [each for each in there if not any(each == place or each.startswith(f"{place}.") for place in allowed)] == []

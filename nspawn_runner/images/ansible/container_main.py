@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from ...errors import Cancelled, HostError
 from ...host import files, locks, process, signals
-from ...nspawn import commands, options, tree_shell
+from ...nspawn import execute, tree_shell
 
 _START_SECONDS = 120
 _END_SECONDS = 30
@@ -53,14 +53,9 @@ def nspawn_argv(order: Order) -> list[str]:
         )
         at = argv.index("--as-pid2")
         return [*argv[:at], f"--hostname={order.hostname}", *_network(order), *argv[at + 1 :]]
-    return [
-        "setpriv", "--pdeathsig", "TERM", "--",
-        "systemd-nspawn", "--quiet", f"--directory={order.root}", f"--machine={order.machine}",
-        f"--hostname={order.hostname}", "--boot", "--notify-ready=yes", *_network(order),
-        *tree_shell.uid_options(user_namespace=order.user_namespace),
-        "--settings=no", "--link-journal=no", "--timezone=off", "--resolv-conf=replace-host", "--console=read-only",
-        *options.mask_words(options.ASLEEP),
-    ]  # fmt: skip
+    return tree_shell.boot_argv(
+        order.root, order.machine, order.hostname, _network(order), user_namespace=order.user_namespace
+    )
 
 
 def _network(order: Order) -> list[str]:
@@ -82,7 +77,7 @@ def keep(order: Order, ansible: int) -> None:
             "machine": order.machine,
             "leader": leader,
             "namespace": os.readlink(f"/proc/{leader}/ns/pid"),
-            "uid": commands.root_uid(leader),
+            "uid": execute.root_uid(leader),
         }
         files.write_atomically(order.state, json.dumps(told).encode())
         _answer(told)

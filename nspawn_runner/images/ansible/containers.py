@@ -14,7 +14,7 @@ from typing import Any
 from ...errors import HostError
 from ...host import files, locks, process, signals
 from ...names import host_name
-from ...nspawn import commands
+from ...nspawn import execute
 from .. import store
 from .container_main import Order
 
@@ -25,7 +25,7 @@ _START_SECONDS = 150
 
 def reach(
     root: str, owner: int, *, boot: bool = False, user_namespace: bool = True, private_network: bool = False
-) -> commands.Container | commands.Machine:
+) -> execute.Container | execute.Machine:
     """Return the container of the tree ``root``, started if need be, which ends with the process ``owner``.
 
     Raises HostError when there is no tree or no container can be started in it.
@@ -41,8 +41,8 @@ def reach(
                 sweep()
                 told = _start(_order(root, state, boot, user_namespace, private_network), owner)
     if boot:
-        return commands.Machine(told["machine"], told["uid"])
-    return commands.Container(told["leader"], told["uid"])
+        return execute.Machine(told["machine"], told["uid"])
+    return execute.Container(told["leader"], told["uid"])
 
 
 def end(root: str, owner: int | None = None) -> None:

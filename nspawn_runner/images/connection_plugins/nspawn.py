@@ -14,7 +14,7 @@ sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(
 
 from nspawn_runner.errors import HostError
 from nspawn_runner.images.ansible import containers
-from nspawn_runner.nspawn import commands
+from nspawn_runner.nspawn import execute
 
 DOCUMENTATION = """
 name: nspawn
@@ -105,10 +105,10 @@ class Connection(ConnectionBase):  # type: ignore[misc]
             self._connected = True
         return self
 
-    def _reach(self) -> commands.Container | commands.Machine:
+    def _reach(self) -> execute.Container | execute.Machine:
         target = self._target()
         if not target.startswith("/"):
-            return commands.running_machine(target)
+            return execute.running_machine(target)
         switches = {name: self.get_option(name) for name in ("boot", "user_namespace", "private_network")}
         return containers.reach(target, _main_process(), **switches)
 
@@ -140,13 +140,13 @@ class Connection(ConnectionBase):  # type: ignore[misc]
         most_bytes = self.get_option("fetch_max") << 20
         with open(os.fsencode(out_path), "wb") as target:
             try:
-                self._transfer('exec cat < "$1"', in_path, stdout=commands.Sink(target.fileno(), most_bytes))
+                self._transfer('exec cat < "$1"', in_path, stdout=execute.Sink(target.fileno(), most_bytes))
             except BaseException:
                 os.unlink(os.fsencode(out_path))
                 raise
 
     def _transfer(
-        self, script: str, path: str, *, stdin: bytes | int = b"", stdout: commands.Sink | None = None
+        self, script: str, path: str, *, stdin: bytes | int = b"", stdout: execute.Sink | None = None
     ) -> None:
         done = self._run(["/bin/sh", "-c", script, "sh", str(path)], stdin=stdin, stdout=stdout)
         if done.status:
@@ -154,11 +154,11 @@ class Connection(ConnectionBase):  # type: ignore[misc]
             raise AnsibleConnectionFailure(f"cannot transfer {path} of {self._target()}: {said}")
 
     def _run(
-        self, command: list[str], *, stdin: bytes | int = b"", stdout: commands.Sink | None = None
-    ) -> commands.Ended:
+        self, command: list[str], *, stdin: bytes | int = b"", stdout: execute.Sink | None = None
+    ) -> execute.Ended:
         self._connect()
         try:
-            return commands.run(self._place, command, stdin=stdin, stdout=stdout)
+            return execute.run(self._place, command, stdin=stdin, stdout=stdout)
         except (HostError, OSError) as error:
             raise _failure(error) from error
 

@@ -15,6 +15,9 @@ from ..records import Record
 class Backend(Protocol):
     """What a backend's module offers; all of it works from the record and can be repeated."""
 
+    OWNS_LAYER: bool  # the layer goes with the machine
+    CAN_KEEP: bool  # the root of a failed job can be kept in it
+
     def layer(self, state_folder: str, machine: str) -> str:
         """Return the path on disk that holds the changes of ``machine``."""
 
@@ -30,17 +33,45 @@ class Backend(Protocol):
     def room_bytes(self, record: Record) -> int | None:
         """Return how much more the machine can write, in bytes; None where that cannot be told."""
 
+    def disk_bytes(self, layer: str, *, seconds: float) -> int | None:
+        """Return what ``layer`` takes, in bytes, beyond what it shares with the image; None where that is not told.
+
+        Raises HostError when it takes over ``seconds`` to count, and OSError when the layer goes meanwhile.
+        """
+
+    def is_complete(self, record: Record) -> bool:
+        """Tell whether all that a kept root consists of is there still."""
+
+    def volumes_folder(self, record: Record) -> str:
+        """Return the folder on the host for volumes; empty where the machine's tree itself will do."""
+
 
 def named(name: str) -> Backend:
     """Return the backend ``name`` (overlay, btrfs, tmpfs, in_place)."""
     return cast(Backend, import_module(f".{name}", __name__))
 
 
-def choose(settings: Settings, root: str) -> str:
+def places(state_folder: str, machine: str) -> dict[str, str]:
+    """Return the paths where an unknown ``machine`` may have a layer, by the backend that removes it."""
+    # tmpfs has the folder of overlay, and takes it down mounted or not.
+    return {name: named(name).layer(state_folder, machine) for name in ("tmpfs", "btrfs")}
+
+
+def traces(state_folder: str, machine: str) -> list[str]:
+    """Return all paths that a layer of ``machine`` may have."""
+    from . import overlay
+
+    layers = places(state_folder, machine).values()
+    return [*layers, *map(overlay.disk_file, layers)]
+
+
+def choose(settings: Settings, root: str, *, in_place: bool = False) -> str:
     """Return the backend for a machine on the tree ``root``: the one set, else btrfs where a snapshot can be made.
 
-    A machine whose disk is limited is on overlay even so.
+    A machine whose disk is limited is on overlay even so, and one that changes the tree itself has no layer.
     """
+    if in_place:
+        return "in_place"
     if settings.backend in {"overlay", "tmpfs"}:
         return settings.backend
     if settings.limits.disk_max != INFINITY:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 
 from ...host import files, process, trees
+from ...nspawn import uid_ranges
 from ...settings.load import Settings
-from ..records import UID_COUNT, Record
+from ..records import Record
 from . import own_files
+
+OWNS_LAYER = CAN_KEEP = True
 
 
 def layer(state_folder: str, machine: str) -> str:
@@ -30,10 +33,27 @@ def detach(layer: str) -> None:
 
 def command(record: Record) -> list[str]:
     """Return systemd-nspawn on the snapshot, idmapped (systemd >= 250, kernel >= 5.15)."""
-    users = [f"--private-users={record.uid_base}:{UID_COUNT}", "--private-users-ownership=map"]
+    users = uid_ranges.mapped(record.uid_base)
     return ["systemd-nspawn", f"--directory={record.layer}", *(users if record.user_namespace else [])]
 
 
 def room_bytes(record: Record) -> int | None:
     """Return what is left of the disk."""
     return trees.room_bytes(record.layer)
+
+
+def disk_bytes(layer: str, *, seconds: float) -> int | None:
+    """Return what the snapshot takes beyond what it shares."""
+    return trees.exclusive_bytes(layer, seconds=seconds)
+
+
+def is_complete(record: Record) -> bool:
+    """Tell that a snapshot needs nothing else."""
+    del record
+    return True
+
+
+def volumes_folder(record: Record) -> str:
+    """Name none: a job's own overlays can be on the snapshot."""
+    del record
+    return ""

@@ -11,6 +11,8 @@ from .. import network
 from ..records import Record
 from . import btrfs
 
+OWNS_LAYER = CAN_KEEP = False
+
 
 def layer(state_folder: str, machine: str) -> str:
     """Refuse: whoever wishes for the machine says which tree it is."""
@@ -43,3 +45,13 @@ def room_bytes(record: Record) -> int | None:
     """Tell nothing: no limit holds for a tree that is in the making."""
     del record
     return None
+
+
+def disk_bytes(layer: str, *, seconds: float) -> int | None:
+    """Tell nothing: there is no layer."""
+    del layer, seconds
+    return None
+
+
+is_complete = btrfs.is_complete
+volumes_folder = btrfs.volumes_folder

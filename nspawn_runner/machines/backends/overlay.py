@@ -25,6 +25,8 @@ from . import own_files
 # Named, not imported: it loads ctypes, which a stage does without.
 _LAUNCHER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "launcher.py")
 
+OWNS_LAYER = CAN_KEEP = True
+
 # From linux/fs.h, the number on most architectures; see ioctl_iflags(2).
 _FS_IOC_SETFLAGS, _FS_NOCOW_FL = 0x40086602, 0x00800000
 
@@ -105,6 +107,21 @@ def detach(layer: str) -> None:
 def room_bytes(record: Record) -> int | None:
     """Return what is left of the file system of the upper directory."""
     return trees.room_bytes(record.layer)
+
+
+def disk_bytes(layer: str, *, seconds: float) -> int | None:
+    """Return what upper and work directory take."""
+    return trees.size_bytes(layer, seconds=seconds)
+
+
+def is_complete(record: Record) -> bool:
+    """Tell whether the image is still the tree that the machine started from."""
+    return not os.path.islink(record.root)
+
+
+def volumes_folder(record: Record) -> str:
+    """Return a folder of the layer: a job's own overlays cannot be on an overlay."""
+    return f"{record.layer}/volumes"
 
 
 def command(record: Record) -> list[str]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ..errors import HostError
 from ..host import files, process, systemd
+from . import calls
 
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What a login as root has; the words of the command follow.
@@ -115,8 +116,7 @@ def run(
             given = _kept(_behind_program([mark, *command], stdin), stack)
             done = _run(_unit_argv(place.name, unit), place.uid, given, stdout, machine=first)
     except BaseException:
-        kill = ["systemctl", "--quiet", f"--machine={place.name}", "kill", "--kill-whom=all", "--signal=KILL"]
-        process.run([*kill, "--", unit], check=False, timeout_seconds=10)
+        process.run(calls.kill_argv(place.name, unit, "KILL"), check=False, timeout_seconds=10)
         raise
     said, found, rest = done.stderr.partition(f"\n{mark} ".encode())
     status, _, late = rest.partition(b"\n")
@@ -176,12 +176,14 @@ def _behind_program(words: Sequence[str], stdin: bytes | int) -> int:
 def _unit_argv(machine: str, unit: str) -> list[str]:
     # By name alone: a proxy's address may hold a password, and everyone can read arguments. systemd-run has the values.
     passed = [f"--setenv={key}" for key in process.environment() if key not in {"PATH", "HOME"}]
-    return systemd.run_argv(
+    return calls.unit_argv(
+        machine,
         systemd.shell_argv(),
         unit=unit,
         description="nspawn-runner: a command of Ansible",
-        options=["--pipe", "--wait", f"--machine={machine}", "--uid=root", *passed],
-        properties=systemd.INSIDE_PROPERTIES,
+        properties=calls.INSIDE_PROPERTIES,
+        user="root",
+        options=passed,
     )
 
 

@@ -1,0 +1,5 @@
+"""What can become of a stage or a job, in the words of journal and metrics."""
+
+from __future__ import annotations
+
+SUCCESS, FAILED, CANCELED, SYSTEM_FAILURE = "success", "failed", "canceled", "system failure"
