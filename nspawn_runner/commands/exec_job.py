@@ -15,8 +15,9 @@ from ..jobs import accounting, job_image, job_script, machine, removal
 from ..jobs import log as job_log
 from ..machines import script
 from ..pipeline import checkout, ci_file, headings, predefined, scripts
+from ..settings import paths
 from ..settings.amounts import JOB_VARIABLES
-from ..settings.load import RUN_FOLDER
+from ..settings.paths import RUN_FOLDER
 
 if TYPE_CHECKING:
     import argparse
@@ -38,7 +39,7 @@ it lies in the folder. The exit status is that of the job's script.
 Example:  nspawn-runner exec test --image bookworm --variable LEVEL=2"""
 
 # Where the machine sees the packed sources.
-_BUNDLE = "/run/nspawn-runner/sources.bundle"
+_BUNDLE = f"{paths.INSIDE_FOLDER}/sources.bundle"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +61,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         print("\n".join(pipeline.jobs))
         return 0
     job_id = made_up_id()
-    workspace = f"{settings.state_folder}/.build/exec-{job_id}"
+    workspace = f"{settings.state_folder}/{paths.BUILDS}/exec-{job_id}"
     files.make_private_folder(RUN_FOLDER)
     # By this lock, held longer than the workspace is there, gc knows that we live.
     with locks.locked(f"{RUN_FOLDER}/exec-{job_id}.lock", what=f"the job {job_id}"):

@@ -17,8 +17,9 @@ from ..machines import network, records
 from ..machines import orphans as of_machines
 from ..maintenance import all_images, trial_machines
 from ..output import human_size, say, table
+from ..settings import paths
 from ..settings.amounts import seconds
-from ..settings.load import RUN_FOLDER
+from ..settings.paths import RUN_FOLDER
 
 if TYPE_CHECKING:
     import argparse
@@ -166,7 +167,7 @@ def _workspaces(state_folder: str) -> Iterator[Leftover]:
 
 def _work(state_folder: str) -> Iterator[tuple[str, str, str]]:
     """Yield folder, kind and job of each exec, and each trial job of doctor."""
-    for parent, wanted in ((f"{state_folder}/.build", "exec"), (RUN_FOLDER, "doctor")):
+    for parent, wanted in ((f"{state_folder}/{paths.BUILDS}", "exec"), (RUN_FOLDER, "doctor")):
         for name in sorted(os.listdir(parent)) if os.path.isdir(parent) else []:
             found = _WORK.fullmatch(name)
             if found and found[1] == wanted:

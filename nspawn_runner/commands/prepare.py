@@ -11,7 +11,7 @@ from ..jobs import accounting, job_image, machine, permission
 from ..light_typing import TYPE_CHECKING
 from ..machines import network, resolvers
 from ..output import warn
-from ..settings.load import DEFAULT_FILE
+from ..settings.paths import DEFAULT_FILE
 
 if TYPE_CHECKING:
     import argparse

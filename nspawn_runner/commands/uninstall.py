@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..doctor.timers import TIMERS
 from ..errors import Error, HostError
 from ..host import files, locks, process, systemd, trees
-from ..images import program_log, store
+from ..images import store
 from ..machines import network_removal, orphans, records, stop
 from ..output import note, say
-from ..settings.load import RUN_FOLDER
+from ..settings import paths
+from ..settings.paths import LOG_FOLDER, RUN_FOLDER
 
 if TYPE_CHECKING:
     import argparse
@@ -106,8 +107,8 @@ def _parts(settings: Settings) -> Iterator[Part]:
         yield Part(f"{state}/{name}", partial(trees.remove, f"{state}/{name}"))
     if os.path.isdir(state) and not os.path.ismount(state):
         yield Part(state, partial(_remove_empty, state))
-    if os.path.isdir(program_log.LOG_FOLDER):
-        yield Part(program_log.LOG_FOLDER, partial(files.remove_tree, program_log.LOG_FOLDER))
+    if os.path.isdir(LOG_FOLDER):
+        yield Part(LOG_FOLDER, partial(files.remove_tree, LOG_FOLDER))
     if settings.metrics.file and os.path.isfile(settings.metrics.file):
         yield Part(settings.metrics.file, partial(files.remove_file, settings.metrics.file))
 
@@ -131,7 +132,7 @@ def _own_entries(state_folder: str) -> list[str]:
     if os.path.basename(state_folder) == "nspawn-runner":
         return list(there)
     # An image that is a plain folder was put there by hand.
-    return [name for name in there if name in files.OURS or os.path.islink(f"{state_folder}/{name}")]
+    return [name for name in there if name in paths.HIDDEN or os.path.islink(f"{state_folder}/{name}")]
 
 
 def _remove_empty(folder: str) -> None:

@@ -21,7 +21,8 @@ from ..host import files, locks, process, signals
 from ..machines import firewall as ours
 from ..machines import network
 from ..machines.network import INTERFACE
-from ..settings.load import RUN_FOLDER, Network
+from ..settings.load import Network
+from ..settings.paths import RUN_FOLDER
 from . import Context, Finding, failed, ok, warning
 from .bridge import forwards, is_wanted
 

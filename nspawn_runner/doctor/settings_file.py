@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator
 
 from ..errors import HostError
-from ..settings import load
+from ..settings import load, paths
 from . import Context, Finding, failed, ok
 
 
 def settings_file(context: Context) -> Iterator[Finding]:
     """The file says nothing wrong; the other checks take the defaults where it does."""
-    file = context.config_file or load.DEFAULT_FILE
+    file = context.config_file or paths.DEFAULT_FILE
     try:
         load.load(context.config_file)
     except HostError as error:

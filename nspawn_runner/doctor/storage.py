@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from ..host import files, locks, process, signals, trees
 from ..machines import launcher
 from ..nspawn import uid_ranges
-from ..settings.load import RUN_FOLDER
+from ..settings import paths
+from ..settings.paths import RUN_FOLDER
 from . import Context, Finding, failed, ok, warning
 
 # A job that installs a few packages writes some hundred MiB and some ten thousand files.
@@ -127,7 +128,7 @@ def _no_layers(name: str, said: bytes) -> Finding:
 
 def trial_places(state_folder: str) -> tuple[str, str]:
     """Return the folder of the trees that are tried, and that of their mount points."""
-    return f"{state_folder}/.doctor", f"{RUN_FOLDER}/doctor"
+    return f"{state_folder}/{paths.TRIALS}", f"{RUN_FOLDER}/doctor"
 
 
 def remove_trial(state_folder: str) -> None:

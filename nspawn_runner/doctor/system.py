@@ -11,6 +11,7 @@ from ..errors import HostError
 from ..host import process, signals, systemd
 from ..machines import cgroups
 from ..nspawn import options
+from ..settings import paths
 from . import Context, Finding, failed, ok, warning
 
 # What starting a machine takes, by the numbers of linux/capability.h.
@@ -111,7 +112,7 @@ def _controllers_advice(idle: list[str]) -> str:
 
 def clock(context: Context) -> Iterator[Finding]:
     """The clock is not behind what was made on this host, and something keeps it right."""
-    stamps = glob.glob(f"{glob.escape(context.settings.state_folder)}/.generations/*/*.json")
+    stamps = glob.glob(f"{glob.escape(context.settings.state_folder)}/{paths.GENERATIONS}/*/*.json")
     newest = max(os.stat(path).st_mtime for path in [__file__, *stamps])
     if time.time() < newest - _DAY:
         now, then = (time.strftime("%Y-%m-%d", time.gmtime(when)) for when in (time.time(), newest))

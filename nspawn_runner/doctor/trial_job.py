@@ -15,7 +15,7 @@ from ..gitlab.job import made_up_id
 from ..host import files, locks, process, signals, trees
 from ..images import store
 from ..jobs import job_image
-from ..settings.load import DEFAULT_FILE, RUN_FOLDER
+from ..settings.paths import DEFAULT_FILE, RUN_FOLDER
 from . import FAILED, OK, WARNING, Check, Context, Finding, Result, run
 
 _MAIN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "__main__.py")

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import toml
 
+from ..settings import paths
+
 # The runner waits five minutes for a stopped script before it starts the clean-up (executors/custom and common/build.go
 # of gitlab-runner 12.1 to 19.4): whatever ends a script must be done before that. Its own default is ten minutes.
 GRACEFUL_KILL_SECONDS = 200
@@ -38,8 +40,8 @@ def section(runner: Runner) -> str:
     given: dict[str, Any] = {key: value for key, value in own.items() if value}
     given |= {
         "executor": "custom",
-        "builds_dir": f"{runner.state_folder}/.build",
-        "cache_dir": f"{runner.state_folder}/.cache",
+        "builds_dir": f"{runner.state_folder}/{paths.BUILDS}",
+        "cache_dir": f"{runner.state_folder}/{paths.CACHES}",
         "custom": _custom(runner),
     }
     head = f"{toml.dumps({'concurrent': runner.concurrent})}\n" if runner.concurrent else ""

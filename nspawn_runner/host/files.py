@@ -8,9 +8,6 @@ from contextlib import suppress
 
 from ..errors import HostError
 
-# What the tool makes in the state folder, besides images.
-OURS = {".build", ".cache", ".doctor", ".generations", ".metrics.json", ".overlays", ".snapshots"}
-
 
 def write_atomically(path: str, content: bytes, *, mode: int = 0o600, on_disk: bool = False) -> None:
     """Replace ``path`` by a file with ``content``, owned by us, with ``mode``; readers see the old or the new whole.
@@ -98,27 +95,6 @@ def make_private_folder(path: str) -> None:
     except FileExistsError:
         if os.stat(path).st_mode & 0o077:
             os.chmod(path, 0o700)
-
-
-def keep_others_out(folder: str) -> None:
-    """Make the state ``folder``, if it is not there, and private where it is plainly the tool's alone.
-
-    In one that others can enter they can run each setuid program of an image: as root of the host. Raises HostError
-    where it may be theirs as well.
-    """
-    if not os.path.isdir(folder):
-        make_private_folder(folder)
-    mode = os.stat(folder).st_mode & 0o777
-    if not mode & 0o077:
-        return
-    names = {*os.listdir(folder)} - {"lost+found"}
-    if names and not names & OURS and os.path.basename(folder) != "nspawn-runner":
-        raise HostError(
-            f"others than root can enter the state folder {folder} (mode {mode:04o})",
-            facts="each setuid program of an image there would make them root of the host",
-            advice=f"chmod 0700 {folder}, or name a folder in the settings that is the tool's alone",
-        )
-    os.chmod(folder, 0o700)
 
 
 def file_system(path: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ..errors import HostError
 from ..host import exchange, files, locks, signals, trees
+from ..settings import paths
 from . import store
 from .ansible import containers
 
@@ -30,7 +31,7 @@ class Draft(NamedTuple):
 def changing(state_folder: str, name: str, *, wait_seconds: float = 1.0) -> Iterator[None]:
     """Keep every other change of the image ``name`` out; raises locks.Busy when one goes on after ``wait_seconds``."""
     folder = store.generations_folder(state_folder, name)
-    files.keep_others_out(state_folder)
+    paths.keep_others_out(state_folder)
     files.make_private_folder(os.path.dirname(folder))
     with locks.locked(store.lock_file(state_folder, name), what=f"the image {name}", wait_seconds=wait_seconds):
         files.make_private_folder(folder)

@@ -11,6 +11,7 @@ from ..errors import HostError
 from ..host import files, locks, trees
 from ..host.leftover import Leftover
 from ..names import is_image_name
+from ..settings import paths
 from . import generations, store
 from .ansible import containers, play
 
@@ -38,7 +39,7 @@ def find(state_folder: str, used_roots: Callable[[], Collection[str] | None]) ->
 
 def remove_files(state_folder: str) -> None:
     """Remove the locks and the empty folders of killed processes."""
-    folder = os.path.join(state_folder, store.GENERATIONS)
+    folder = os.path.join(state_folder, paths.GENERATIONS)
     for entry in _entries(folder):
         if is_image_name(entry) and os.path.isdir(os.path.join(folder, entry)):
             if not _entries(os.path.join(folder, entry)):
@@ -122,7 +123,7 @@ def _empty(state_folder: str, hidden: str) -> bool:
 
 
 def _trash(state_folder: str) -> str:
-    return os.path.join(state_folder, store.GENERATIONS, _REMOVED)
+    return os.path.join(state_folder, paths.GENERATIONS, _REMOVED)
 
 
 def _shown(name: str, path: str) -> str:

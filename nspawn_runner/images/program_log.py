@@ -8,8 +8,8 @@ from typing import BinaryIO, NamedTuple
 
 from ..errors import HostError
 from ..host import files, process, signals
+from ..settings.paths import LOG_FOLDER
 
-LOG_FOLDER = "/var/log/nspawn-runner"
 _LAST_LINES = 12
 
 

@@ -18,8 +18,8 @@ import stat
 from ..errors import HostError
 from ..light_typing import Any, NamedTuple
 from ..names import is_image_name
+from ..settings.paths import GENERATIONS
 
-GENERATIONS = ".generations"
 STAMP = "%Y%m%dT%H%M%SZ"
 _FACTS = {"aliases": list, "keep": int, "size_bytes": int, "created": int, "built": int, "suite": str, "base": str,
           "inputs": dict}  # fmt: skip

@@ -12,7 +12,8 @@ from functools import partial
 from ..host import files, locks, trees
 from ..light_typing import TYPE_CHECKING, NamedTuple
 from ..machines import records
-from ..settings.load import RUN_FOLDER
+from ..settings import paths
+from ..settings.paths import RUN_FOLDER
 
 if TYPE_CHECKING:
     from ..host.leftover import Leftover
@@ -36,7 +37,7 @@ def prefix(server: str, project: str) -> str:
 
 def use(state_folder: str, scope: str) -> str:
     """Return the folder of the cache ``scope``, made where it is not there; noted as used now."""
-    folder = f"{state_folder}/.cache/{scope}"
+    folder = f"{state_folder}/{paths.CACHES}/{scope}"
     files.make_private_folder(os.path.dirname(folder))
     files.make_private_folder(RUN_FOLDER)
     with _locked():
@@ -52,7 +53,7 @@ def find_leftovers(state_folder: str, limits: Gc) -> Iterator[Leftover]:
     from ..host.leftover import Leftover, size_bytes
     from ..settings.amounts import size_bytes as number_of
 
-    folder = f"{state_folder}/.cache"
+    folder = f"{state_folder}/{paths.CACHES}"
     there = os.listdir(folder) if os.path.isdir(folder) else []
     for name in there:
         if name.startswith(_REMOVED):

@@ -13,7 +13,7 @@ from ..errors import Error, HostError
 from ..host import files, journal, locks
 from ..images import store
 from ..machines import records
-from ..settings.load import RUN_FOLDER
+from ..settings.paths import COUNTERS, RUN_FOLDER
 from . import counters
 from .counters import Counters, Ended
 from .prometheus import Sample, family
@@ -21,7 +21,6 @@ from .prometheus import Sample, family
 if TYPE_CHECKING:
     from ..settings.load import Settings
 
-COUNTERS = ".metrics.json"  # in the state folder
 _LOCK = f"{RUN_FOLDER}/metrics.lock"
 _LOCK_SECONDS = 10
 # What went wrong last and was told; not there while all is well.

@@ -14,11 +14,12 @@ from contextlib import suppress
 
 from ..host import files
 from ..nspawn import options
+from ..settings import paths
 from ..settings.load import Network
 from . import network
 from .records import Record
 
-_INSIDE = "/run/nspawn-runner/start"
+_INSIDE = f"{paths.INSIDE_FOLDER}/start"
 # The journal's socket is there from the start's first second on, and generators run before it or at a reload. A unit
 # that nothing starts is left alone: "systemctl enable" refuses what is masked. The start waits for it: it looks into
 # each folder once, and calls one program.

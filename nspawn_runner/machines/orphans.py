@@ -10,7 +10,7 @@ from functools import partial
 
 from ..host import files, locks, systemd
 from ..host.leftover import Leftover
-from ..settings.load import RUN_FOLDER
+from ..settings.paths import RUN_FOLDER
 from . import backends, records, stop
 from .records import Record
 

@@ -24,7 +24,7 @@ from ..names import is_machine_name
 from ..nspawn import uid_ranges
 from ..nspawn.uid_ranges import FIRST_SLOT, LAST_SLOT
 from ..settings.amounts import Limits
-from ..settings.load import RUN_FOLDER
+from ..settings.paths import RUN_FOLDER
 
 # The state of a record that is cut short or another version's: enough of it is known to remove the machine.
 UNREADABLE = "unreadable"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from ..host import process, pump, systemd
 from ..nspawn import calls
+from ..settings import paths
 from .records import Record
 
 # A command that is interrupted has a status, and its shell lives to write it down. $0 is the program's file.
@@ -36,7 +37,7 @@ def run(record: Record, command: Sequence[str]) -> int | None:
     """
     words = command or [record.shell if record.shell.startswith("/") else "/bin/sh", "-l"]
     number = os.urandom(4).hex()
-    file = f"/run/nspawn-runner-login-{number}"
+    file = f"{paths.INSIDE_FOLDER}-login-{number}"
     writer = [f"of={file}", "status=none"]
     argv = _unit_argv(record, ["dd", *writer], f"nspawn-runner-login-{number}-file.service", ["UMask=0077"])
     process.run(argv, check=False, stdin=systemd.shell_program(_PROGRAM, *words), timeout_seconds=_ANSWER_SECONDS)

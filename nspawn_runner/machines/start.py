@@ -11,7 +11,7 @@ from ..errors import HostError
 from ..host import files, process, signals, systemd
 from ..light_typing import NamedTuple
 from ..nspawn import options
-from ..settings import profiles
+from ..settings import paths, profiles
 from ..settings.amounts import seconds
 from ..settings.load import Settings
 from . import backends, boot_files, cgroups, confinement, limits, network, records, script_user, shared_limits, stop
@@ -109,7 +109,7 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
 
 
 def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
-    files.keep_others_out(settings.state_folder)
+    paths.keep_others_out(settings.state_folder)
     complete_network = network.set_up(settings.network)
     shared_limits.lift()
     files.make_private_folder(record.folder)

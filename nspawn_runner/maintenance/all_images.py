@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import printable
 from ..host import files, locks
 from ..output import human_size, say, table
-from ..settings.load import RUN_FOLDER
+from ..settings.paths import RUN_FOLDER
 from . import image_users, one_image, trial_machines
 from .one_image import CREATED, FAILED, RECREATED, UNCHANGED, UPDATED, Means, Result
 

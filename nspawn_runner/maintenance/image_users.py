@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ..machines import records
+from ..settings import paths
 
 
 def used_roots() -> list[str]:
@@ -15,7 +16,7 @@ def used_roots() -> list[str]:
 def machines_of(state_folder: str, name: str) -> list[str]:
     """Return the names of the machines that use any generation of the image ``name``."""
     plain = os.path.join(state_folder, name)
-    folder = os.path.join(state_folder, ".generations", name)
+    folder = os.path.join(state_folder, paths.GENERATIONS, name)
     return [
         record.machine
         for record in records.all_records()

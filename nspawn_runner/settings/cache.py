@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 
 from ..light_typing import Any
-from .load import RUN_FOLDER
+from .paths import RUN_FOLDER
 
 # Of one text, the last: a host has one settings file. Only root can reach what is in that folder.
 FILE = f"{RUN_FOLDER}/settings"

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from ..errors import HostError, SettingsError
 from ..light_typing import TYPE_CHECKING, Any, NamedTuple
 from .amounts import Limits, size_bytes
+from .paths import DEFAULT_FILE, STATE_FOLDER
 
 if TYPE_CHECKING:
     from .policy import Rule
     from .profiles import Profile
 
-DEFAULT_FILE = "/etc/nspawn-runner/nspawn-runner.toml"
-RUN_FOLDER = "/run/nspawn-runner"
 
 
 class Network(NamedTuple):
@@ -53,7 +52,7 @@ class Metrics(NamedTuple):
 class Settings(NamedTuple):
     """All settings, with their defaults."""
 
-    state_folder: str = "/var/lib/nspawn-runner"
+    state_folder: str = STATE_FOLDER
     backend: str = "auto"
     tmpfs_size: str = "4G"
     user_namespace: bool = True

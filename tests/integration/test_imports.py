@@ -20,6 +20,7 @@ EXPECTED = {
         "settings",
         "settings.amounts",
         "settings.load",
+        "settings.paths",
         "commands",
         "commands.config",
         "jobs",
@@ -76,8 +77,8 @@ def test_a_settings_file_that_is_known_loads_no_reader(tmp_path: Path) -> None:
     file.chmod(0o644)
     code = (
         f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); from nspawn_runner import cli; "
-        "from nspawn_runner.settings import load; "
-        f"load.DEFAULT_FILE, load.RUN_FOLDER = {str(file)!r}, {str(tmp_path)!r}; "
+        "from nspawn_runner.settings import load, paths; "
+        f"load.DEFAULT_FILE, paths.RUN_FOLDER = {str(file)!r}, {str(tmp_path)!r}; "
         "assert cli.main(['config', '--id', '1']) == 0; print(*sys.modules, file=sys.stderr)"
     )
     for is_known in (False, True):

@@ -120,6 +120,10 @@ def test_no_name_stands_twice() -> None:
         ("sys.stderr", {"output", "cli", "host.streams", "host.process", "images.progress", "images.archive.unpack",
                         "maintenance.trial_machines"}),
         ("0x70000000", {"nspawn.uid_ranges"}),
+        ('"/run/nspawn-runner', {"settings.paths"}),
+        ('"/var/lib/nspawn-runner', {"settings.paths"}),
+        ('"/etc/nspawn-runner', {"settings.paths"}),
+        ('".generations', {"settings.paths"}),
     ],
 )  # fmt: skip
 def test_each_fact_has_its_place(what: str, allowed: set[str]) -> None:

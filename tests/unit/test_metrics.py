@@ -17,6 +17,7 @@ from nspawn_runner.jobs import counters, metrics, prometheus
 from nspawn_runner.jobs.counters import Counters, Ended
 from nspawn_runner.jobs.prometheus import Sample
 from nspawn_runner.machines import records
+from nspawn_runner.settings import paths
 from nspawn_runner.settings.load import Metrics, Settings
 
 NOW = 1_000_000.0
@@ -103,7 +104,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("content", BROKEN)
 def test_a_broken_file_starts_anew(settings: Settings, content: str) -> None:
-    path = Path(settings.state_folder) / metrics.COUNTERS
+    path = Path(settings.state_folder) / paths.COUNTERS
     path.write_text(content)
     metrics.stage_ended(settings, RUN)
     assert exposition.value(written(settings), "nspawn_runner_stage_seconds_count", stage="run") == 1

@@ -15,10 +15,11 @@ from ...errors import HostError
 from ...host import files, locks, process, signals
 from ...names import host_name
 from ...nspawn import execute
+from ...settings import paths
 from .. import store
 from .container_main import Order
 
-_FOLDER = "/run/nspawn-runner/connections"
+_FOLDER = paths.CONNECTIONS_FOLDER
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
 _START_SECONDS = 150
 

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 from ...errors import HostError
 from ...host import files, process, signals
+from ...settings import paths
 from .. import callback_plugins, connection_plugins, program_log
 from ..progress import Progress
 from ..spec import Spec
 from . import containers
 
-FOLDER = "/run/nspawn-runner/maintenance"
+FOLDER = paths.MAINTENANCE_FOLDER
 _END_SECONDS = 10
 _TASK = re.compile(r"(?:TASK|RUNNING HANDLER) \[(.*)\]")
 

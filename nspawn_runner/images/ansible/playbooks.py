@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import HostError
 from ...names import is_image_name
+from ...settings import paths
 
 if TYPE_CHECKING:
     import yaml
 
-FOLDER = "/etc/nspawn-runner"
+FOLDER = paths.SETTINGS_FOLDER
 PREFIX = "nspawn_runner_"
 # They say where tasks run, and would be believed before the inventory.
 WHERE = {"ansible_connection", "ansible_host", "nspawn_target", "ansible_nspawn_target"}

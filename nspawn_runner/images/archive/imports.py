@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ...errors import HostError
 from ...host import beneath, files, process, signals, trees
+from ...settings import paths
 from ..build import identity
 from ..progress import Progress
 from . import archives, container_config, layouts, top_folder
@@ -33,7 +34,7 @@ class Source(NamedTuple):
 
 def default_limits(state_folder: str, *, files_count: int = MOST_FILES) -> Limits:
     """Return the limits of an import: nearly what is free on the disk that holds ``state_folder``."""
-    files.keep_others_out(state_folder)
+    paths.keep_others_out(state_folder)
     there = os.statvfs(state_folder)
     return Limits(int(there.f_bavail * there.f_frsize * (1 - _RESERVE)), files_count)
 

@@ -6,6 +6,7 @@ import os
 
 from ...host import files, process, trees
 from ...nspawn import uid_ranges
+from ...settings import paths
 from ...settings.load import Settings
 from ..records import Record
 from . import own_files
@@ -15,7 +16,7 @@ OWNS_LAYER = CAN_KEEP = True
 
 def layer(state_folder: str, machine: str) -> str:
     """Return the path of the snapshot."""
-    return f"{state_folder}/.snapshots/{machine}"
+    return f"{state_folder}/{paths.SNAPSHOTS}/{machine}"
 
 
 def attach(record: Record, settings: Settings) -> None:

@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from ...errors import HostError
 from ...host import files, process, trees
+from ...settings import paths
 from ...settings.amounts import INFINITY
 from ...settings.load import Settings
 from ..records import Record
@@ -33,7 +34,7 @@ _FS_IOC_SETFLAGS, _FS_NOCOW_FL = 0x40086602, 0x00800000
 
 def layer(state_folder: str, machine: str) -> str:
     """Return the folder of upper and work directory."""
-    return f"{state_folder}/.overlays/{machine}"
+    return f"{state_folder}/{paths.OVERLAYS}/{machine}"
 
 
 def attach(record: Record, settings: Settings) -> None:
