@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
 def _reap(arguments: Sequence[str]) -> int:
     from .jobs import accounting
 
-    with accounting.Told("reap"):
+    with accounting.StageEntry("reap"):
         return _command("reap").main(_Reap(arguments), None)  # type: ignore[arg-type]
 
 
@@ -131,13 +131,13 @@ def _run(arguments: Sequence[str]) -> int:
         return _command(args.verb).main(args, _settings(args))
     from .jobs import accounting
 
-    with accounting.Told(args.verb, getattr(args, "stage", ""), job_id=args.id) as told:
+    with accounting.StageEntry(args.verb, getattr(args, "stage", ""), job_id=args.id) as entry:
         _need_root(args.verb)
-        told.settings = _settings(args)
-        told.status = _command(args.verb).main(args, told.settings)
+        entry.settings = _settings(args)
+        entry.status = _command(args.verb).main(args, entry.settings)
         sys.stdout.flush()
         signals.check()  # a stage that was told to end never says that it has succeeded
-    return told.status
+    return entry.status
 
 
 def _settings(args: argparse.Namespace) -> Settings:

@@ -37,7 +37,7 @@ _STATES = {
 }
 
 
-class Row(NamedTuple):
+class ImageRow(NamedTuple):
     """A line of the list; sizes in bytes, times in epoch seconds, None where nothing is known."""
 
     name: str
@@ -68,23 +68,23 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def listing(state_folder: str, *, older: bool, measure: bool) -> Iterator[Row]:
+def listing(state_folder: str, *, older: bool, measure: bool) -> Iterator[ImageRow]:
     """Yield a row per image and per half-made one; with ``older`` one per generation; ``measure`` walks plain trees."""
     for name in store.known_names(state_folder):
         meant = store.alias_of(state_folder, name)
         if meant:
             is_there = os.path.lexists(os.path.join(state_folder, meant))
             state = f"alias of {meant}" if is_there else f"alias of {meant}, which is not there"
-            yield Row(name, None, None, None, None, is_there, state)
+            yield ImageRow(name, None, None, None, None, is_there, state)
             continue
         try:
             current = store.find(state_folder, name)
         except HostError:
-            yield Row(name, None, None, None, None, False, "broken")
+            yield ImageRow(name, None, None, None, None, False, "broken")
             current = None
         if current and not current.generation:
             size = trees.size_bytes(os.path.realpath(current.root)) if measure else None
-            yield Row(name, None, size, round(os.stat(current.root).st_mtime), None, True, "plain")
+            yield ImageRow(name, None, size, round(os.stat(current.root).st_mtime), None, True, "plain")
         for image in store.generations(state_folder, name):
             is_current = current is not None and image.root == current.root
             if is_current or older or not current:
@@ -94,7 +94,7 @@ def listing(state_folder: str, *, older: bool, measure: bool) -> Iterator[Row]:
             yield _row(draft, "building" if in_work else "half-made")
 
 
-def table(rows: Sequence[Row], now: float) -> list[str]:
+def table(rows: Sequence[ImageRow], now: float) -> list[str]:
     """Return the lines of a table of ``rows``; ages are counted up to ``now`` (epoch seconds)."""
     lines = [("NAME", "SUITE", "SIZE", "AGE", "GENERATION", "STATE")]
     for row in rows:
@@ -110,9 +110,9 @@ def _other_state(image: store.Image, current: store.Image | None) -> str:
     return "newer" if current.generation and image.generation > current.generation else "old"
 
 
-def _row(image: store.Image, state: str) -> Row:
+def _row(image: store.Image, state: str) -> ImageRow:
     known: dict[str, Any] = store.facts(image)
-    return Row(
+    return ImageRow(
         name=image.name,
         suite=known.get("suite") or None,
         size_bytes=known.get("size_bytes"),

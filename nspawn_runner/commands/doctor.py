@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
-    from ..doctor import Result
+    from ..doctor import ReportLine
     from ..settings.load import Settings
 
 HELP = "check what jobs need, and say how to mend what is wrong"
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     return _STATUS[worst]
 
 
-def _results(context: doctor.Context, *, job: bool, image: str) -> Iterator[Result]:
+def _results(context: doctor.Context, *, job: bool, image: str) -> Iterator[ReportLine]:
     yield from doctor.run_all(context)
     if job:
         from ..doctor import trial_job
@@ -68,7 +68,7 @@ def _results(context: doctor.Context, *, job: bool, image: str) -> Iterator[Resu
         yield from trial_job.results(context, image)
 
 
-def lines(result: Result) -> Iterable[str]:
+def lines(result: ReportLine) -> Iterable[str]:
     """Yield the lines of ``result`` for people: what was found, and unless it is ok how to mend it."""
     yield f"{result.level:8} {result.check}: {printable(result.text)}"
     if result.mend:

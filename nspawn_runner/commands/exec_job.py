@@ -91,7 +91,7 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
         log.section(headings.PREPARE)
         began = time.monotonic()
         options = [f"--bind-ro={bundle}:{_BUNDLE}"]
-        with accounting.Told("prepare", settings=settings):
+        with accounting.StageEntry("prepare", settings=settings):
             image = job_image.find(ci_job.image or settings.default_image, settings)
             record = machine.boot(
                 job, image, job_image.settings_of(image, settings), owner=callers.this_process(), binds=options
@@ -104,7 +104,7 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
             job_log.tell_end(record)
     finally:
         log.section(headings.CLEANUP)
-        with signals.held(), accounting.Told("cleanup", settings=settings):
+        with signals.held(), accounting.StageEntry("cleanup", settings=settings):
             removal.remove(job.id, job.server, settings, keep=True)
 
 
@@ -122,15 +122,15 @@ def _run_stages(
             job_script.tell(result, record)
             return result.status
 
-        with accounting.Told("run", name, settings=settings) as told:
-            told.status = job_log.run(
+        with accounting.StageEntry("run", name, settings=settings) as entry:
+            entry.status = job_log.run(
                 record,
                 name,
                 script_in_machine,
                 decides=name != "after_script",
                 may_be_last=lambda **_: False,  # _run_job tells the end
             )
-        return told.status
+        return entry.status
 
     strategy = dict(ci_job.variables).get("GIT_STRATEGY", "clone")
     sources = scripts.get_sources(

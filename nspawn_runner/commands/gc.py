@@ -44,7 +44,7 @@ _WORK = re.compile(r"(exec|doctor)-([0-9]{1,20})")
 REMOVED, WOULD, BUSY, FAILED = "removed", "would be removed", "in use", "failed"
 
 
-class Row(NamedTuple):
+class LeftoverRow(NamedTuple):
     """What became of a leftover."""
 
     kind: str
@@ -93,9 +93,9 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     return 1 if any(row.result == FAILED for row in rows) else 0
 
 
-def _told(found: Leftover, *, dry: bool) -> Row:
+def _told(found: Leftover, *, dry: bool) -> LeftoverRow:
     """Remove what was found, unless ``dry``, and say what became of it."""
-    row = Row(found.kind, found.name, found.why, size_bytes(found.paths, seconds=_MEASURE_SECONDS), WOULD)
+    row = LeftoverRow(found.kind, found.name, found.why, size_bytes(found.paths, seconds=_MEASURE_SECONDS), WOULD)
     if dry:
         return row
     try:
@@ -117,7 +117,7 @@ def _end_story(machine: Leftover) -> None:
     journal.send(f"job {job}: gc removed its machine: {machine.why}", priority=journal.NOTICE, fields=fields)
 
 
-def _lines(rows: Sequence[Row]) -> Iterator[str]:
+def _lines(rows: Sequence[LeftoverRow]) -> Iterator[str]:
     if not rows:
         return iter(["nothing is left over"])
     cells = [("KIND", "NAME", "WHY", "SIZE", "RESULT")]

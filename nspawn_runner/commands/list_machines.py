@@ -43,7 +43,7 @@ _DISK_SECONDS = 5
 _CLEAR, _TOP, _CLEAR_LINE, _CLEAR_BELOW = "\033[2J", "\033[H", "\033[K", "\033[J"
 
 
-class Row(NamedTuple):
+class MachineRow(NamedTuple):
     """A machine of the list; sizes in bytes, times in seconds, None where nothing is known."""
 
     machine: str
@@ -92,7 +92,7 @@ def _watch(*, json_wanted: bool) -> int:
         signals.sleep(_REFRESH_SECONDS)
 
 
-def listing() -> Iterator[Row]:
+def listing() -> Iterator[MachineRow]:
     """Yield a row per machine, by name; one that goes meanwhile is left out."""
     deadline = time.monotonic() + _DISK_SECONDS
     for record in records.all_records():
@@ -101,8 +101,8 @@ def listing() -> Iterator[Row]:
             yield _row(record, seen)
 
 
-def _row(record: Record, seen: status.Sight) -> Row:
-    return Row(
+def _row(record: Record, seen: status.Sight) -> MachineRow:
+    return MachineRow(
         machine=record.machine,
         job=record.job,
         server=record.server,
@@ -121,7 +121,7 @@ def _row(record: Record, seen: status.Sight) -> Row:
     )
 
 
-def table(rows: Sequence[Row], now: float) -> list[str]:
+def table(rows: Sequence[MachineRow], now: float) -> list[str]:
     """Return the lines of a table of ``rows``; ages are counted up to ``now`` (epoch seconds)."""
     lines = [("MACHINE", "JOB", "PROJECT", "IMAGE", "GENERATION", "SINCE", "STATE", "CPU", "MEMORY", "DISK")]
     for row in rows:
@@ -134,7 +134,7 @@ def table(rows: Sequence[Row], now: float) -> list[str]:
     return output.table(lines)
 
 
-def advice(rows: Sequence[Row]) -> list[str]:
+def advice(rows: Sequence[MachineRow]) -> list[str]:
     """Return a line for each machine that somebody has to remove, or may look at: how."""
     told = []
     for row in rows:
@@ -146,7 +146,7 @@ def advice(rows: Sequence[Row]) -> list[str]:
     return told
 
 
-def _lines(rows: Sequence[Row]) -> list[str]:
+def _lines(rows: Sequence[MachineRow]) -> list[str]:
     if not rows:
         return ["no machines: no job runs"]
     return [*table(rows, time.time()), *advice(rows)]

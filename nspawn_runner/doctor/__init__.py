@@ -43,7 +43,7 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-class Result(NamedTuple):
+class ReportLine(NamedTuple):
     """A line of doctor's report."""
 
     check: str
@@ -56,32 +56,32 @@ class Result(NamedTuple):
 Check = Callable[[Context], Iterator[Finding]]
 
 
-def run_all(context: Context) -> Iterator[Result]:
+def run_all(context: Context) -> Iterator[ReportLine]:
     """Yield what all checks find, as they find it."""
     for subject in SUBJECTS:
         for check in import_module(f".{subject}", __name__).CHECKS:
             yield from run(check, context)
 
 
-def run(check: Check, context: Context) -> Iterator[Result]:
+def run(check: Check, context: Context) -> Iterator[ReportLine]:
     """Yield what ``check`` finds."""
     name = check.__name__.replace("_", " ")
     try:
         for finding in check(context):
-            yield Result(name, *finding)
+            yield ReportLine(name, *finding)
     except Error as error:
         yield of_error(name, error)
     except (OSError, ValueError, LookupError) as error:  # also: a tool's output is not what we know
-        yield Result(name, FAILED, f"cannot be checked: {error}", "", "see to that first")
+        yield ReportLine(name, FAILED, f"cannot be checked: {error}", "", "see to that first")
 
 
-def of_error(name: str, error: Error) -> Result:
+def of_error(name: str, error: Error) -> ReportLine:
     """Return the failure that ``error`` is."""
     said, command, mend = error.advice.partition(_COMMAND)
     text = "; ".join(text for text in (error.what, error.facts) if text)
     if command and not said:
-        return Result(name, FAILED, text, mend, "")
-    return Result(name, FAILED, text, "", error.advice or "see to that first")
+        return ReportLine(name, FAILED, text, mend, "")
+    return ReportLine(name, FAILED, text, "", error.advice or "see to that first")
 
 
 def ok(text: str) -> Finding:

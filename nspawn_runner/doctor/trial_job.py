@@ -16,7 +16,7 @@ from ..host import files, locks, process, signals, trees
 from ..images import store
 from ..jobs import job_image
 from ..settings.paths import DEFAULT_FILE, RUN_FOLDER
-from . import FAILED, OK, WARNING, Check, Context, Finding, Result, run
+from . import FAILED, OK, WARNING, Check, Context, Finding, ReportLine, run
 
 _MAIN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "__main__.py")
 _STAGE_SECONDS = 300
@@ -27,11 +27,11 @@ systemctl is-system-running --wait || systemctl list-units --failed --plain --no
 _FAILING_SCRIPT = b"grep --quiet kept /root/nspawn-runner-doctor && exit 7\n"
 
 
-def results(context: Context, image_name: str) -> Iterator[Result]:
+def results(context: Context, image_name: str) -> Iterator[ReportLine]:
     """Yield how the job went on each backend; from the image ``image_name``, or the default one, or any there is."""
     image = _image(context, image_name)
     if image is None:
-        yield Result("job", FAILED, f"there is no image {image_name} to run it on".replace("  ", " "),
+        yield ReportLine("job", FAILED, f"there is no image {image_name} to run it on".replace("  ", " "),
                      f"nspawn-runner chroot-create {image_name or 'bookworm'}", "")  # fmt: skip
         return
     own = job_image.own_values(image)

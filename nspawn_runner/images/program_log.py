@@ -13,7 +13,7 @@ from ..settings.paths import LOG_FOLDER
 _LAST_LINES = 12
 
 
-class Ended(NamedTuple):
+class EndedProgram(NamedTuple):
     """How a program ended: its exit status, and the last lines it said."""
 
     status: int
@@ -36,7 +36,7 @@ def run(
     end: Callable[[process.Popen], None],
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
-) -> Ended:
+) -> EndedProgram:
     """Run ``argv`` to its end; all it says is added to the file ``log``, and ``heard`` is called with each line.
 
     ``heard`` gets an empty line whenever half a second brought none. Whatever happens, ``end`` is called with the
@@ -54,7 +54,7 @@ def run(
                 if line:
                     last = [*last[1 - _LAST_LINES :], line]
                 heard(line or "")
-            return Ended(child.wait(), last)
+            return EndedProgram(child.wait(), last)
         finally:
             end(child)
 

@@ -87,7 +87,7 @@ def end_of(machine_name: str) -> Iterator[None]:
             _known.outcome = outcomes.get(record.state, "")
 
 
-class Told:
+class StageEntry:
     """A stage in whose end an entry is written; errors pass through.
 
     ``script`` is GitLab's name of what a run runs, ``job_id`` the job's where a person named it. The stage sets its
@@ -129,10 +129,10 @@ class Told:
         )
         if self.settings is not None and self.settings.metrics.file and os.geteuid() == 0:
             from . import metrics
-            from .counters import Ended
+            from .counters import EndedStage
 
             job = f"{_known.server} {_known.job}" if _known.job else ""
-            metrics.stage_ended(self.settings, Ended(self.stage, seconds, result, job, outcome))
+            metrics.stage_ended(self.settings, EndedStage(self.stage, seconds, result, job, outcome))
 
 
 def result_of(error: BaseException) -> str:

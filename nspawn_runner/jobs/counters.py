@@ -23,7 +23,7 @@ class Counters(NamedTuple):
     waiting: dict[str, float]
 
 
-class Ended(NamedTuple):
+class EndedStage(NamedTuple):
     """A stage that ended: how long it took, its result, whose it was (empty: not known), what became of the job.
 
     ``outcome`` is what a cleanup says of the job that it ends, in the words of the results, else empty.
@@ -54,7 +54,7 @@ def load(path: str) -> Counters:
     )
 
 
-def count(counters: Counters, ended: Ended, now: float) -> None:
+def count(counters: Counters, ended: EndedStage, now: float) -> None:
     """Add what ended to ``counters``, at the time ``now`` (epoch seconds).
 
     A job counts once: when its machine is removed, or when a prepare failed and is not tried again.

@@ -37,7 +37,7 @@ def boot(job: Job, image: store.Image, settings: Settings, *, owner: str, binds:
     accounting.image(image.name)
     settings = job_limits.of_job(job, settings)
     options = [*_cache_options(job, settings), *_helper_options(image.root, settings), *binds]
-    wish = start.Wish(
+    plan = start.Plan(
         job=job.id,
         server=job.server,
         project=job.project,
@@ -48,7 +48,7 @@ def boot(job: Job, image: store.Image, settings: Settings, *, owner: str, binds:
         environment=job_image.environment(image),
         owner=owner,
     )
-    return accounting.machine(start.start(wish, settings))
+    return accounting.machine(start.start(plan, settings))
 
 
 def _cache_options(job: Job, settings: Settings) -> list[str]:

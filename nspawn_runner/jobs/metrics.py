@@ -15,7 +15,7 @@ from ..images import store
 from ..machines import records
 from ..settings.paths import COUNTERS, RUN_FOLDER
 from . import counters
-from .counters import Counters, Ended
+from .counters import Counters, EndedStage
 from .prometheus import Sample, family
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _TOLD = f"{RUN_FOLDER}/metrics.problem"
 _STATES = ("starting", "running", "stopping", "kept", records.UNREADABLE)
 
 
-def stage_ended(settings: Settings, ended: Ended) -> None:
+def stage_ended(settings: Settings, ended: EndedStage) -> None:
     """Count a stage and write the file; what is in the way is told in the journal, once, and nothing fails by it."""
     _update(settings, ended)
 
@@ -38,7 +38,7 @@ def refresh(settings: Settings) -> None:
     _update(settings, None)
 
 
-def _update(settings: Settings, ended: Ended | None) -> None:
+def _update(settings: Settings, ended: EndedStage | None) -> None:
     try:
         files.make_private_folder(RUN_FOLDER)
         with locks.locked(_LOCK, what="the metrics", wait_seconds=_LOCK_SECONDS):
@@ -48,7 +48,7 @@ def _update(settings: Settings, ended: Ended | None) -> None:
         _tell_once(error.what if isinstance(error, Error) else str(error))
 
 
-def _count_and_write(settings: Settings, ended: Ended | None) -> None:
+def _count_and_write(settings: Settings, ended: EndedStage | None) -> None:
     path, now = os.path.join(settings.state_folder, COUNTERS), time.time()
     if ended is None:
         files.remove_drafts(path)

@@ -10,7 +10,7 @@ from ..host import files
 from ..light_typing import NamedTuple
 
 
-class Limits(NamedTuple):
+class LimitsInForce(NamedTuple):
     """The limits of a unit as the kernel has them: bytes, a count, cpu.weight or cpu.shares; None where unlimited."""
 
     memory_bytes: int | None
@@ -97,10 +97,10 @@ def is_populated(unit_group: str, name: str) -> bool:
     return False
 
 
-def limits(unit_group: str) -> Limits:
+def limits(unit_group: str) -> LimitsInForce:
     """Return the limits that are in force for the unit."""
     version2 = f"{_version2_root()}{unit_group}"
-    return Limits(
+    return LimitsInForce(
         _first(f"{version2}/memory.max", f"/sys/fs/cgroup/memory{unit_group}/memory.limit_in_bytes"),
         _first(f"{version2}/pids.max", f"/sys/fs/cgroup/pids{unit_group}/pids.max"),
         _first(f"{version2}/cpu.weight", f"/sys/fs/cgroup/cpu{unit_group}/cpu.shares"),

@@ -21,7 +21,7 @@ OLDEST_SYSTEMD = 252
 START_TIMEOUT_SECONDS = 90
 
 
-class Wish(NamedTuple):
+class Plan(NamedTuple):
     """The machine that is asked for; ``binds`` are options of systemd-nspawn, for binds and the like.
 
     ``owner`` is the process without which nobody needs it, in the words of callers. With ``in_place`` it has no layer:
@@ -40,26 +40,26 @@ class Wish(NamedTuple):
     environment: str = ""
 
 
-def start(wish: Wish, settings: Settings) -> Record:
-    """Start the machine for ``wish`` and return its record once it can run scripts.
+def start(plan: Plan, settings: Settings) -> Record:
+    """Start the machine for ``plan`` and return its record once it can run scripts.
 
     Whatever an earlier try left under its name is removed first. When anything fails or a signal arrives, what was
     made is removed again; raises HostError. The limits of ``settings`` must be settled (amounts.settled).
     """
     while True:
-        machine = records.new_name(wish.job, wish.server)
+        machine = records.new_name(plan.job, plan.server)
         with records.lock(machine):
             # Another server's job of the same id may have taken the name while we waited for the lock.
-            if records.new_name(wish.job, wish.server) == machine:
-                return _start(machine, wish, settings)
+            if records.new_name(plan.job, plan.server) == machine:
+                return _start(machine, plan, settings)
 
 
-def _start(machine: str, wish: Wish, settings: Settings) -> Record:
+def _start(machine: str, plan: Plan, settings: Settings) -> Record:
     stop.remove_leftovers(machine, settings.state_folder)
     settings = settings._replace(network=network.settled(settings.network))
-    record = records.create(lambda slot: _record(machine, slot, wish, settings))
+    record = records.create(lambda slot: _record(machine, slot, plan, settings))
     try:
-        return _bring_up(record, wish, settings)
+        return _bring_up(record, plan, settings)
     except BaseException as error:
         try:
             stop.remove(record)
@@ -79,17 +79,17 @@ def _why(error: BaseException) -> str:
     return str(error) if isinstance(error, Exception) else ""
 
 
-def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
-    backend = backends.choose(settings, wish.root, in_place=wish.in_place)
-    layer = wish.root if wish.in_place else backends.named(backend).layer(settings.state_folder, machine)
+def _record(machine: str, slot: int, plan: Plan, settings: Settings) -> Record:
+    backend = backends.choose(settings, plan.root, in_place=plan.in_place)
+    layer = plan.root if plan.in_place else backends.named(backend).layer(settings.state_folder, machine)
     return Record(
         machine=machine,
-        job=wish.job,
-        server=wish.server,
-        project=wish.project,
-        image=wish.image,
-        generation=wish.generation,
-        root=wish.root,
+        job=plan.job,
+        server=plan.server,
+        project=plan.project,
+        image=plan.image,
+        generation=plan.generation,
+        root=plan.root,
         backend=backend,
         layer=layer,
         slot=slot,
@@ -100,15 +100,15 @@ def _record(machine: str, slot: int, wish: Wish, settings: Settings) -> Record:
         limits=settings.limits,
         created=time.time(),
         # A tree that is changed itself is in the making: nothing of it is a job's.
-        profile=profiles.DEFAULT if wish.in_place else settings.profile,
-        owner=wish.owner,
-        environment=wish.environment,
+        profile=profiles.DEFAULT if plan.in_place else settings.profile,
+        owner=plan.owner,
+        environment=plan.environment,
         # Of a tree in memory or of maintenance's own there is nothing to keep.
         keep_failed_seconds=(seconds(settings.keep_failed) or 0) if backends.named(backend).CAN_KEEP else 0,
     )
 
 
-def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
+def _bring_up(record: Record, plan: Plan, settings: Settings) -> Record:
     paths.keep_others_out(settings.state_folder)
     complete_network = network.set_up(settings.network)
     shared_limits.lift()
@@ -117,7 +117,7 @@ def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
     boot_files.write_files(record, settings.network)
     backends.named(record.backend).attach(record, settings)
     confinement.make_volumes(_profile(record, settings), record)
-    _start_unit(record, wish, settings, complete_network)
+    _start_unit(record, plan, settings, complete_network)
     if record.user != script_user.ROOT:
         script_user.give_folders(record, (settings.builds_dir, settings.cache_dir))
     record = record._replace(state="running")
@@ -125,9 +125,9 @@ def _bring_up(record: Record, wish: Wish, settings: Settings) -> Record:
     return record
 
 
-def _start_unit(record: Record, wish: Wish, settings: Settings, meanwhile: Callable[[], None]) -> None:
+def _start_unit(record: Record, plan: Plan, settings: Settings, meanwhile: Callable[[], None]) -> None:
     argv = systemd.run_argv(
-        systemd.command(_main_command(record, wish, settings), f"{record.folder}/command"),
+        systemd.command(_main_command(record, plan, settings), f"{record.folder}/command"),
         unit=record.unit,
         description=f"nspawn-runner machine {record.machine}, job {record.job}, image {record.image}",
         properties=_properties(record, settings),
@@ -192,14 +192,14 @@ def _check_version() -> None:
         )
 
 
-def _main_command(record: Record, wish: Wish, settings: Settings) -> list[str]:
+def _main_command(record: Record, plan: Plan, settings: Settings) -> list[str]:
     profile = _profile(record, settings)
     binds = [
         *network.nspawn_options(record, settings.network),
         *limits.nspawn_options(record.limits, keep_tmp="/tmp" in profile.tmpfs),  # noqa: S108
         *confinement.nspawn_options(profile, record),
         *boot_files.nspawn_options(record),
-        *wish.binds,
+        *plan.binds,
     ]
     tree = backends.named(record.backend).command(record)
     # As root of the host's network its programs would change that.

@@ -10,7 +10,7 @@ from ..host import files, locks
 from ..output import human_size, say, table
 from ..settings.paths import RUN_FOLDER
 from . import image_users, one_image, trial_machines
-from .one_image import CREATED, FAILED, RECREATED, UNCHANGED, UPDATED, Means, Result
+from .one_image import CREATED, FAILED, RECREATED, UNCHANGED, UPDATED, ImageResult, Tools
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +23,9 @@ LOCK = f"{RUN_FOLDER}/maintenance.lock"
 _WOULD = {CREATED: "would be created", RECREATED: "would be made anew", UPDATED: "would change", UNCHANGED: UNCHANGED}
 
 
-def maintain(wanted: Sequence[Spec], settings: Settings, *, dry: bool, verbose: bool) -> list[Result]:
+def maintain(wanted: Sequence[Spec], settings: Settings, *, dry: bool, verbose: bool) -> list[ImageResult]:
     """Maintain the images one after the other and return what became of each; what failed is told on stderr at once."""
-    means = Means(
+    tools = Tools(
         settings.state_folder,
         settings.user_namespace,
         image_users.used_roots,
@@ -38,19 +38,19 @@ def maintain(wanted: Sequence[Spec], settings: Settings, *, dry: bool, verbose: 
     with locks.locked(LOCK, what="chroot-maintenance", wait_seconds=1):
         trial_machines.remove_leftovers()
         for each in wanted:
-            result = one_image.check(each, means) if dry else one_image.maintain(each, means)
+            result = one_image.check(each, tools) if dry else one_image.maintain(each, tools)
             if result.result == FAILED:
                 _tell(result)
             results.append(result)
     return results
 
 
-def _tell(result: Result) -> None:
+def _tell(result: ImageResult) -> None:
     first, *more = map(printable, result.reason)
     say(f"image {result.image}: {first}", *(f"  {line}" for line in more))
 
 
-def lines(results: Sequence[Result], *, dry: bool) -> list[str]:
+def lines(results: Sequence[ImageResult], *, dry: bool) -> list[str]:
     """Return the lines of a table of ``results``; ``dry`` says that nothing was really done."""
     rows = [("IMAGE", "RESULT", "CHANGED", "TIME", "SIZE", "LOG")]
     for each in results:

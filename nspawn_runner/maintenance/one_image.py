@@ -20,7 +20,7 @@ from ..images.spec import Spec
 CREATED, RECREATED, UPDATED, UNCHANGED, FAILED = "created", "made anew", "updated", "unchanged", "failed"
 
 
-class Result(NamedTuple):
+class ImageResult(NamedTuple):
     """What became of an image; ``changed`` counts tasks, the size is in bytes, both None where nothing is known.
 
     ``reason`` says why it was made anew, or what failed, in one to three lines.
@@ -35,7 +35,7 @@ class Result(NamedTuple):
     reason: tuple[str, ...] = ()
 
 
-class Means(NamedTuple):
+class Tools(NamedTuple):
     """What maintenance needs of others: which trees machines use; machines to play and to try in.
 
     ``booted(spec, draft)`` gives the name of a machine that changes the draft; ``try_out(spec, draft, log)`` raises
@@ -52,30 +52,30 @@ class Means(NamedTuple):
 
 class _Work(NamedTuple):
     spec: Spec
-    means: Means
+    tools: Tools
     progress: Progress
     log: str
 
     def player(self, target: str) -> AbstractContextManager[play.Player]:
         """Give who plays the playbook in the tree or machine ``target``."""
-        namespace = self.means.user_namespace
+        namespace = self.tools.user_namespace
         return play.player(self.spec, target, user_namespace=namespace, log=self.log, progress=self.progress)
 
 
-def maintain(spec: Spec, means: Means) -> Result:
+def maintain(spec: Spec, tools: Tools) -> ImageResult:
     """Bring the image of ``spec`` up to date and tell what became of it; whatever fails leaves it as it was."""
-    return _told(spec, means, _maintain)
+    return _told(spec, tools, _maintain)
 
 
-def check(spec: Spec, means: Means) -> Result:
+def check(spec: Spec, tools: Tools) -> ImageResult:
     """Tell what ``maintain`` would do, playing the playbook with --check in a copy that is thrown away."""
-    return _told(spec, means, _check)
+    return _told(spec, tools, _check)
 
 
-def _told(spec: Spec, means: Means, do: Callable[[_Work, store.Image | None], Result]) -> Result:
+def _told(spec: Spec, tools: Tools, do: Callable[[_Work, store.Image | None], ImageResult]) -> ImageResult:
     """Do it while no other changes the image; an error becomes a result, so that others have their turn."""
-    state, name = means.state_folder, spec.image
-    work = _Work(spec, means, Progress(f"image {name}", verbose=means.verbose), "")
+    state, name = tools.state_folder, spec.image
+    work = _Work(spec, tools, Progress(f"image {name}", verbose=tools.verbose), "")
     try:
         with generations.changing(state, name):
             work = work._replace(log=program_log.new_log(f"chroot-maintenance-{name}"))
@@ -84,7 +84,7 @@ def _told(spec: Spec, means: Means, do: Callable[[_Work, store.Image | None], Re
             result = do(work, image)
     except (Error, OSError) as error:
         lines = error.lines() if isinstance(error, Error) else [str(error)]
-        result = Result(name, FAILED, reason=tuple(lines))
+        result = ImageResult(name, FAILED, reason=tuple(lines))
     finally:
         work.progress.end()
     return result._replace(seconds=work.progress.seconds(), log=work.log)
@@ -96,8 +96,8 @@ def _image(state_folder: str, name: str) -> store.Image | None:
     return changes.find_ours(state_folder, name) if is_there else None
 
 
-def _maintain(work: _Work, image: store.Image | None) -> Result:
-    spec, state = work.spec, work.means.state_folder
+def _maintain(work: _Work, image: store.Image | None) -> ImageResult:
+    spec, state = work.spec, work.tools.state_folder
     if image is None:
         generations.remove_unpublished(state, spec.image)
     anew = create.why_anew(spec, image, state) if image else ""
@@ -111,22 +111,22 @@ def _maintain(work: _Work, image: store.Image | None) -> Result:
         else:
             made, result = _publish(work, draft, facts), CREATED if image is None else RECREATED if anew else UPDATED
     aliases.publish(state, spec)
-    generations.drop_old(state, spec.image, work.means.used_roots())
+    generations.drop_old(state, spec.image, work.tools.used_roots())
     size = store.facts(made).get("size_bytes")
-    return Result(spec.image, result, played.changed, size_bytes=size, reason=(anew,) if anew else ())
+    return ImageResult(spec.image, result, played.changed, size_bytes=size, reason=(anew,) if anew else ())
 
 
-def _check(work: _Work, image: store.Image | None) -> Result:
-    spec, state = work.spec, work.means.state_folder
+def _check(work: _Work, image: store.Image | None) -> ImageResult:
+    spec, state = work.spec, work.tools.state_folder
     anew = create.why_anew(spec, image, state) if image else ""
     if image is None or anew:
         _check_syntax(work)
-        return Result(spec.image, RECREATED if image else CREATED, reason=(anew,) if anew else ())
+        return ImageResult(spec.image, RECREATED if image else CREATED, reason=(anew,) if anew else ())
     with generations.draft(state, spec.image) as draft:
         facts = _copied_tree(work, image, draft)
         played = _play(work, draft, check=True)
     result = UPDATED if played.changed or facts.get("digest") != spec.digest else UNCHANGED
-    return Result(spec.image, result, played.changed, size_bytes=facts.get("size_bytes"))
+    return ImageResult(spec.image, result, played.changed, size_bytes=facts.get("size_bytes"))
 
 
 def _copied_tree(work: _Work, image: store.Image, draft: Draft) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _copied_tree(work: _Work, image: store.Image, draft: Draft) -> dict[str, Any
 
 def _new_tree(work: _Work, image: store.Image | None, draft: Draft) -> dict[str, Any]:
     _check_syntax(work)  # before minutes go into a tree that the playbook cannot be played in
-    facts = create.make(work.spec, draft.root, work.means.state_folder, log=work.log, progress=work.progress)
+    facts = create.make(work.spec, draft.root, work.tools.state_folder, log=work.log, progress=work.progress)
     return {**facts, "base": image.generation} if image else facts
 
 
@@ -147,7 +147,7 @@ def _check_syntax(work: _Work) -> None:
 
 
 def _play(work: _Work, draft: Draft, *, check: bool = False) -> play.Played:
-    place = work.means.booted(work.spec, draft) if work.spec.boot else nullcontext(draft.root)
+    place = work.tools.booted(work.spec, draft) if work.spec.boot else nullcontext(draft.root)
     with place as target, work.player(target) as player:
         played = player.play(check=check)
     if not played.concerned:
@@ -156,10 +156,10 @@ def _play(work: _Work, draft: Draft, *, check: bool = False) -> play.Played:
 
 
 def _publish(work: _Work, draft: Draft, facts: dict[str, Any]) -> store.Image:
-    spec, state = work.spec, work.means.state_folder
+    spec, state = work.spec, work.tools.state_folder
     if spec.smoke_test:
         work.progress.show("trying it out")
-        work.means.try_out(spec, draft, work.log)
+        work.tools.try_out(spec, draft, work.log)
     work.progress.show("publishing")
     own = {
         "playbook": spec.playbook,

@@ -94,7 +94,7 @@ def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
 def _machine(
     spec: Spec, draft: Draft, settings: Settings, *, in_place: bool = False, options: Sequence[str] = ()
 ) -> Iterator[Record]:
-    wish = start.Wish(
+    plan = start.Plan(
         job=made_up_id(),
         server=SERVER,
         project="",
@@ -104,7 +104,7 @@ def _machine(
         binds=options,
         in_place=in_place,
     )
-    record = start.start(wish, job_limits.settled(settings)._replace(shell=_SHELL, user=""))
+    record = start.start(plan, job_limits.settled(settings)._replace(shell=_SHELL, user=""))
     try:
         yield record
     finally:

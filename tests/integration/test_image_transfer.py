@@ -29,7 +29,7 @@ from nspawn_runner.images.archive.unpack import Report
 from nspawn_runner.images.progress import Progress
 
 TOOL = f"{CHECKOUT}/nspawn-runner"
-LIMITS = archives.Limits(1 << 30, 10000)
+LIMITS = archives.UnpackLimits(1 << 30, 10000)
 ACL = struct.pack("<I", 2) + b"".join(
     struct.pack("<HHI", *entry)
     for entry in [(1, 6, 0xFFFFFFFF), (2, 4, 5), (4, 4, 0xFFFFFFFF), (16, 4, 0xFFFFFFFF), (32, 4, 0xFFFFFFFF)]
@@ -107,7 +107,7 @@ def seen(root: Path) -> dict[bytes, tuple[Any, ...]]:
     return found
 
 
-def unpack(archive: Path, root: Path, *, layer: bool = False, limits: archives.Limits = LIMITS) -> Report:
+def unpack(archive: Path, root: Path, *, layer: bool = False, limits: archives.UnpackLimits = LIMITS) -> Report:
     root.mkdir(exist_ok=True)
     fd = archives.open_archive(str(archive))
     try:
@@ -251,11 +251,11 @@ def test_the_last_of_several_entries_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "limits", "reason"),
     [
-        (3 << 20, archives.Limits(1 << 20, 100), "more than 1 MiB"),
-        (10, archives.Limits(1 << 20, 100), "more than 100 files"),
+        (3 << 20, archives.UnpackLimits(1 << 20, 100), "more than 1 MiB"),
+        (10, archives.UnpackLimits(1 << 20, 100), "more than 100 files"),
     ],
 )
-def test_more_than_allowed_is_refused(tmp_path: Path, size: int, limits: archives.Limits, reason: str) -> None:
+def test_more_than_allowed_is_refused(tmp_path: Path, size: int, limits: archives.UnpackLimits, reason: str) -> None:
     content = archive(tmp_path / "x.tar", *(member(str(number), content=bytes(size)) for number in range(200)))
     with pytest.raises(HostError, match="cannot unpack it") as raised:
         unpack(content, tmp_path / "root", limits=limits)
@@ -268,7 +268,7 @@ def test_a_bomb_is_stopped(tmp_path: Path) -> None:
     bomb.write_bytes(gzip.compress(archive(tmp_path / "x.tar", member("x")).read_bytes()) + zeros * 20)
     assert bomb.stat().st_size < 10 << 20
     with pytest.raises(HostError) as raised:
-        unpack(bomb, tmp_path / "root", limits=archives.Limits(1 << 20, 100))
+        unpack(bomb, tmp_path / "root", limits=archives.UnpackLimits(1 << 20, 100))
     assert "more than 1025 MiB" in raised.value.facts
 
 

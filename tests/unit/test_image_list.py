@@ -27,7 +27,7 @@ def state(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def rows(state: Path, **how: bool) -> dict[tuple[str, str], chroot_list.Row]:
+def rows(state: Path, **how: bool) -> dict[tuple[str, str], chroot_list.ImageRow]:
     wanted = {"older": False, "measure": False, **how}
     return {(row.name, row.state): row for row in chroot_list.listing(str(state), **wanted)}
 

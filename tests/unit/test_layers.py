@@ -105,9 +105,12 @@ def test_commands_are_the_verbs() -> None:
 
 
 def test_no_name_stands_twice() -> None:
-    """Of modules, but for doctor, a verb and a room, and nspawn, which is what Ansible calls our connection."""
+    """Of modules (but for doctor, a verb and a room, and nspawn, the name of our connection for Ansible) and classes."""
     count = Counter(path.parent.name if path.stem == "__init__" else path.stem for path in modules())
     assert {each for each, number in count.items() if number > 1} == {"doctor", "nspawn"}
+    bodies = [ast.parse(path.read_text()).body for path in modules()]
+    classes = Counter(each.name for body in bodies for each in body if isinstance(each, ast.ClassDef))
+    assert [each for each, number in classes.items() if number > 1 and not each.startswith("_")] == []
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from nspawn_runner.host import journal
 from nspawn_runner.jobs import counters, metrics, prometheus
-from nspawn_runner.jobs.counters import Counters, Ended
+from nspawn_runner.jobs.counters import Counters, EndedStage
 from nspawn_runner.jobs.prometheus import Sample
 from nspawn_runner.machines import records
 from nspawn_runner.settings import paths
 from nspawn_runner.settings.load import Metrics, Settings
 
 NOW = 1_000_000.0
-RUN = Ended("run", 0.5, "success", "host 1", "")
+RUN = EndedStage("run", 0.5, "success", "host 1", "")
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def jobs(*ends: tuple[float, str, str, str]) -> tuple[dict[str, int], Counters]:
     """Count stages that end at a time, each with stage, result and outcome; return the jobs that are not 0."""
     known = none()
     for now, stage, result, outcome in ends:
-        counters.count(known, Ended(stage, 1.0, result, "host 1", outcome), now)
+        counters.count(known, EndedStage(stage, 1.0, result, "host 1", outcome), now)
         counters.give_up_waiting(known, now)
     return {name: number for name, number in known.jobs.items() if number}, known
 
@@ -173,7 +173,7 @@ def test_what_killed_processes_left_goes(settings: Settings, tmp_path: Path) -> 
 def test_stages_that_end_together_all_count(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "_LOCK_SECONDS", 60)  # no stage waits that long; on a busy machine one may have to
     context = multiprocessing.get_context("fork")
-    ended = Ended("cleanup", 0.5, "success", "host 1", "canceled")
+    ended = EndedStage("cleanup", 0.5, "success", "host 1", "canceled")
 
     def end_25() -> None:
         for _ in range(25):

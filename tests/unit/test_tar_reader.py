@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nspawn_runner.images.archive.tar_fields import BLOCK, DamagedError
-from nspawn_runner.images.archive.tar_reader import Entry, Extent, Reader
+from nspawn_runner.images.archive.tar_reader import Extent, Reader, TarEntry
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 
@@ -33,10 +33,10 @@ def member(name: str = "file", **fields: object) -> tarfile.TarInfo:
 
 
 @pytest.fixture(scope="module")
-def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], list[tuple[Entry, bytes]]]:
+def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], list[tuple[TarEntry, bytes]]]:
     path = tmp_path_factory.mktemp("tar") / "archive"
 
-    def read_all(content: bytes) -> list[tuple[Entry, bytes]]:
+    def read_all(content: bytes) -> list[tuple[TarEntry, bytes]]:
         path.write_bytes(content)
         fd = os.open(path, os.O_RDONLY)
         try:
@@ -48,7 +48,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], list[tup
     return read_all
 
 
-Read = Callable[[bytes], list[tuple[Entry, bytes]]]
+Read = Callable[[bytes], list[tuple[TarEntry, bytes]]]
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -93,7 +93,7 @@ class Player:
         # A play without a task counts for no host.
         return Played(counts.get("changed", 0), bool(counts) or not (hosts or report.get("unmatched")))
 
-    def _run(self, phase: str, *options: str) -> program_log.Ended:
+    def _run(self, phase: str, *options: str) -> program_log.EndedProgram:
         playbook = self._spec.playbook
         task = ""
 

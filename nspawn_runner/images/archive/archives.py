@@ -23,7 +23,7 @@ _START = "import sys; sys.path.insert(0, sys.argv[1]); from nspawn_runner.images
 _SIGPIPE = -13
 
 
-class Limits(NamedTuple):
+class UnpackLimits(NamedTuple):
     """How much may be unpacked: bytes on disk, and files of all kinds."""
 
     size_bytes: int
@@ -47,7 +47,7 @@ def open_archive(path: str) -> int:
     return fd
 
 
-def unpack(fd: int, root: str, *, what: str, limits: Limits, layer: bool = False) -> Report:
+def unpack(fd: int, root: str, *, what: str, limits: UnpackLimits, layer: bool = False) -> Report:
     """Make in the folder ``root`` what the archive ``fd`` holds (from its start) and return what that was.
 
     ``layer`` applies it as a layer of a container image, over what is there. Raises HostError about ``what`` when the

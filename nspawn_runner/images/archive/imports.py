@@ -14,7 +14,7 @@ from ...settings import paths
 from ..build import identity
 from ..progress import Progress
 from . import archives, container_config, layouts, top_folder
-from .archives import Limits
+from .archives import UnpackLimits
 from .unpack import HARMLESS_DEVICES, Report
 
 MOST_FILES = 10_000_000
@@ -29,14 +29,14 @@ class Source(NamedTuple):
 
     path: str
     reference: str
-    limits: Limits
+    limits: UnpackLimits
 
 
-def default_limits(state_folder: str, *, files_count: int = MOST_FILES) -> Limits:
+def default_limits(state_folder: str, *, files_count: int = MOST_FILES) -> UnpackLimits:
     """Return the limits of an import: nearly what is free on the disk that holds ``state_folder``."""
     paths.keep_others_out(state_folder)
     there = os.statvfs(state_folder)
-    return Limits(int(there.f_bavail * there.f_frsize * (1 - _RESERVE)), files_count)
+    return UnpackLimits(int(there.f_bavail * there.f_frsize * (1 - _RESERVE)), files_count)
 
 
 def fill(root: str, source: Source, progress: Progress) -> tuple[Report, dict[str, Any]]:
@@ -99,14 +99,14 @@ def _from_layers(root: str, layout: str, source: Source, progress: Progress) -> 
     total = Report()
     for number, layer in enumerate(found.layers, 1):
         progress.show(f"unpacking layer {number} of {len(found.layers)}")
-        left = Limits(source.limits.size_bytes - total.size_bytes, source.limits.files - total.entries)
+        left = UnpackLimits(source.limits.size_bytes - total.size_bytes, source.limits.files - total.entries)
         total = total.plus(_apply(root, layout, layer, left))
     known = {"reference": found.title, "layers": [layer.diff_id for layer in found.layers]}
     said = container_config.kept(found.configuration)
     return total, {"builder": "import of a container image", **known, **({container_config.FACT: said} if said else {})}
 
 
-def _apply(root: str, layout: str, layer: layouts.Layer, limits: Limits) -> Report:
+def _apply(root: str, layout: str, layer: layouts.Layer, limits: UnpackLimits) -> Report:
     fd = layouts.open_blob(layout, layer.path)
     try:
         if layer.digest:

@@ -43,7 +43,7 @@ class Extent(NamedTuple):
     size: int
 
 
-class Entry(NamedTuple):
+class TarEntry(NamedTuple):
     """A member: ``kind`` is one of "file", "link", "symlink", "folder", "fifo", "char", "block".
 
     ``name`` and ``target`` are raw bytes, ``mtime_ns`` nanoseconds, ``size`` what the file has with its holes; the
@@ -83,7 +83,7 @@ class Reader:
         self._unread = 0  # data of the current member, with its padding
         self._padding = 0
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[TarEntry]:
         """Yield the members up to the end mark; raises DamagedError."""
         global_pax: dict[bytes, bytes] = {}
         while True:
@@ -133,7 +133,7 @@ class Reader:
             raise DamagedError(f"an extended header has {size} bytes, more than {MOST_HEADER_BYTES}")
         return self._exactly(tar_fields.padded(size))[:size]
 
-    def _entry(self, block: bytes, pax: dict[bytes, bytes]) -> Entry:
+    def _entry(self, block: bytes, pax: dict[bytes, bytes]) -> TarEntry:
         kind = _KINDS.get(block[156:157])
         if kind is None:
             raise DamagedError(f"a member of a type that is not known: {block[156:157]!r}")
@@ -153,7 +153,7 @@ class Reader:
         mtime_ns = tar_fields.seconds(block[136:148]) * 10**9
         if b"mtime" in pax:
             mtime_ns = tar_fields.nanoseconds(pax[b"mtime"])
-        return Entry(
+        return TarEntry(
             kind=kind,
             name=name,
             target=target,

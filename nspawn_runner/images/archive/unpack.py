@@ -22,7 +22,7 @@ from typing import NamedTuple
 from ...host import confine
 from . import tar_acl
 from .tar_fields import DamagedError
-from .tar_reader import Entry, Reader
+from .tar_reader import Reader, TarEntry
 
 # null, zero, full, random, urandom; tty, console, ptmx: the nodes that trees have and that hold nothing of the host
 # (the kernel's devices.txt). With others, a shell in the tree could reach its disks.
@@ -92,7 +92,7 @@ class Unpacker:
                 os.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
         reader.drain()
 
-    def _make(self, entry: Entry, reader: Reader) -> None:
+    def _make(self, entry: TarEntry, reader: Reader) -> None:
         name = _inner(entry.name)
         folder, _, last = name.rpartition(b"/")
         if self._layer and last.startswith(_WHITEOUT):
@@ -121,7 +121,7 @@ class Unpacker:
                 os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(*entry.device))
         self._dress(path, entry)
 
-    def _make_room(self, path: bytes, name: bytes, entry: Entry) -> None:
+    def _make_room(self, path: bytes, name: bytes, entry: TarEntry) -> None:
         """Remove what ``entry`` takes the place of; make its folders, and the folder that it is."""
         if not name:
             if entry.kind != "folder":
@@ -140,7 +140,7 @@ class Unpacker:
         if entry.kind == "folder":
             os.mkdir(path, 0o700)
 
-    def _write(self, path: bytes, entry: Entry, reader: Reader) -> None:
+    def _write(self, path: bytes, entry: TarEntry, reader: Reader) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             extents = iter(entry.extents)
@@ -161,7 +161,7 @@ class Unpacker:
         finally:
             os.close(fd)
 
-    def _dress(self, path: bytes, entry: Entry) -> None:
+    def _dress(self, path: bytes, entry: TarEntry) -> None:
         """Give the new file its owner, then its mode and attributes, which a change of the owner takes away."""
         os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
         if max(entry.uid, entry.gid) > _HIGHEST_ID:

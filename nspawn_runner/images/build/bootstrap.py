@@ -77,7 +77,7 @@ def run_command(command: Sequence[str], root: str, *, log: str, progress: Progre
         raise HostError(f"{program} failed with exit status {ended.status}", facts=f"its whole output: {log}")
 
 
-def _run(argv: Sequence[str], log: str, heard: Callable[[str], None]) -> program_log.Ended:
+def _run(argv: Sequence[str], log: str, heard: Callable[[str], None]) -> program_log.EndedProgram:
     if not _is_installed(argv[0]):
         raise process.missing(argv)
     env = {"DEBIAN_FRONTEND": "noninteractive"}

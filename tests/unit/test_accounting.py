@@ -43,12 +43,12 @@ def test_errors_are_blamed_and_passed_on(
     entries: socket.socket, error: BaseException, result: str, priority: str, ending: str
 ) -> None:
     accounting.about(Job("4711", project="7", image="debian\nx"))
-    with pytest.raises(type(error)), accounting.Told("run", "build_script"):
+    with pytest.raises(type(error)), accounting.StageEntry("run", "build_script"):
         raise error
-    told = fields_of(entries.recv(65536))
-    assert told.pop("MESSAGE").startswith("job 4711: run build_script ")
-    assert float(told.pop("NSPAWN_RUNNER_DURATION")) < 5
-    assert told == {
+    entry = fields_of(entries.recv(65536))
+    assert entry.pop("MESSAGE").startswith("job 4711: run build_script ")
+    assert float(entry.pop("NSPAWN_RUNNER_DURATION")) < 5
+    assert entry == {
         "PRIORITY": priority,
         "SYSLOG_IDENTIFIER": "nspawn-runner",
         "NSPAWN_RUNNER_JOB": "4711",
@@ -65,8 +65,8 @@ def test_errors_are_blamed_and_passed_on(
 
 @pytest.mark.parametrize(("status", "message"), [(0, "prepare succeeded"), (1, "prepare failed")])
 def test_a_stage_without_an_error(entries: socket.socket, status: int, message: str) -> None:
-    with accounting.Told("prepare") as told:
-        told.status = status
+    with accounting.StageEntry("prepare") as entry:
+        entry.status = status
     assert fields_of(entries.recv(65536))["MESSAGE"].startswith(message)
     with pytest.raises(BlockingIOError):
         entries.recv(65536)
@@ -74,15 +74,15 @@ def test_a_stage_without_an_error(entries: socket.socket, status: int, message: 
 
 def test_a_stage_that_failed_before_it_knew_its_job(entries: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUSTOM_ENV_CI_JOB_ID", "12")
-    with pytest.raises(HostError), accounting.Told("cleanup"):
+    with pytest.raises(HostError), accounting.StageEntry("cleanup"):
         raise HostError("the settings are wrong")
     assert fields_of(entries.recv(65536))["NSPAWN_RUNNER_JOB"] == "12"
 
 
 def test_what_is_no_job_is_not_quoted(entries: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUSTOM_ENV_CI_JOB_ID", SECRET)
-    with pytest.raises(HostError), accounting.Told("config"):
+    with pytest.raises(HostError), accounting.StageEntry("config"):
         raise HostError(f"{SECRET} is not a job id")
-    told = entries.recv(65536)
-    assert SECRET.encode() not in told
-    assert "NSPAWN_RUNNER_JOB" not in fields_of(told)
+    entry = entries.recv(65536)
+    assert SECRET.encode() not in entry
+    assert "NSPAWN_RUNNER_JOB" not in fields_of(entry)
