@@ -105,7 +105,7 @@ def test_commands_are_the_verbs() -> None:
 
 
 def test_no_name_stands_twice() -> None:
-    """Of modules (but for doctor, a verb and a room, and nspawn, the name of our connection for Ansible) and classes."""
+    """Of modules and classes; but doctor is a verb and a room, and nspawn our connection's name for Ansible."""
     count = Counter(path.parent.name if path.stem == "__init__" else path.stem for path in modules())
     assert {each for each, number in count.items() if number > 1} == {"doctor", "nspawn"}
     bodies = [ast.parse(path.read_text()).body for path in modules()]
