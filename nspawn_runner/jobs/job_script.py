@@ -23,15 +23,12 @@ def leave_journal(record: Record, settings: Settings) -> None:
 
     # In the machine, by the job's own user: whatever the job says its folder is.
     folder = os.environ.get("CUSTOM_ENV_CI_PROJECT_DIR", "")
-    if folder.startswith("/") and len(folder) < _LONGEST_PATH:
-        try:
-            problem = evidence.write_journal(record, f"{folder}/{settings.journal_file}")
-        except (Error, OSError) as error:
-            problem = str(error)
-    else:
-        problem = "CI_PROJECT_DIR is no absolute path"
-    if problem:
-        warn(f"the machine's journal is not in the project: {problem}")
+    try:
+        if not folder.startswith("/") or len(folder) >= _LONGEST_PATH:
+            raise HostError("CI_PROJECT_DIR is no absolute path")
+        evidence.write_journal(record, f"{folder}/{settings.journal_file}")
+    except (Error, OSError) as error:
+        warn(f"the machine's journal is not in the project: {error}")
 
 
 def find_machine(job_id: str, server: str) -> Record:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ..errors import printable
+from ..errors import HostError, printable
 from ..host import systemd
 from ..nspawn import calls
 from . import cgroups, notes, records
@@ -159,8 +159,8 @@ def _plain(line: str) -> str:
     return printable(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).rstrip(), _WIDTH)
 
 
-def write_journal(record: Record, path: str) -> str:
-    """Write the machine's whole journal to ``path`` in it, as the user of the job's scripts; return what went wrong.
+def write_journal(record: Record, path: str) -> None:
+    """Write the machine's whole journal to ``path`` in it, as the user of the job's scripts; raises HostError.
 
     Both ends are in the machine: nothing of a path there is followed on the host.
     """
@@ -175,9 +175,8 @@ def write_journal(record: Record, path: str) -> str:
         limit_bytes=1000,
         seconds=60,
     )
-    if said == b"written\n":
-        return ""
-    return _plain(said.decode(errors="replace").strip()) or "the machine does not answer"
+    if said != b"written\n":
+        raise HostError(_plain(said.decode(errors="replace").strip()) or "the machine does not answer")
 
 
 def usage(record: Record) -> Usage:

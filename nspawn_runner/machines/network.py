@@ -160,34 +160,37 @@ def join(record: Record, *, seconds: float) -> None:
         return
     deadline = time.monotonic() + seconds
     while True:
-        leader = _leader(record.machine)
-        said = "systemd-machined does not know it"
-        if leader:
-            enter = ["nsenter", f"--target={leader}", "--net", "ip", "-batch", f"{record.folder}/address"]
-            done = process.run(enter, check=False)
-            error = done.stderr or b"ip failed" if done.returncode else _join_bridge(record)
-            if not error:
-                files.write_atomically(records.ready_file(record.machine), b"")
-                return
-            said = error.decode(errors="replace").strip().replace("\n", " / ")
-        if time.monotonic() > deadline:
-            raise HostError(f"the machine {record.machine} got no address", facts=said)
+        try:
+            _give_address(record)
+            break
+        except HostError as error:
+            if time.monotonic() > deadline:
+                raise HostError(f"the machine {record.machine} got no address", facts=error.what) from None
         signals.sleep(0.005)
+    files.write_atomically(records.ready_file(record.machine), b"")
 
 
-def _join_bridge(record: Record) -> bytes:
-    """Move the machine's port to the bridge, cut off as it is to be; return what went wrong.
+def _give_address(record: Record) -> None:
+    """Give the machine its address, and move its port to the bridge, cut off from the others; raises HostError.
 
     The host is told which hardware address the machine's address has, and which port that: nothing of it is the
     machine's word.
     """
+    leader = _leader(record.machine)
+    if not leader:
+        raise HostError("systemd-machined does not know it")
+    _batch(record, "address", "nsenter", f"--target={leader}", "--net", "ip")
     # The neighbour last: where the machine is gone meanwhile there is no port, and its neighbour must not stay.
-    steps = ("ip", "port"), ("bridge", "place"), ("ip", "neighbour")
-    for program, name in steps:
-        done = process.run([program, "-batch", f"{record.folder}/{name}"], check=False)
-        if done.returncode != 0:
-            return done.stderr or f"{program} failed".encode()
-    return b""
+    for program, name in (("ip", "port"), ("bridge", "place"), ("ip", "neighbour")):
+        _batch(record, name, program)
+
+
+def _batch(record: Record, name: str, *program: str) -> None:
+    """Have ip or bridge do what the file ``name`` in the machine's folder says; raises HostError, often, so cheaply."""
+    done = process.run([*program, "-batch", f"{record.folder}/{name}"], check=False)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().replace("\n", " / ")
+        raise HostError(said or f"{program[-1]} failed")
 
 
 def _leader(machine: str) -> str:
