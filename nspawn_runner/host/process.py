@@ -167,10 +167,13 @@ def output_of(child: Popen, seconds: float | None = None) -> tuple[bytes, bytes]
     return bytes(out), bytes(err)
 
 
-def head(argv: Sequence[str], *, limit_bytes: int, timeout_seconds: float, stdin: bytes = b"") -> bytes:
+def head(
+    argv: Sequence[str], *, limit_bytes: int, timeout_seconds: float, stdin: bytes = b"", must_answer: bool = False
+) -> bytes:
     """Return at most the first ``limit_bytes`` of what ``argv`` writes within ``timeout_seconds``, then end it.
 
-    For what somebody else may make endless. It reads ``stdin`` from a file. Raises HostError when it cannot be started.
+    For what somebody else may make endless. It reads ``stdin`` from a file. Raises HostError when it cannot be started,
+    and with ``must_answer`` when the time is over first.
     """
     given = in_memory(stdin)
     try:
@@ -184,11 +187,13 @@ def head(argv: Sequence[str], *, limit_bytes: int, timeout_seconds: float, stdin
         while len(found) < limit_bytes and signals.wait([fd], deadline - time.monotonic()):
             piece = os.read(fd, limit_bytes - len(found))
             if not piece:
-                break
+                return found
             found += piece
     finally:
         with signals.held(), child:
             child.kill()
+    if must_answer and len(found) < limit_bytes:
+        raise HostError(f"{os.path.basename(argv[0])} has no answer after {timeout_seconds:g} s")
     return found
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import signal
 import stat
 import termios
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from ..errors import Cancelled, HostError
@@ -109,29 +111,47 @@ class Pump:
                     self._pass_on(reader, chunk)
 
 
-def call(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
-    """Run ``argv`` to its end, its output passed on to our own streams, and return its exit status as Popen has it.
+def call(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    hand_over: Callable[[Iterable[int]], None] | None = None,
+) -> int:
+    """Run ``argv`` to its end, pipes between its streams and ours, and return its exit status as Popen has it.
 
-    It reads our standard input, unless that is a terminal. Raises Cancelled when a signal asks us to end and
-    HostError when our own streams break, once it has ended.
+    What it left running may still write: ``hand_over`` gets the pipes for that, to close them; else they are closed.
+    Raises Cancelled when a signal asks us to end and HostError when our own streams break, once it has ended.
     """
     with signals.held() as asked:
         pump = Pump()
         try:
-            given = process.DEVNULL if os.isatty(0) else 0
-            child = process.spawn(argv, stdin=given, stdout=pump.stdout, stderr=pump.stderr, env=env, own_session=True)
-            pump.started()
+            given = _stdin()
             try:
-                signal_number = _pass_on_until_end(pump, child, asked)
+                child = process.spawn(
+                    argv, stdin=given, stdout=pump.stdout, stderr=pump.stderr, env=env, own_session=True
+                )
             finally:
-                process.end(child, _END_SECONDS)
+                if given:
+                    os.close(given)
+        finally:
+            pump.started()
+        ended_itself = False
+        try:
+            signal_number = _pass_on_until_end(pump, child, asked)
+            process.end(child, _END_SECONDS)
             pump.pass_on_rest()
+            ended_itself = not signal_number
         except OSError as error:
             raise HostError(f"cannot write to our own standard streams: {error.strerror}") from None
         finally:
+            process.end(child, _END_SECONDS)
             pump.close_targets()
-            for reader in pump.readers:
-                os.close(reader)
+            readers, pump.readers = [*pump.readers], {}
+            if hand_over and ended_itself:
+                hand_over(readers)
+            else:
+                for reader in readers:
+                    os.close(reader)
         if signal_number:
             raise Cancelled(signal_number)
         return child.returncode
@@ -151,6 +171,28 @@ def _pass_on_until_end(pump: Pump, child: process.Popen, asked: int) -> int:
                 return signals.take()
     finally:
         os.close(end)
+
+
+def _stdin() -> int:
+    """Return what a child is to read: our standard input, or a pipe that a thread feeds from a terminal or a file."""
+    mode = os.fstat(0).st_mode
+    if not stat.S_ISREG(mode) and not os.isatty(0):
+        return 0
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    # It may wait for a terminal for ever; nobody waits for it.
+    threading.Thread(target=_feed, args=(writer, stat.S_ISREG(mode)), daemon=True).start()
+    return reader
+
+
+def _feed(writer: int, is_file: bool) -> None:
+    """Copy our standard input into the pipe ``writer`` and close it. The caller may go on to read a file of its own."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.ASKING)
+    with suppress(OSError):
+        at = os.lseek(0, 0, os.SEEK_CUR) if is_file else 0
+        while chunk := os.pread(0, _CHUNK_BYTES, at) if is_file else os.read(0, _CHUNK_BYTES):
+            process.write_all(writer, chunk)
+            at += len(chunk)
+    os.close(writer)
 
 
 def _open_streams() -> list[_Stream]:

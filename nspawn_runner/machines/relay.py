@@ -61,7 +61,7 @@ def stream(
             pump.pass_on_rest()
         finally:
             pump.close_targets()
-        _hand_over(pump.readers, machine, stage)
+        hand_over(pump.readers, machine, stage)
         if signal_number:
             raise Cancelled(signal_number)
         return behind.found
@@ -124,8 +124,8 @@ def _end_script(client: process.Popen, end: Callable[[], None]) -> None:
     client.wait()
 
 
-def _hand_over(readers: Iterable[int], machine: str, stage: str) -> None:
-    """Give every pipe that still has a writer to a unit in the machine that copies it to the machine's journal."""
+def hand_over(readers: Iterable[int], machine: str, stage: str) -> None:
+    """Close ``readers``; those that still have a writer go to units in the machine that copy them to its journal."""
     for reader in _still_written(list(readers)):
         argv = calls.unit_argv(
             machine,

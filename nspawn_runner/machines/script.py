@@ -169,13 +169,13 @@ def _kill_script(machine: str, unit: str, grace_seconds: int) -> None:
 
 def _signal(machine: str, unit: str, name: str) -> None:
     argv = calls.kill_argv(machine, unit, name)
-    process.head(argv, limit_bytes=1, timeout_seconds=_ANSWER_SECONDS)  # it says nothing
+    process.head(argv, limit_bytes=1, timeout_seconds=_ANSWER_SECONDS, must_answer=True)  # it says nothing
 
 
 def _has_processes(machine: str, unit: str) -> bool:
     """Tell whether a process of ``unit`` is left; with the end of the wrapper alone the unit is inactive already."""
     argv = calls.manager_argv(machine, "GetUnitProcesses", "s", unit)
-    said = process.head(argv, limit_bytes=_MOST_BYTES, timeout_seconds=_ANSWER_SECONDS)
+    said = process.head(argv, limit_bytes=_MOST_BYTES, timeout_seconds=_ANSWER_SECONDS, must_answer=True)
     if not said:  # a unit without processes may be unknown by now
         return False
     try:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from ..host import process, pump, systemd
 from ..nspawn import calls
 from ..settings import paths
+from . import relay
 from .records import Record
 
 # A command that is interrupted has a status, and its shell lives to write it down. $0 is the program's file.
@@ -60,7 +61,8 @@ def _on_terminal(record: Record, file: str) -> None:
 
 def _through_pipes(record: Record, file: str, unit: str) -> None:
     try:
-        pump.call(_unit_argv(record, ["/bin/sh", file], unit, calls.INSIDE_PROPERTIES))
+        argv = _unit_argv(record, ["/bin/sh", file], unit, calls.INSIDE_PROPERTIES)
+        pump.call(argv, hand_over=lambda readers: relay.hand_over(readers, record.machine, "login"))
     except BaseException:
         kill = calls.kill_argv(record.machine, unit, "KILL")
         process.run(kill, check=False, timeout_seconds=_ANSWER_SECONDS)

@@ -105,7 +105,9 @@ def run(
     machine died. Whatever interrupts us ends the command too.
     """
     if isinstance(place, Container):
-        done = _run(_nsenter_argv(place, command), place.uid, stdin, stdout, env=_OFFLINE)
+        with ExitStack() as stack:
+            given = _kept(_behind(b"", stdin), stack)
+            done = _run(_nsenter_argv(place, command), place.uid, given, stdout, env=_OFFLINE)
         if done.status and not os.path.exists(f"/proc/{place.leader}"):
             facts = done.stderr.decode(errors="replace").strip()
             raise HostError("the tree's container ended before the command did", facts=facts)
@@ -113,7 +115,8 @@ def run(
     unit, mark = f"nspawn-runner-{os.urandom(6).hex()}.service", os.urandom(12).hex()
     try:
         with _first_process(place.name) as first, ExitStack() as stack:
-            given = _kept(_behind_program([mark, *command], stdin), stack)
+            program = systemd.shell_program(f"{_IN_UNIT}exit\n", mark, *command)
+            given = _kept(_behind(program, stdin), stack)
             done = _run(_unit_argv(place.name, unit), place.uid, given, stdout, machine=first)
     except BaseException:
         process.run(calls.kill_argv(place.name, unit, "KILL"), check=False, timeout_seconds=10)
@@ -161,12 +164,17 @@ def _bounding_set(leader: int) -> str:
     return ",".join(["-all", *(f"+cap_{number}" for number in range(last + 1) if mask >> number & 1)])
 
 
-def _behind_program(words: Sequence[str], stdin: bytes | int) -> int:
-    """Return a file for ``systemd.shell_argv``: the program that runs ``words``, and behind it ``stdin``."""
-    program = systemd.shell_program(f"{_IN_UNIT}exit\n", *words)
-    fd = process.in_memory(program + (stdin if isinstance(stdin, bytes) else b""))
-    if isinstance(stdin, int):
-        os.lseek(fd, 0, os.SEEK_END)
+def _behind(program: bytes, stdin: bytes | int) -> int:
+    """Return a file with ``program`` and ``stdin`` behind it, to be read from there on.
+
+    A copy without a name, on disk where ``stdin`` is a file: what runs inside gets no file of the host's.
+    """
+    if isinstance(stdin, bytes):
+        fd = process.in_memory(program + stdin)
+    else:
+        fd = os.open("/var/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o644)  # noqa: S108
+        os.fchmod(fd, 0o644)  # a shell inside opens it again
+        process.write_all(fd, program)
         while os.sendfile(fd, stdin, None, 1 << 20):
             pass
     os.lseek(fd, len(program), os.SEEK_SET)
@@ -190,7 +198,7 @@ def _unit_argv(machine: str, unit: str) -> list[str]:
 def _run(
     argv: Sequence[str],
     uid: int,
-    stdin: bytes | int,
+    stdin: int,
     stdout: Sink | None,
     *,
     machine: int | None = None,
@@ -216,7 +224,7 @@ def _run(
         try:
             child = process.spawn(
                 argv,
-                stdin=stdin if isinstance(stdin, int) else _kept(process.in_memory(stdin), stack),
+                stdin=stdin,
                 stdout=ends[0],
                 stderr=ends[1],
                 own_session=True,

@@ -93,7 +93,10 @@ def test_a_command_that_is_interrupted(overlay_host: DisposableHost, number: sig
 
 
 # What a command is given for its streams, and what one that it leaves behind writes there later.
-STAYS = "echo now $(readlink /proc/self/fd/1 /proc/self/fd/2 | cut -c 1-5 | xargs); (sleep 1; echo later) & exit 4"
+STAYS = (
+    "echo now $(readlink /proc/self/fd/1 /proc/self/fd/2 | cut -c 1-5 | xargs); "
+    "(sleep 1; echo later; touch /root/lived) & exit 4"
+)
 
 
 def test_a_machine_gets_no_hold_on_our_streams(overlay_host: DisposableHost) -> None:
@@ -103,9 +106,17 @@ def test_a_machine_gets_no_hold_on_our_streams(overlay_host: DisposableHost) -> 
         try:
             assert lines_of(overlay_host, f"{call} >/root/said 2>/root/said; echo $?") == ["4"]
             assert lines_of(overlay_host, f"timeout 5 {call} | cat; sleep 2") == ["now pipe: pipe:"]
+            # What it left behind lives on; the machine's journal has what it says.
+            assert "later" in job.output("rm /root/lived; journalctl --identifier=login --output=cat")
             assert lines_of(overlay_host, "cat /root/said") == ["now pipe: pipe:"]
         finally:
             overlay_host.run(["rm", "-f", "/root/said"])
+        take = f"{TOOL} login {job.id} -- head -n 1"
+        assert lines_of(overlay_host, f"seq 9 >/root/in; {{ {take}; {take}; cat; }} </root/in; rm /root/in") == [
+            "1",
+            "1",
+            *map(str, range(1, 10)),
+        ]
         full = overlay_host.run(["sh", "-c", f"{TOOL} login {job.id} -- seq 100000 >/dev/full"], check=False)
         said = "nspawn-runner: cannot write to our own standard streams: No space left on device\n"
         assert (full.returncode, full.stderr.decode()) == (2, said)

@@ -62,6 +62,7 @@ def test_one_after_the_other(small_host: DisposableHost, soak: bool) -> None:
     host, jobs = small_host, 500 if soak else 15
     for number in range(6):
         one_job(host, 580000 + number)
+    time.sleep(5)  # a loop device goes a moment after its mount
     before, memory_before = counts(host), memory(host)
     began = time.monotonic()
     for number in range(jobs):

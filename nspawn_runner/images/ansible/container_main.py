@@ -103,19 +103,20 @@ def _start(order: Order, ansible: int, stack: ExitStack) -> tuple[process.Popen,
         )
     stack.callback(_end, child, order.boot)
     # Without a boot the first word of the tree's shell says that it is up.
-    shell_up = child.stdout.fileno() if child.stdout else None
+    shell, is_up = child.stdout.fileno() if child.stdout else None, order.boot
     told: dict[str, str] = {}
     deadline = time.monotonic() + _START_SECONDS
     while True:
-        waited_for = [ready.fileno(), ansible, *([] if shell_up is None else [shell_up])]
+        waited_for = [ready.fileno(), ansible, *([] if shell is None else [shell])]
         readable = signals.wait(waited_for, 0.1)
         if ansible in readable or time.monotonic() > deadline:
             raise HostError(_STOPPED, facts=f"tree: {order.root}; {_last_words(log)}")
         if ready.fileno() in readable:
             told.update(_notified(ready, child.pid))
-        if shell_up in readable and os.read(shell_up, 1):
-            shell_up = None
-        if told.get("READY") == "1" and "X_NSPAWN_LEADER_PID" in told and shell_up is None:
+        if shell is not None and shell in readable:
+            is_up = bool(os.read(shell, 1))
+            shell = None
+        if told.get("READY") == "1" and "X_NSPAWN_LEADER_PID" in told and is_up:
             return child, int(told["X_NSPAWN_LEADER_PID"])
         if child.poll() is not None:
             raise HostError(
