@@ -4,7 +4,7 @@ import itertools
 import time
 
 import pytest
-from by_hand import BUILD_FAILURE, SECONDS, SYSTEM_FAILURE, Job, Unchanged, wait_until
+from by_hand import BUILD_FAILURE, SECONDS, SYSTEM_FAILURE, Job, Unchanged, terminate, wait_until
 from disposable_host import DisposableHost
 
 HOSTS = ("overlay_host", "btrfs_host", "trixie_host")
@@ -115,6 +115,19 @@ def test_a_machine_without_a_bus(overlay_host: DisposableHost) -> None:
         began = time.monotonic()
         assert job.script("echo next", "upload_artifacts_on_failure").status == BUILD_FAILURE
         assert time.monotonic() - began < 30
+
+
+def test_a_script_of_a_mute_machine_is_ended_soon(overlay_host: DisposableHost) -> None:
+    with Unchanged(overlay_host), Job(overlay_host) as job:
+        job.prepare()
+        with job.start("kill -STOP $(pidof dbus-daemon); echo ready; sleep 600") as process:
+            assert process.stdout
+            assert process.stdout.readline() == b"ready\n"
+            began = time.monotonic()
+            terminate(process)
+            process.communicate(timeout=SECONDS)
+        assert time.monotonic() - began < 30
+        job.cleanup()
 
 
 # The network device that the machine gets at its next boot is taken away before it has its address.
