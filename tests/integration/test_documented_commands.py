@@ -31,6 +31,7 @@ ELSEWHERE = {
     "python3 tests/emulated_host.py": "it needs qemu, and a quarter of an hour",
     "systemctl reboot": "of a job, in its machine",
     "systemctl isolate": "of a job, in its machine",
+    "systemctl --user": "of a user, in a machine; test_debian.py calls it",
     "systemctl edit gitlab-runner": "it needs an editor",
     "systemctl restart nftables": "what others do; attacks.py does it",
     "sysctl kernel.modules_disabled=1": "it is for the whole machine and cannot be undone",
