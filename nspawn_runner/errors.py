@@ -1,4 +1,4 @@
-"""The errors a user can meet: what failed, the facts, what to do; and who is to blame."""
+"""The errors a user can meet: what failed, the facts, what to do, and who is to blame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which names are legal, for images, jobs and machines; pure functions on untrusted text."""
+"""Legal names of images, jobs and machines; pure functions on untrusted text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people read: the lines on stderr that are ours, tables, sizes and ages."""
+"""What people read: our lines on stderr, tables, sizes and ages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""chroot-login: change an image by hand, in a copy that takes its place when all went well."""
+"""chroot-login: change an image by hand, in a copy that replaces it on success."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""chroot-maintenance: make the images that have a playbook where they are missing, and bring the rest up to date."""
+"""chroot-maintenance: create missing images that have a playbook, and bring the others up to date."""
 
 from __future__ import annotations
 

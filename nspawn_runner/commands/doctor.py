@@ -1,4 +1,4 @@
-"""doctor: check everything that jobs and images need, and say how to mend what is wrong."""
+"""doctor: check everything that jobs and images need, and say how to fix what is wrong."""
 
 from __future__ import annotations
 

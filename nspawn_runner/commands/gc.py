@@ -1,4 +1,4 @@
-"""gc: remove everything of ours that no live job owns, beside jobs, prepare and maintenance."""
+"""gc: remove everything of ours that no live job owns; safe beside jobs, prepare and maintenance."""
 
 from __future__ import annotations
 

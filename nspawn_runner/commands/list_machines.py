@@ -1,4 +1,4 @@
-"""list: show the machines there are, what they do and what they take."""
+"""list: show the machines, what they do and what they use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""login: a shell or command in the machine of a running job, or in what is kept of a failed one."""
+"""login: a shell or command in the machine of a running job, or in the kept root of a failed one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""prepare: boot the job's machine, with its caches and gitlab-runner's helper in it."""
+"""prepare: boot the job's machine, with its caches and gitlab-runner's helper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""reap: called by a machine's unit when it ends (ExecStopPost=): writes down how, and gives its layer back."""
+"""reap: called by a machine's unit when it ends (ExecStopPost=): records how, and removes its layer."""
 
 from __future__ import annotations
 

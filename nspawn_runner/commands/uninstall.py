@@ -1,4 +1,4 @@
-"""uninstall: take away all that the tool has made on this host."""
+"""uninstall: remove everything that the tool has made on this host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machines' network: what the kernel can do is tried in a network namespace that goes again at once."""
+"""The machines' network: what the kernel can do is tried in a temporary network namespace."""
 
 from __future__ import annotations
 

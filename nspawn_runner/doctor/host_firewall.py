@@ -1,4 +1,4 @@
-"""Whether the host's firewall lets the machines' packets out, and the answers in: it is tried.
+"""Does the host's firewall let the machines' packets out, and the answers in? It is tried.
 
 A packet goes to 192.0.2.1, which is nobody (RFC 5737), from a network namespace that is joined to the bridge as a
 machine is, and is looked for where it leaves the host. Then the router is asked for an echo, if it gives the host one.

@@ -1,4 +1,4 @@
-"""Images: whole, bootable, not too old, and those that the settings name are there."""
+"""Images: complete, bootable, recent; and the images that the settings name exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel's limits that many machines at once run into."""
+"""Kernel limits that many machines at once can reach."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gitlab-runner: its program, its service, and what its config.toml says of us. No token is ever shown."""
+"""gitlab-runner: its program, its service, and its config.toml. No token is ever shown."""
 
 from __future__ import annotations
 

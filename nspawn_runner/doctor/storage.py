@@ -1,4 +1,4 @@
-"""The state folder: whose it is, what its file system can do, how much room there is."""
+"""The state folder: its owner, its file system, its free space."""
 
 from __future__ import annotations
 

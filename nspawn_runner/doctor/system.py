@@ -1,4 +1,4 @@
-"""systemd, its parts that we use, the rights we have, the clock."""
+"""systemd, the parts of it that we use, our privileges, the clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs by itself to keep the host in order, and what was left over."""
+"""Our timers, and leftovers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny job on every backend that is here, its stages processes of their own as when gitlab-runner calls them."""
+"""A tiny job on every backend available, each stage a process of its own as gitlab-runner calls it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exit statuses as gitlab-runner reads them: whose fault it was, and the script's own number."""
+"""Exit statuses as gitlab-runner reads them: who is to blame, and the script's own number."""
 
 from __future__ import annotations
 

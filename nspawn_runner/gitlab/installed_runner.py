@@ -1,4 +1,4 @@
-"""The host's gitlab-runner: where its program and its config.toml are, and how many jobs it runs at a time."""
+"""The host's gitlab-runner: its program, its config.toml, and how many jobs it runs at a time."""
 
 from __future__ import annotations
 

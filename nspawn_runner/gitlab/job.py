@@ -1,4 +1,4 @@
-"""The job a stage is called for: from the runner's own payload where there is one, else from the environment.
+"""The job that a stage is called for: from the runner's own payload if there is one, else from the environment.
 
 Every ``CUSTOM_ENV_CI_*`` variable can be set by the job itself; ``JOB_RESPONSE_FILE`` (gitlab-runner >= 14.1) cannot.
 Fields and versions: gitlab-runner's ``common/spec`` and ``executors/custom/custom.go``.

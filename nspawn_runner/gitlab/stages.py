@@ -1,4 +1,4 @@
-"""The calls of run that a job consists of, by gitlab-runner's rules: which of them decide on it, and which may be last.
+"""The calls of run in a job, by gitlab-runner's rules: which ones decide its result, and which may be last.
 
 Sources: ``common/build.go`` and ``shells/abstract.go`` of gitlab-runner.
 """

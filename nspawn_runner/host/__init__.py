@@ -1,1 +1,1 @@
-"""The operating system: child processes, systemd, argument lists for nspawn, files, locks."""
+"""The operating system: child processes, systemd, files, locks, signals, the journal."""

@@ -1,4 +1,4 @@
-"""Becomes the command that a file names: its words, each ended by NUL.
+"""Executes the command stored in a file: its words, each terminated by NUL.
 
     arguments.py FILE
 

@@ -1,4 +1,4 @@
-"""Reading below a folder that somebody else made: links in it are followed as if it were "/" (openat2(2))."""
+"""Read below an untrusted folder: its links are resolved as if the folder were "/" (openat2(2))."""
 
 from __future__ import annotations
 

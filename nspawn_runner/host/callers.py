@@ -1,4 +1,4 @@
-"""Who called us, told apart from a later process with the same pid."""
+"""Identify the process that called us, even after its pid is reused."""
 
 from __future__ import annotations
 

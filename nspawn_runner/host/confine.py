@@ -1,4 +1,4 @@
-"""A process locks itself into one folder: nothing else of the host can be reached from then on, whatever it does.
+"""Lock this process into one folder: it can reach nothing else of the host from then on.
 
 To be called in a process that has namespaces of its own for mounts and network already (unshare(1)). System calls:
 pivot_root(2), whose page tells of the "." for both arguments, capset(2), prctl(2); capabilities(7).

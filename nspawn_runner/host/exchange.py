@@ -1,4 +1,4 @@
-"""renameat2(2) with RENAME_EXCHANGE, which Python does not have: two paths change places in one step."""
+"""renameat2(2) with RENAME_EXCHANGE, which Python lacks: swap two paths in one step."""
 
 from __future__ import annotations
 

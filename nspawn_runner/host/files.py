@@ -1,4 +1,4 @@
-"""Files and folders as root needs them: atomic writes, bounded reads, removal that no link leads astray."""
+"""Files and folders as root needs them: atomic writes, bounded reads, removal that follows no link."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entries of the host's journal with fields of their own, as systemd.io/JOURNAL_NATIVE_PROTOCOL has them."""
+"""Write entries with our own fields to the host's journal (systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
 
 from __future__ import annotations
 

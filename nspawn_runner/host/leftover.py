@@ -1,4 +1,4 @@
-"""Something of ours that nobody needs any more: found without touching it, removed once that is sure."""
+"""A leftover: something of ours that nobody needs, found without touching it, removed once that is certain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks between processes: flock on a file that goes with the lock."""
+"""Locks between processes: flock on a file that is removed with the lock."""
 
 from __future__ import annotations
 

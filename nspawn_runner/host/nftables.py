@@ -1,4 +1,4 @@
-"""What the kernel tells of nftables: the number of its ruleset, and the tables as nft(8) lists them."""
+"""nftables: the ruleset's generation number, and our tables as nft(8) lists them."""
 
 from __future__ import annotations
 

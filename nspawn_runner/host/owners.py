@@ -1,4 +1,4 @@
-"""Whose word a folder is, and reading it with no more rights than that user has."""
+"""Find a folder's owner and read it with that user's privileges."""
 
 from __future__ import annotations
 

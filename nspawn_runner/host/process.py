@@ -1,4 +1,4 @@
-"""The one door to child processes: null stdin, an environment built afresh, errors that say what was called."""
+"""The one way to start child processes: null stdin, a fresh environment, errors that name the command."""
 
 from __future__ import annotations
 

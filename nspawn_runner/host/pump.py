@@ -1,4 +1,4 @@
-"""Pass a child's output on to our own streams through pipes: nothing that the child starts gets hold of the streams.
+"""Copy a child's output to our own streams through pipes, so that the child never holds the streams themselves.
 
 What runs in a machine or a tree may be hostile and outlive its caller. It could go on writing to a file of the host's,
 reach our terminal, or keep a reader waiting for the end of a pipe.

@@ -1,4 +1,4 @@
-"""Signals that ask us to end: noted when they come, acted on at points that we choose.
+"""Signals that ask us to end: noted on arrival, acted on at points that we choose.
 
 An exception that a handler raises can be lost in any callback of the interpreter, and can cut a library or our own
 clean-up between two of its steps. So handlers only note; whatever waits, waits here, and raises Cancelled.

@@ -1,4 +1,4 @@
-"""Our own standard streams: whoever reads them may have gone, or their disk is full, or there are none."""
+"""Our own standard streams: the reader may have gone, the disk may be full, or they may be closed."""
 
 from __future__ import annotations
 

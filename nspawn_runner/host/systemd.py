@@ -1,4 +1,4 @@
-"""systemd's tools as argument lists, and the few questions we ask."""
+"""Calls of systemd's tools, and the few questions we ask systemd."""
 
 from __future__ import annotations
 

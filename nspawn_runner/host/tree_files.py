@@ -1,4 +1,4 @@
-"""Single files inside a tree, reached step by step: a link that the tree holds never leads root out of it."""
+"""Single files inside a tree, opened step by step: no link in the tree leads root out of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trees of files, the cheapest way that the file system under them offers: btrfs subvolumes, else plain folders."""
+"""Trees of files, in the cheapest form that the file system offers: btrfs subvolumes, else plain folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other names of images: a link beside the image that leads to the image's name, followed by whoever looks it up."""
+"""Aliases of images: a link beside the image that leads to its name."""
 
 from __future__ import annotations
 

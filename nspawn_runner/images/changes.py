@@ -1,4 +1,4 @@
-"""A change of an image: a copy is changed out of sight and takes the image's place when the change was a success."""
+"""Change an image: a copy is changed out of sight and replaces the image on success."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an image changes: a draft is made out of sight, completed, published in one step; old generations go."""
+"""How an image changes: a draft is made out of sight, completed and published in one step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which local image a job's image name means."""
+"""Find the local image that a job's image name refers to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find what is left of changes of images, and generations that nobody needs, and remove them."""
+"""Find and remove what interrupted changes of images left, and generations that nobody needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long work by other programs: what they say goes to a log and to whoever watches, line by line."""
+"""Run long programs: their output goes to a log, and line by line to the caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees of a long piece of work: one updating line on a terminal, a line per phase elsewhere."""
+"""Progress of long work: one updating line on a terminal, else a line per phase."""
 
 from __future__ import annotations
 

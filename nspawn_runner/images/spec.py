@@ -1,4 +1,4 @@
-"""What an image shall be, as its playbook's variables say: all that is wrong with them is told at once."""
+"""The specification of an image, from its playbook's variables; all mistakes are reported at once."""
 
 from __future__ import annotations
 

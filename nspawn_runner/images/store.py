@@ -1,4 +1,4 @@
-"""Images on disk: a name is a link to its current generation, or a plain folder an admin put there.
+"""Images on disk: a name is a link to its current generation, or a plain folder that an admin put there.
 
     STATE/<image>                       -> .generations/<image>/<stamp>
     STATE/<alias>                       -> <image>

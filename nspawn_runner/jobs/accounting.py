@@ -1,4 +1,4 @@
-"""A job's story: each stage leaves an entry in the host's journal when it ends, however it ends, and counts.
+"""Each stage writes an entry to the host's journal when it ends, however it ends, and is counted.
 
     journalctl NSPAWN_RUNNER_JOB=4711
 

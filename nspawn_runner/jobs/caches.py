@@ -1,4 +1,4 @@
-"""The caches of projects: a folder per scope in the state folder, and a file beside it that says when it was used."""
+"""Caches of projects: a folder per scope in the state folder, and a file beside it with the time of last use."""
 
 from __future__ import annotations
 

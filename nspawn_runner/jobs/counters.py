@@ -1,4 +1,4 @@
-"""What is counted of jobs and stages, over processes and starts of the host: a JSON file in the state folder."""
+"""Counters of jobs and stages that outlive processes and reboots: a JSON file in the state folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image of a job: which one it asks for, and the settings that hold for machines of it."""
+"""The image of a job: which one it asks for, and the settings for machines of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limits of a job's machine: those of settings and image as numbers, and what the job wishes within them."""
+"""The limits of a job's machine: those of settings and image as numbers, and what the job asks for within them."""
 
 from __future__ import annotations
 

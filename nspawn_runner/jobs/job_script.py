@@ -1,4 +1,4 @@
-"""One of a job's scripts, run in its machine, and what a person must know of how it ended."""
+"""Run one of a job's scripts in its machine, and report how it ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job's log says beside a script's own output: what the machine knows of a failure, and what it has used."""
+"""What a job's log says beside the script's output: evidence of a failure, and what the job used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: a text file for the textfile collector of node_exporter, where the settings name one."""
+"""Metrics for Prometheus: a text file for node_exporter's textfile collector, if the settings name one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can become of a stage or a job, in the words of journal and metrics."""
+"""Results of stages and jobs, in the words of journal and metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine is given for its start: which units wait, and files for what a job may install or start later.
+"""Files that a machine gets for its start: which units wait, and settings for what a job may install later.
 
 Both are the machine's own to change. Units that an image starts by itself and a job seldom needs are masked at the
 start only, by a generator (systemd.generator(7)): the next reload takes the masks away, so that whatever installs,

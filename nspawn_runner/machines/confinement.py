@@ -1,4 +1,4 @@
-"""What a profile means for a machine: options of systemd-nspawn, properties of its unit, folders beside its tree."""
+"""A profile applied to a machine: options of systemd-nspawn, properties of its unit, folders beside its tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine can tell of a job that failed: units, their journal, what still starts, its console; and its usage.
+"""What a machine reports of a failed job: units, their journal, what still starts, its console; and its usage.
 
 All of it is said by the machine, whose root may be hostile: it is read for a bounded time, and to a bounded length, and
 shown without control characters.

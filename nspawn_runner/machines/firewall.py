@@ -1,4 +1,4 @@
-"""The firewall of private networks, in nftables tables of our own: the way out, and what machines cannot reach.
+"""The firewall of private networks, in our own nftables tables: the way out, and what machines cannot reach.
 
 Others flush rules, so whoever comes by looks: each stage, gc and doctor. What was loaded is written to a file in /run,
 with a digest of how nft(8) lists it and the kernel's number of its ruleset then: while that is the same there is

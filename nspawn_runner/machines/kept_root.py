@@ -1,4 +1,4 @@
-"""The kept root of a failed job: a shell in it, which is not booted and has no network."""
+"""A shell in the kept root of a failed job, which is not booted and has no network."""
 
 from __future__ import annotations
 

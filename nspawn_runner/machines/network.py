@@ -1,4 +1,4 @@
-"""The machines' network: by default a bridge of our own with NAT, and addresses that are set from outside.
+"""The machines' network: by default our own bridge with NAT, and addresses set from outside.
 
 A machine's root lives in a user namespace and cannot use the host's network properly, so each machine has its own
 network namespace on our bridge. Its address follows from its slot; ``ip`` sets it in that namespace while the

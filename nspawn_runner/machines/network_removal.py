@@ -1,4 +1,4 @@
-"""The network of machines, taken away from the host: rules, routing rule, bridges."""
+"""Remove the machines' network from the host: rules, routing rule, bridges."""
 
 from __future__ import annotations
 

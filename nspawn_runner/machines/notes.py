@@ -1,4 +1,4 @@
-"""What the stages of a job note of its machine: how the job failed, whether its own scripts ran, what was told."""
+"""What a job's stages note of its machine: how the job failed, whether its own scripts ran, what was reported."""
 
 from __future__ import annotations
 

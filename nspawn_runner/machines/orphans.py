@@ -1,4 +1,4 @@
-"""Find what is left of machines that nobody uses any more, and remove it."""
+"""Find and remove what is left of machines that nobody uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a machine: a record in /run, written before anything is made and removed after all is gone.
+"""A machine's record in /run, written before anything is made and removed after all is gone.
 
     /run/nspawn-runner/<machine>.json   the record, root's, 0600
     /run/nspawn-runner/<machine>.lock   held by whoever starts or removes the machine

@@ -1,4 +1,4 @@
-"""Pass a script's output on: bytes as they come, and nothing that outlives the script keeps our own streams open.
+"""Pass a script's output on as it comes; nothing that outlives the script keeps our own streams open.
 
 The script writes to pipes of ours, not to the runner's: a server it leaves in the background inherits them, and the
 runner waits for end-of-file. When the script has ended, what it wrote is passed on, and a pipe that still has a writer

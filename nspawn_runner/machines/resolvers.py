@@ -1,4 +1,4 @@
-"""Which name servers machines of a private network are given: the settings', else those of the host they can reach.
+"""Choose the name servers of machines: the settings', else those of the host that machines can reach.
 
 A server on a loopback address is the machine itself in a machine, and a machine has no IPv6. Where the host has put a
 program of its own there, that program's list of servers is taken.

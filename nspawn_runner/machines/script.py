@@ -1,4 +1,4 @@
-"""Run a script in a machine: its output passed through as it comes, its true status told by the machine itself.
+"""Run a script in a machine: its output passed on as it comes, its true status reported by the machine itself.
 
 The script is one transient unit in the machine. systemd-run's own exit status says little (0 also when the machine
 died), so a wrapper in the machine writes the status down. It comes with the script, before it in the memory file that

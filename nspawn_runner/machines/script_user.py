@@ -1,4 +1,4 @@
-"""The user of an image that a job's scripts run as: whether there is one, and the job's folders made its own."""
+"""The user that runs a job's scripts: check that the image has it, and give it the job's folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A shell or command of the administrator in a running machine, beside the job's script; with a terminal or without.
+"""A shell or command of the administrator in a running machine, with or without a terminal.
 
 Its words lie in a file in the machine, as a program for a shell: systemd would misread them in a unit, and machinectl
 in its arguments. What is started says its status there too: systemd-run and machinectl say little of it.

@@ -1,4 +1,4 @@
-"""What the kernel counts for the host's root and all machines together, and how a machine leaves enough of it.
+"""Limits that the host's root and all machines share, and how a machine leaves enough of them.
 
 A machine's users count as the user that made their namespace (ucounts of user_namespaces(7)): root. What one machine
 takes is then not there for the host's own services.

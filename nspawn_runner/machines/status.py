@@ -1,4 +1,4 @@
-"""What a machine does and takes at this moment, as far as the host tells; it may come and go meanwhile."""
+"""What a machine is doing and using now, as far as the host knows; it may come and go meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Remove a machine: every step is tried, what is absent is fine, what went wrong is told once at the end."""
+"""Remove a machine: every step is tried, absence is fine, failures are reported once at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which /20 the machines' addresses come from: the settings', the one in use, or one that the host leaves free."""
+"""Choose the /20 of the machines' addresses: the settings', the one in use, or a free one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maintenance of images, one after the other, and the table of what became of them."""
+"""Maintain images one after the other, and report what became of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which machines use which image: what the rooms of images and machines may not ask each other."""
+"""Which machines use which image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One image's maintenance: made where it is missing, else changed in a copy; published when all of it was a success."""
+"""Maintain one image: create it or change a copy, and publish it only if everything succeeded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Machines that maintenance needs: one to change a tree in, one to try a tree out in."""
+"""Machines for maintenance: one to change a tree in, one to try a tree in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls into a running machine, through its own systemd: a unit there, a question to systemd, a shell's answer."""
+"""Calls into a running machine through its own systemd: a unit, a question, a shell's answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run commands in a tree's container or in a machine: exact status, exact bytes, nothing of ours for each but a child.
+"""Run commands in a tree's container or in a machine, with their exact status and bytes.
 
 A container that is not booted is entered by nsenter(1), which costs a few milliseconds. In a machine with a systemd of
 its own a command becomes a transient unit, so that it has a place there as a login or service would.

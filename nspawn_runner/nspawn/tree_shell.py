@@ -1,4 +1,4 @@
-"""A shell or command in a tree that is not booted: how an image is changed by hand."""
+"""A shell or command in a tree that is not booted, to change an image by hand."""
 
 from __future__ import annotations
 

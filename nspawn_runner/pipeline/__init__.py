@@ -1,1 +1,1 @@
-""".gitlab-ci.yml and what a local run makes of it."""
+""".gitlab-ci.yml, and how exec runs it."""

@@ -1,4 +1,4 @@
-"""Packs what a local job is to see of a folder into one git bundle, leaving the folder and its repository untouched.
+"""Pack what a local job may see of a folder into one git bundle, without touching the folder or its repository.
 
 The folder may belong to another user. Called by root, all of git and all reading of the project's files then run as
 that user (owners.of says who): no link, no alternate and no gitdir: line shows the job what the user cannot read, and

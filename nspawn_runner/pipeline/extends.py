@@ -1,4 +1,4 @@
-"""Resolves ``extends`` and ``!reference`` of one job, with GitLab's limits."""
+"""Resolve ``extends`` and ``!reference`` of a job, with GitLab's limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lines of a job's log that are not the script's own, as people know them from GitLab."""
+"""The lines of a job's log that are not the script's own, as GitLab shows them."""
 
 from __future__ import annotations
 

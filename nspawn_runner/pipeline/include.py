@@ -1,4 +1,4 @@
-"""Reads .gitlab-ci.yml and the local files it includes, and merges them as GitLab does; never leaves the repository.
+"""Read .gitlab-ci.yml and its local includes, and merge them as GitLab does; never leaves the repository.
 
 Called by root it opens them as the owner of the folder: no message quotes what that user could not read.
 """

@@ -1,4 +1,4 @@
-"""Which keywords of .gitlab-ci.yml a local run honours, which it passes over, and which it has to refuse."""
+"""Which keywords of .gitlab-ci.yml a local run uses, ignores, or refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The predefined variables that a local run can truthfully give."""
+"""The predefined variables that a local run can give truthfully."""
 
 from __future__ import annotations
 

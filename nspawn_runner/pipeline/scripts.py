@@ -1,4 +1,4 @@
-"""Makes the shell scripts of a local job's stages; pure functions.
+"""Make the shell scripts of a local job's stages; pure functions.
 
 Every script ends with ``exit``: what follows it on the shell's stdin is not for the shell. They are written for bash
 and work with a POSIX shell too, less what only bash can do.

@@ -1,4 +1,4 @@
-"""The values of .gitlab-ci.yml with the place each was written at, errors that name it, and a limit to their number."""
+"""Values of .gitlab-ci.yml with their place in the file, errors that name it, and a limit to their number."""
 
 from __future__ import annotations
 

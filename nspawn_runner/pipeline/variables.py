@@ -1,4 +1,4 @@
-"""Variables of .gitlab-ci.yml: which values are allowed, and how one refers to another."""
+"""Variables of .gitlab-ci.yml: which values are allowed, and how they refer to each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads YAML as GitLab does, keeping the line of every value, in bounded time and memory on any input."""
+"""Read YAML as GitLab does, keeping each value's line, in bounded time and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of machines: as the settings write them, as numbers, and as a job may wish them."""
+"""Limits of machines: as the settings write them, as numbers, and as a job may ask for them."""
 
 from __future__ import annotations
 

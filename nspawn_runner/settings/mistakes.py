@@ -1,4 +1,4 @@
-"""Mistakes in the settings file and on the command line: where they are and what was probably meant."""
+"""Mistakes in the settings file and on the command line: where they are, and what was probably meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every folder of ours on a host, by name, and who may enter the state folder."""
+"""Names of all our folders on a host, and who may enter the state folder."""
 
 from __future__ import annotations
 

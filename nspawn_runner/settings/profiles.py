@@ -1,4 +1,4 @@
-"""Profiles: what machines may do beyond, and below, the usual; three are built in, admins may define others.
+"""Profiles: what machines may do beyond, or below, the default; three are built in, admins may define others.
 
 A profile is chosen by the settings or by an image's playbook, never by a job. What each of those built in gives up is
 told in docs/profiles.md.

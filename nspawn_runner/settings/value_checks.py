@@ -1,4 +1,4 @@
-"""What each setting's value has to be; a check says what is wrong with it, or nothing."""
+"""Checks of the values of settings; each returns what is wrong, or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that keeps a tree's container up for one run of Ansible: started by a fork of it, ended with it.
+"""The process that keeps a tree's container running for one run of Ansible, and ends with it.
 
 It is called with its order as JSON, a pidfd of Ansible's main process as stdin, and stdout as the pipe for its answer.
 """

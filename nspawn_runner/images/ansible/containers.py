@@ -1,4 +1,4 @@
-"""Find the keeper of a tree's container or start it: one for a tree and a run of Ansible, whichever fork is first."""
+"""Find or start the container of a tree: one for each tree and run of Ansible, whichever fork asks first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A playbook is played in a tree, over our connection; its tasks reach nothing of the host but what the play names."""
+"""Play a playbook in a tree, over our connection; its tasks reach only what the play names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Playbooks of images: where they lie, and what their variables say, read without running anything."""
+"""Playbooks of images: where they are, and what their variables say, read without running anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What playbooks say of images, read and checked together: nothing is touched while any of them is wrong."""
+"""Read and check all playbooks together: if one is wrong, nothing is touched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives from outside: what they are compressed with, and how they are unpacked without trust in what they hold."""
+"""Untrusted archives: detect the compression, and unpack safely."""
 
 from __future__ import annotations
 

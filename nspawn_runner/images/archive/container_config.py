@@ -1,4 +1,4 @@
-"""What a container image says of how it is run: kept among the image's facts; jobs get its environment.
+"""How a container image wants to be run: stored among the image's facts; jobs get its environment.
 
 Source: OCI image specification 1.1, "Image Configuration"; docker writes the same names.
 """

@@ -1,4 +1,4 @@
-"""A tree becomes a tar archive, the same bytes each time the same tree is written."""
+"""Write a tree to a tar archive; the same tree always gives the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tree from outside becomes a draft: from a folder, a tar archive, or a container image in a folder or an archive."""
+"""Make a draft from a folder, a tar archive, or a container image in a folder or an archive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Container images in a folder: which ones there are, and the layers of the one that is wanted.
+"""Container images in a folder: which ones there are, and the layers of the wanted one.
 
 Two kinds: an OCI image layout (OCI image specification 1.1, "Image Layout", "Image Index", "Image Manifest", "Image
 Configuration"), and what `docker save` writes (Docker image specification 1.2, "Combined Image JSON + Filesystem

@@ -1,4 +1,4 @@
-"""POSIX access control lists as archives write them, as text, made into what the kernel takes (acl(5)).
+"""Convert POSIX ACLs from their text in archives to the kernel's format (acl(5)).
 
 Source: star(5) and bsdtar write ``user:lisa:r-x:502``, GNU tar the same without the number, or it in the name's place.
 """

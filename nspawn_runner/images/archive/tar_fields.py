@@ -1,4 +1,4 @@
-"""The fields of tar headers and the records of pax headers: each read exactly, or refused.
+"""Fields of tar headers and pax records: each is read exactly, or refused.
 
 Sources as for tar_reader: POSIX.1-2017 (pax) and the GNU tar manual, "Tar Internals".
 """

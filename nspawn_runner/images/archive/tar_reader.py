@@ -1,4 +1,4 @@
-"""Reads a tar archive as a stream, with bounded memory and no trust in what it says.
+"""Read an untrusted tar archive as a stream, in bounded memory.
 
 Formats: ustar and pax as in POSIX.1-2017 (pax, "ustar Interchange Format" and "pax Header Block"), GNU's long names,
 base-256 numbers and sparse files, old and pax 0.0 to 1.0 (GNU tar manual, "Tar Internals"). Not tarfile: that takes

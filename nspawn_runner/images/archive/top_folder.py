@@ -1,4 +1,4 @@
-"""An archive whose tree lies in one folder, as that of Arch Linux: what is in the folder becomes the tree."""
+"""Archives with a single top folder, such as Arch Linux's: the folder's content becomes the tree."""
 
 from __future__ import annotations
 

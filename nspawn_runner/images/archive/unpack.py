@@ -1,4 +1,4 @@
-"""Makes files of a tar archive, in a process of its own that can reach nothing but the folder it fills.
+"""Create the files of a tar archive, in a process of its own that can reach only the folder it fills.
 
     python3 -IS -c … ROOT MOST_BYTES MOST_ENTRIES layer|archive      the archive on stdin; a Report as JSON on stdout
 

@@ -1,4 +1,4 @@
-"""Building a Debian tree with mmdebstrap or debootstrap: watched, logged, and ended with all its processes."""
+"""Build a Debian tree with mmdebstrap or debootstrap: watched, logged, ended with all its processes."""
 
 from __future__ import annotations
 

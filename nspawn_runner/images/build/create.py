@@ -1,4 +1,4 @@
-"""What a tree begins as: built from packages, filled by a command or from an archive, or a copy of its parent."""
+"""Create a tree from its base: packages, a command, an archive, or a copy of its parent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a builder failed: what it said last, made into what can be done about it."""
+"""Why a builder failed, from its last words, and what can be done about it."""
 
 from __future__ import annotations
 

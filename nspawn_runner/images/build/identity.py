@@ -1,4 +1,4 @@
-"""What a tree says of the computer it comes from: names, ids, traces of its builder; each machine has its own."""
+"""A tree's name and machine-id, and traces of the host that built it."""
 
 from __future__ import annotations
 

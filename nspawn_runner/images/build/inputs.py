@@ -1,4 +1,4 @@
-"""Files that an image is made from, such as a tarball: when one gets other content, the image is made anew."""
+"""Files that an image is made from, such as a tarball: when one changes, the image is created again."""
 
 from __future__ import annotations
 

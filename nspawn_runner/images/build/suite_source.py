@@ -1,4 +1,4 @@
-"""What an image is made from: suite, mirror, packages; checked before a builder gets to see it."""
+"""Suite, mirror and packages that an image is made from, checked before a builder sees them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells nspawn-runner how a playbook ended: what changed, which task failed; beside what Ansible shows."""
+"""Report to nspawn-runner how a playbook ended: what changed, which task failed."""
 
 from __future__ import annotations
 

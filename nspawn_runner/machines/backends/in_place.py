@@ -1,4 +1,4 @@
-"""In place: no layer, the machine changes the tree itself. For a tree that is in the making, never for a job."""
+"""In place: no layer, the machine changes the tree itself. For drafts only, never for a job."""
 
 from __future__ import annotations
 

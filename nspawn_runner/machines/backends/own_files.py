@@ -1,4 +1,4 @@
-"""The files of a machine's tree that are not its image's: its name and the names it knows.
+"""The files of a machine's tree that are its own: its name and the names it knows.
 
 They lie in the layer like all that the machine writes: within its limits, to be changed and replaced, gone with it.
 """
