@@ -12,7 +12,7 @@ def host_name(text: str) -> str:
 
 
 def is_image_name(name: str) -> bool:
-    """Tell whether ``name`` can be an image's: 1 to 64 ASCII letters, digits, and . _ - after the first."""
+    """Return whether ``name`` can be an image's: 1 to 64 ASCII letters, digits, and . _ - after the first."""
     return (
         0 < len(name) <= MAX_IMAGE_NAME
         and name.isascii()
@@ -22,7 +22,7 @@ def is_image_name(name: str) -> bool:
 
 
 def is_image_pattern(text: str) -> bool:
-    """Tell whether ``text`` is an image's name or a shell pattern (* ? [...]) that some image's name could match."""
+    """Return whether ``text`` is an image's name or a shell pattern (* ? [...]) that some image's name could match."""
     plain = text.isascii() and all(char.isalnum() or char in "._-*?[]!" for char in text)
     return plain and 0 < len(text) <= MAX_IMAGE_NAME
 
@@ -34,12 +34,12 @@ def is_plain_path(text: str) -> bool:
 
 
 def is_job_id(text: str) -> bool:
-    """Tell whether ``text`` is a job's id: 1 to 20 ASCII digits (GitLab's are 64-bit integers)."""
+    """Return whether ``text`` is a job's id: 1 to 20 ASCII digits (GitLab's are 64-bit integers)."""
     return 0 < len(text) <= 20 and text.isascii() and text.isdigit()
 
 
 def is_machine_name(name: str) -> bool:
-    """Tell whether ``name`` is one that we give to machines: at most 40 of a-z, 0-9 and -, a letter first."""
+    """Return whether ``name`` is one that we give to machines: at most 40 of a-z, 0-9 and -, a letter first."""
     return (
         0 < len(name) <= 40
         and name.isascii()

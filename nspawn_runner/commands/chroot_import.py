@@ -103,7 +103,7 @@ def warnings(report: Report, image: store.Image) -> list[str]:
 
 
 def _check_name(state_folder: str, name: str, replace: bool) -> bool:
-    """Tell whether there is no image ``name`` yet; raises HostError where there is one that may not be replaced."""
+    """Return whether there is no image ``name`` yet; raises HostError where there is one that may not be replaced."""
     if not os.path.lexists(os.path.join(state_folder, name)):
         return True
     if not replace:

@@ -69,7 +69,7 @@ def _results(context: doctor.Context, *, job: bool, image: str) -> Iterator[Repo
 
 
 def lines(result: ReportLine) -> Iterable[str]:
-    """Yield the lines of ``result`` for people: what was found, and unless it is ok how to mend it."""
+    """Yield the lines of ``result`` for people: what was found, and unless it is ok how to fix it."""
     yield f"{result.level:8} {result.check}: {printable(result.text)}"
     if result.mend:
         yield f"         mend: {printable(result.mend)}"

@@ -143,7 +143,7 @@ def _remove_files(settings: Settings) -> None:
 
 
 def _orphaned(state_folder: str, record: Record) -> str:
-    """Say who started the machine and is no more, or nothing where that is not known for sure."""
+    """Say who started the machine and is gone, or nothing where that is not known for sure."""
     if record.server == trial_machines.SERVER and not locks.is_held(all_images.LOCK):
         return "its maintenance was killed"
     if callers.is_gone(record.owner):

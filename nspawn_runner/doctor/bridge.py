@@ -20,7 +20,7 @@ _CUT_OFF = {"isolated": True, "learning": False, "locked": True}
 
 
 def is_wanted(context: Context) -> bool:
-    """Tell whether any machine is to have a network of its own, by the settings or by what its image says."""
+    """Return whether any machine is to have a network of its own, by the settings or by what its image says."""
     folder = context.settings.state_folder
     found = (store.find(folder, name) for name in store.names(folder))
     own = [job_image.own_values(image).get("network") for image in found if image]
@@ -77,7 +77,7 @@ def forwarding(context: Context) -> Iterator[Finding]:
 
 
 def forwards() -> bool:
-    """Tell whether the host forwards packets."""
+    """Return whether the host forwards packets."""
     return files.read_head(network.FORWARD, 8).strip() == b"1"
 
 

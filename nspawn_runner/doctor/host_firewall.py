@@ -97,7 +97,7 @@ def _dropped(wanted: Network, *, router: str) -> str:
 
 
 def has_leftovers() -> bool:
-    """Tell whether link or table of a trial are there, of one that goes on or was killed."""
+    """Return whether link or table of a trial are there, of one that goes on or was killed."""
     if os.path.exists(f"/sys/class/net/{_LINK}"):
         return True
     return not process.run(["nft", "list", "table", "inet", _TABLE], check=False).returncode
@@ -114,7 +114,7 @@ def remove_table() -> None:
 
 
 def _is_closed(address: str, wanted: Network) -> bool:
-    """Tell whether the settings keep machines from ``address``."""
+    """Return whether the settings keep machines from ``address``."""
     return any(ip_address(address) in ip_network(each, strict=False) for each in ours.closed_networks(wanted))
 
 

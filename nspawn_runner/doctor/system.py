@@ -124,7 +124,7 @@ def clock(context: Context) -> Iterator[Finding]:
 
 
 def _is_clock_free() -> bool:
-    """Tell whether no time server steers the clock; in a container that is not ours to steer."""
+    """Return whether no time server steers the clock; in a container that is not ours to steer."""
     if not process.run(["systemd-detect-virt", "--container", "--quiet"], check=False).returncode:
         return False
     try:

@@ -18,14 +18,14 @@ _ATTEMPTS = {
 
 
 def decides(stage: str, environ: Mapping[str, str]) -> bool:
-    """Tell whether the job fails with its ``stage``."""
+    """Return whether the job fails with its ``stage``."""
     if stage == AFTER_SCRIPT:
         return environ.get("CUSTOM_ENV_AFTER_SCRIPT_IGNORE_ERRORS", "").lower() in {"false", "0", "f"}
     return stage != LAST
 
 
 def may_be_last(stage: str, steps: tuple[str, ...], environ: Mapping[str, str], *, failed: bool, stopped: bool) -> bool:
-    """Tell whether the runner may call none after ``stage``, which has ``failed`` or was ``stopped`` by a signal.
+    """Return whether the runner may call none after ``stage``, which has ``failed`` or was ``stopped`` by a signal.
 
     ``steps`` are the payload's. Runners before 17.9 leave out the last one where it has nothing to do.
     """

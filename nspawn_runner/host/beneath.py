@@ -29,7 +29,7 @@ def open_file(root: str, path: str) -> int:
 
 
 def exists(root: str, path: str) -> bool:
-    """Tell whether there is anything at ``path`` below ``root``, all links followed."""
+    """Return whether there is anything at ``path`` below ``root``, all links followed."""
     try:
         os.close(_open(root, path, os.O_PATH))
     except OSError:
@@ -38,7 +38,7 @@ def exists(root: str, path: str) -> bool:
 
 
 def is_free(root: str, path: str) -> bool:
-    """Tell whether there is nothing at ``path`` below ``root``, not even a link that leads nowhere."""
+    """Return whether there is nothing at ``path`` below ``root``, not even a link that leads nowhere."""
     try:
         os.close(_open(root, path, os.O_PATH | os.O_NOFOLLOW))
     except FileNotFoundError:

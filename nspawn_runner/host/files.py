@@ -74,7 +74,7 @@ def remove_tree(path: str, *, subvolumes: bool = False) -> None:
 
 
 def _is_there(path: str) -> bool:
-    """Tell whether there is anything at ``path``; raises OSError where that cannot be told."""
+    """Return whether there is anything at ``path``; raises OSError where that cannot be told."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

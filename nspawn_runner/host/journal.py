@@ -17,7 +17,7 @@ MAX_BYTES = 1000  # of a value: all fields of an entry together fit a datagram
 def send(message: str, *, priority: int, fields: Mapping[str, str]) -> None:
     """Write an entry with ``message`` and ``fields`` (names of capitals, digits and _); those that are empty stay out.
 
-    Never waits and never fails: where the journal is not there or its queue is full, there is no entry.
+    Never waits and never fails: where the journal does not exist or its queue is full, there is no entry.
     """
     known = {"MESSAGE": message, "PRIORITY": str(priority), "SYSLOG_IDENTIFIER": IDENTIFIER, **fields}
     with suppress(OSError):

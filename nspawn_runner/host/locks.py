@@ -21,7 +21,7 @@ class Busy(HostError):
 def locked(path: str, *, what: str, wait_seconds: float = 60.0) -> Iterator[None]:
     """Hold the lock ``path`` (a file made for it and removed after), waiting up to ``wait_seconds`` for its holder.
 
-    The kernel drops the lock with the process that held it, so a kill leaves nothing to mend. ``what`` names the
+    The kernel drops the lock with the process that held it, so a kill leaves nothing to fix. ``what`` names the
     locked thing in the Busy that is raised when the wait was in vain.
     """
     fd = _acquire(path, what, wait_seconds)
@@ -120,7 +120,7 @@ def unkept(folder: str) -> Iterator[bool]:
 
 
 def is_held(path: str) -> bool:
-    """Tell whether a process holds the lock ``path`` now. Asking takes it for an instant."""
+    """Return whether a process holds the lock ``path`` now. Asking takes it for an instant."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:

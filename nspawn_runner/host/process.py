@@ -286,7 +286,7 @@ _PACKAGES = {
 
 
 def missing(argv: Sequence[str]) -> HostError:
-    """Return the error for a program that is not there, with the Debian package that has it."""
+    """Return the error for a program that does not exist, with the Debian package that has it."""
     program = os.path.basename(argv[0])
     return HostError(
         f"the program {program} is not installed", advice=f"install it: apt install {_PACKAGES.get(program, program)}"

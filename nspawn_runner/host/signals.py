@@ -87,7 +87,7 @@ def held() -> Iterator[int]:
 
 
 def is_held() -> bool:
-    """Tell whether we are inside ``held``."""
+    """Return whether we are inside ``held``."""
     return _noted.held > 0
 
 

@@ -28,7 +28,7 @@ def plain(text: str) -> str:
 def shell_argv(*arguments: str) -> list[str]:
     """Return the command of a shell that reads its program from its standard input, which must be a file.
 
-    The program is not in the command, where systemd would misread it. It opens the file anew: its standard input stays
+    The program is not in the command, where systemd would misread it. It opens the file again: its standard input stays
     where the caller has put it.
     """
     return ["/bin/sh", "/proc/self/fd/0", *arguments]
@@ -90,7 +90,7 @@ def run_argv(
 
 
 def is_loaded(unit: str) -> bool:
-    """Tell whether the transient ``unit`` exists, by its file, without a child process."""
+    """Return whether the transient ``unit`` exists, by its file, without a child process."""
     return os.path.lexists(f"/run/systemd/transient/{unit}")
 
 
@@ -102,7 +102,7 @@ def state(unit: str) -> Mapping[str, str]:
 
 
 def _called(argv: Sequence[str], *, fine: Sequence[int] = (0,)) -> process.Done:
-    """Call systemctl; again a few times when it fails: a systemd that executes itself anew hangs up on its callers."""
+    """Call systemctl; again a few times when it fails: a systemd that re-executes itself hangs up on its callers."""
     for _ in range(_TRIES):
         done = process.run(argv, check=False)
         if done.returncode in fine:
@@ -112,12 +112,12 @@ def _called(argv: Sequence[str], *, fine: Sequence[int] = (0,)) -> process.Done:
 
 
 def is_active(unit: str) -> bool:
-    """Tell whether ``unit`` runs, starts or ends just now."""
+    """Return whether ``unit`` runs, starts or ends just now."""
     return state(unit).get("ActiveState", "inactive") not in {"inactive", "failed"}
 
 
 def stop(unit: str) -> None:
-    """Stop the host's ``unit`` and wait until it is gone; a unit that is not there is fine."""
+    """Stop the host's ``unit`` and wait until it is gone; a unit that does not exist is fine."""
     done = _called(["systemctl", "stop", "--quiet", "--", unit], fine=(0, 5))  # 5: it is not loaded (systemctl(1))
     if done.returncode not in {0, 5}:
         raise process.CommandError(["systemctl", "stop", unit], done.returncode, done.stderr)

@@ -91,7 +91,7 @@ def remove(path: str) -> None:
 
 
 def is_subvolume(path: str) -> bool:
-    """Tell whether ``path`` is the top of a btrfs subvolume."""
+    """Return whether ``path`` is the top of a btrfs subvolume."""
     try:
         return os.lstat(path).st_ino == _SUBVOLUME_INODE and _is_on_btrfs(path)
     except FileNotFoundError:

@@ -20,7 +20,7 @@ _NEW = ".new"
 
 
 class Draft(NamedTuple):
-    """A generation in the making: ``root`` is where its tree is made, hidden, until it is complete."""
+    """A generation being made: ``root`` is where its tree is made, hidden, until it is complete."""
 
     name: str
     stamp: str

@@ -35,7 +35,7 @@ def _candidates(asked: str, mapping: Mapping[str, str]) -> Iterator[str]:
 
 
 def is_plausible(asked: str) -> bool:
-    """Tell whether ``asked`` could be an image's name as for a registry: at most 255 characters, no path tricks."""
+    """Return whether ``asked`` could be an image's name as for a registry: at most 255 characters, no path tricks."""
     plain = 0 < len(asked) <= 255 and asked.isascii() and all(char.isalnum() or char in "._-/:@" for char in asked)
     return plain and asked[0].isalnum() and not any(part in {"", ".", ".."} for part in asked.split("/"))
 

@@ -82,7 +82,7 @@ def _all_left(state_folder: str, name: str, used_roots: Callable[[], Collection[
 
 
 def _is_half_made(folder: str, entry: str) -> bool:
-    """Tell whether it is one of the things that a change has only while it goes on."""
+    """Return whether it is one of the things that a change has only while it goes on."""
     path = os.path.join(folder, entry)
     if entry in {".link", ".removed"} or (entry.startswith(".") and store.is_stamp(entry[1:17])):
         return True

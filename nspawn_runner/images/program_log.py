@@ -21,7 +21,7 @@ class EndedProgram(NamedTuple):
 
 
 def new_log(name: str) -> str:
-    """Make the log ``name`` anew, empty and for root alone, and return its path."""
+    """Make the log ``name`` again, empty and for root alone, and return its path."""
     files.make_private_folder(LOG_FOLDER)
     path = f"{LOG_FOLDER}/{name}.log"
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))

@@ -4,7 +4,7 @@
     STATE/<alias>                       -> <image>
     STATE/.generations/<image>/<stamp>       the tree (on btrfs a subvolume)
     STATE/.generations/<image>/<stamp>.json  what is known of it, written when it is complete
-    STATE/.generations/<image>/.<stamp>.new  a tree in the making, or what a killed process left of one
+    STATE/.generations/<image>/.<stamp>.new  a tree being made, or what a killed process left of one
     STATE/.generations/.<image>.lock         held by whoever changes the image
 """
 
@@ -143,12 +143,12 @@ def known_names(state_folder: str) -> list[str]:
 
 
 def is_stamp(text: str) -> bool:
-    """Tell whether ``text`` is a generation's stamp: the UTC second of its making, such as 20261121T093015Z."""
+    """Return whether ``text`` is a generation's stamp: the UTC second of its making, such as 20261121T093015Z."""
     return len(text) == 16 and text[8] == "T" and text[15] == "Z" and f"{text[:8]}{text[9:15]}".isdecimal()
 
 
 def _is_folder(path: str) -> bool:
-    """Tell whether ``path`` is a folder; raises OSError where a disk keeps that from being known.
+    """Return whether ``path`` is a folder; raises OSError where a disk keeps that from being known.
 
     os.path.isdir would say no then, and a job be blamed for an image that does not exist.
     """

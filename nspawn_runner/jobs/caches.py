@@ -36,7 +36,7 @@ def prefix(server: str, project: str) -> str:
 
 
 def use(state_folder: str, scope: str) -> str:
-    """Return the folder of the cache ``scope``, made where it is not there; noted as used now."""
+    """Return the folder of the cache ``scope``, made where it does not exist; noted as used now."""
     folder = f"{state_folder}/{paths.CACHES}/{scope}"
     files.make_private_folder(os.path.dirname(folder))
     files.make_private_folder(RUN_FOLDER)
@@ -97,7 +97,7 @@ def _look(path: str) -> _Cache:
 
 
 def _in_use(cache: _Cache) -> bool:
-    """Tell whether a machine may have the cache: one of its project, or any of which it is not known whose it is."""
+    """Return whether a machine may have the cache: one of its project, or any of which it is not known whose it is."""
     if 0 <= time.time() - cache.used < _GRACE_SECONDS:
         return True
     return any(

@@ -37,7 +37,7 @@ class EndedStage(NamedTuple):
 
 
 def load(path: str) -> Counters:
-    """Return the counters in the file ``path``; all 0 where it is not there or is no such file."""
+    """Return the counters in the file ``path``; all 0 where it does not exist or is no such file."""
     try:
         with open(path, "rb") as file:
             data = json.load(file)

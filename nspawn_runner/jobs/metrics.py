@@ -34,7 +34,7 @@ def stage_ended(settings: Settings, ended: EndedStage) -> None:
 
 
 def refresh(settings: Settings) -> None:
-    """Write the file anew, as things are now, and remove what killed processes left; nothing fails by it."""
+    """Write the file again, as things are now, and remove what killed processes left; nothing fails by it."""
     _update(settings, None)
 
 

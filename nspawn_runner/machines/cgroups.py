@@ -88,7 +88,7 @@ def _processes(unit_group: str) -> Iterator[str]:
 
 
 def is_populated(unit_group: str, name: str) -> bool:
-    """Tell whether a group called ``name``, anywhere in the unit's, or one below it has a process."""
+    """Return whether a group called ``name``, anywhere in the unit's, or one below it has a process."""
     for root in (_version2_root(), "/sys/fs/cgroup/systemd"):
         for folder, _, _ in os.walk(f"{root}{unit_group}"):
             with suppress(OSError):  # it is gone

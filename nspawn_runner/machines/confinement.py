@@ -93,7 +93,7 @@ def make_volumes(profile: Profile, record: Record) -> None:
 
 
 def _volumes(profile: Profile, record: Record) -> Iterator[tuple[str, str]]:
-    """Yield the folder on the host and the path in the machine of each volume; on btrfs the tree itself will do."""
+    """Yield the folder on the host and the path in the machine of each volume; on btrfs the tree itself is enough."""
     folder = backends.named(record.backend).volumes_folder(record)
     for number, target in enumerate(profile.volumes if folder else ()):
         yield f"{folder}/{number}", target

@@ -121,14 +121,14 @@ def nspawn_options(record: Record, network: Network) -> list[str]:
 def unit_properties(record: Record, network: Network) -> list[str]:
     """Return the properties by which the unit of a machine sees its name servers where nspawn looks for resolved's.
 
-    In place of the folder: systemd makes what is not there, and a file in the host's /etc would be its own list.
+    In place of the folder: systemd makes what does not exist, and a file in the host's /etc would be its own list.
     """
     own = record.network == PRIVATE and _has_own_list(network)
     return [f"BindReadOnlyPaths={_own_list(record)}:{os.path.dirname(resolvers.RESOLVED)}"] if own else []
 
 
 def _has_own_list(network: Network) -> bool:
-    """Tell whether the list of name servers is none of those that systemd-nspawn takes by itself."""
+    """Return whether the list of name servers is none of those that systemd-nspawn takes by itself."""
     return resolvers.choose(network).source not in {resolvers.HOSTS, resolvers.RESOLVED}
 
 
@@ -203,7 +203,7 @@ def _leader(machine: str) -> str:
 
 
 def set_up(network: Network) -> Callable[[], None]:
-    """Make the bridge, its address and forwarding where they are not there and are needed; raises HostError.
+    """Make the bridge, its address and forwarding where they do not exist and are needed; raises HostError.
 
     Returns what is to be called for the firewall's rules: there is time for that while the machine boots.
     """
@@ -274,7 +274,7 @@ def _set_flags(bridge: str) -> None:
 
 
 def is_up(bridge: str) -> bool:
-    """Tell whether the bridge is there and up, which is the last step of its making."""
+    """Return whether the bridge is there and up, which is the last step of its making."""
     try:
         flags = files.read_head(f"/sys/class/net/{bridge}/flags", 16)
     except FileNotFoundError:

@@ -67,6 +67,6 @@ def _ports(bridge: str) -> list[str]:
 
 
 def _is_ours(bridge: str, wanted: Network) -> bool:
-    """Tell whether the tool made the bridge: then it has the hardware address that goes with its address."""
+    """Return whether the tool made the bridge: then it has the hardware address that goes with its address."""
     with open(f"/sys/class/net/{bridge}/address") as file:
         return file.read().strip() == network.hardware_address(wanted, 1)

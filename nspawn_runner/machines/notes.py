@@ -47,7 +47,7 @@ def note_script(machine: str, *, of_the_job: bool) -> None:
 
 
 def has_run_scripts_of_job(machine: str) -> bool:
-    """Tell whether anything that the job itself says has run in the machine."""
+    """Return whether anything that the job itself says has run in the machine."""
     return os.path.exists(f"{folder(machine)}/{_SCRIPT_HAS_RUN}")
 
 
@@ -57,12 +57,12 @@ def note_mute(machine: str) -> None:
 
 
 def is_mute(machine: str) -> bool:
-    """Tell whether ``note_mute`` was called for the machine."""
+    """Return whether ``note_mute`` was called for the machine."""
     return os.path.exists(f"{folder(machine)}/{_MUTE}")
 
 
 def is_first_time(machine: str, what: str) -> bool:
-    """Tell whether this is asked for the first time of the machine and ``what``, a file's name."""
+    """Return whether this is asked for the first time of the machine and ``what``, a file's name."""
     try:
         os.close(os.open(f"{folder(machine)}/{what}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:

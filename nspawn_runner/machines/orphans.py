@@ -23,7 +23,7 @@ _DRAFT = re.compile(r".+\.([0-9]+)\.new")  # of files.write_atomically
 def find(state_folder: str, *, ended_seconds: float, orphaned: Callable[[Record], str]) -> Iterator[Leftover]:
     """Yield the machines that nobody uses: half started, half removed, ended that long ago, or running for nobody.
 
-    ``orphaned`` says why whoever started a machine is no more, or nothing; else those that run are left alone.
+    ``orphaned`` says why whoever started a machine is gone, or nothing; else those that run are left alone.
     """
     for machine in sorted(names(state_folder)):
         look = partial(_why, machine, state_folder, ended_seconds, orphaned)

@@ -248,7 +248,7 @@ class End(NamedTuple):
 
 
 def is_rebooting(machine: str) -> bool:
-    """Tell whether ``machine`` went down for a reboot (systemd-nspawn's exit status 133) and is not yet up again."""
+    """Return whether ``machine`` went down for a reboot (systemd-nspawn's exit status 133) and is not yet up again."""
     end = read_end(machine)
     return end is not None and end.exit_status == "133" and not os.path.exists(ready_file(machine))
 

@@ -129,7 +129,7 @@ def _written(memory: int) -> str:
 
 
 def _is_over(record: Record, unit: str, said: str, *, started: bool) -> bool:
-    """Tell whether the script is over, systemd-run having ended: it also does when the script restarts the bus.
+    """Return whether the script is over, systemd-run having ended: it also does when the script restarts the bus.
 
     A machine that does not answer is waited for, unless it is on its way down.
     """
@@ -173,7 +173,7 @@ def _signal(machine: str, unit: str, name: str) -> None:
 
 
 def _has_processes(machine: str, unit: str) -> bool:
-    """Tell whether a process of ``unit`` is left; with the end of the wrapper alone the unit is inactive already."""
+    """Return whether a process of ``unit`` is left; with the end of the wrapper alone the unit is inactive already."""
     argv = calls.manager_argv(machine, "GetUnitProcesses", "s", unit)
     said = process.head(argv, limit_bytes=_MOST_BYTES, timeout_seconds=_ANSWER_SECONDS, must_answer=True)
     if not said:  # a unit without processes may be unknown by now
@@ -228,7 +228,7 @@ def _await_end(record: Record, since: float) -> records.End | None:
 
 
 def _answers(machine: str) -> bool:
-    """Tell whether the machine's systemd answers and is not on its way down."""
+    """Return whether the machine's systemd answers and is not on its way down."""
     return _ask(machine, "is-system-running") in {"running", "degraded", "starting", "initializing"}
 
 

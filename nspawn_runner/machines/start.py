@@ -99,7 +99,7 @@ def _record(machine: str, slot: int, plan: Plan, settings: Settings) -> Record:
         user_namespace=settings.user_namespace,
         limits=settings.limits,
         created=time.time(),
-        # A tree that is changed itself is in the making: nothing of it is a job's.
+        # A tree that is changed itself is being made: nothing of it is a job's.
         profile=profiles.DEFAULT if plan.in_place else settings.profile,
         owner=plan.owner,
         environment=plan.environment,
@@ -157,7 +157,7 @@ def _start_unit(record: Record, plan: Plan, settings: Settings, meanwhile: Calla
 
 
 def _is_up(record: Record) -> bool:
-    """Wait until the unit has started or not: a systemd that executes itself anew hangs up on systemd-run."""
+    """Wait until the unit has started or not: a systemd that re-executes itself hangs up on systemd-run."""
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         state = systemd.state(record.unit).get("ActiveState", "inactive")
@@ -269,7 +269,7 @@ def _exec_stop_post(record: Record, settings: Settings) -> list[list[str]]:
     reap = [sys.executable, "-I", "-S", main, "reap", record.machine]
     commands = [["/bin/sh", os.path.join(folder, "stop_post.sh"), records.removal_file(record.machine), *reap]]
     if record.network == network.PRIVATE:
-        # Of one that is not there, as where the host was not told of it yet, flush says nothing.
+        # Of one that does not exist, as where the host was not told of it yet, flush says nothing.
         address = network.address(settings.network, record.slot)
         flush = ["ip", "neighbour", "flush", "nud", "permanent", "to", address, "dev", settings.network.bridge]
         commands.insert(0, flush)

@@ -48,7 +48,7 @@ def end_job(record: Record) -> None:
 
 
 def is_to_be_kept(record: Record) -> bool:
-    """Tell whether the job of a running machine has failed and its root is to be kept.
+    """Return whether the job of a running machine has failed and its root is to be kept.
 
     It is not where there is none any more, or the disk has become nearly full: other jobs need the room.
     """

@@ -23,7 +23,7 @@ CREATED, RECREATED, UPDATED, UNCHANGED, FAILED = "created", "made anew", "update
 class ImageResult(NamedTuple):
     """What became of an image; ``changed`` counts tasks, the size is in bytes, both None where nothing is known.
 
-    ``reason`` says why it was made anew, or what failed, in one to three lines.
+    ``reason`` says why it was made again, or what failed, in one to three lines.
     """
 
     image: str

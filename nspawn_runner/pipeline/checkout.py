@@ -281,7 +281,7 @@ class _Own:
             return sorted(name for name in names if name and not name.endswith(b"/") and self.is_file(name))
 
     def is_file(self, name: bytes) -> bool:
-        """Tell whether git can take ``name``: a file, a link, or nothing there any more; not a folder or a socket."""
+        """Return whether git can take ``name``: a file, a link, or nothing there any more; not a folder or a socket."""
         root = os.fsencode(self.folder)
         path = os.path.join(root, name)
         if os.path.dirname(name) and os.path.realpath(os.path.dirname(path)) != os.path.dirname(path):

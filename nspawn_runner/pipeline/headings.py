@@ -16,7 +16,7 @@ _PLAIN = "\033[0;m"
 
 
 def colour_wanted(stream: TextIO, environment: Mapping[str, str]) -> bool:
-    """Tell whether ``stream`` is a terminal and NO_COLOR (https://no-color.org) is unset or empty."""
+    """Return whether ``stream`` is a terminal and NO_COLOR (https://no-color.org) is unset or empty."""
     return stream.isatty() and not environment.get("NO_COLOR")
 
 

@@ -170,7 +170,7 @@ def _pattern(node: Node, location: str) -> str:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Tell whether ``path`` matches ``pattern``, where ``*`` is any text without a slash and ``**`` is any text.
+    """Return whether ``path`` matches ``pattern``, where ``*`` is any text without a slash and ``**`` is any text.
 
     All positions in the pattern are followed at once: a regular expression of many stars could take for ever.
     """

@@ -77,7 +77,7 @@ def number(limits: Limits, key: str) -> float:
 
 
 def needs_concurrent(limits: Limits) -> bool:
-    """Tell whether it must be known how many jobs there are at a time."""
+    """Return whether it must be known how many jobs there are at a time."""
     return not limits.concurrent and any(getattr(limits, key) == AUTO for key in CAN_BE_AUTO)
 
 
@@ -173,12 +173,12 @@ def _greatest_open_files() -> int:
 
 
 def is_share(text: str) -> bool:
-    """Tell whether ``text`` is a share of something, 1% to 100%."""
+    """Return whether ``text`` is a share of something, 1% to 100%."""
     return text.endswith("%") and is_number(text[:-1], 3) and 0 < int(text[:-1]) <= 100
 
 
 def is_number(text: str, digits: int) -> bool:
-    """Tell whether ``text`` is 1 to ``digits`` ASCII digits."""
+    """Return whether ``text`` is 1 to ``digits`` ASCII digits."""
     return 0 < len(text) <= digits and text.isascii() and text.isdigit()
 
 

@@ -89,7 +89,7 @@ _IMAGES_OWN = {
 
 
 def load(path: str | None = None, read_toml: Callable[[str], dict[str, Any]] | None = None) -> Settings:
-    """Return the settings of the file ``path``, or of the usual file, or the defaults where that is not there.
+    """Return the settings of the file ``path``, or of the usual file, or the defaults where that does not exist.
 
     Raises HostError that names the file and every wrong key in it, and for one that others than root may change.
     ``read_toml`` does what tomllib.loads does, which is the default.

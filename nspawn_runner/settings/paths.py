@@ -23,7 +23,7 @@ HIDDEN = frozenset({BUILDS, CACHES, GENERATIONS, OVERLAYS, SNAPSHOTS, TRIALS, CO
 
 
 def keep_others_out(folder: str) -> None:
-    """Make the state ``folder``, if it is not there, and private where it is plainly the tool's alone.
+    """Make the state ``folder``, if it does not exist, and private where it is plainly the tool's alone.
 
     In one that others can enter they can run each setuid program of an image: as root of the host. Raises HostError
     where it may be theirs as well.

@@ -87,7 +87,7 @@ def unmet(rule: Rule, facts: Facts) -> str:
 
 
 def gives_image(patterns: Sequence[str], image: str) -> bool:
-    """Tell whether one of the shell patterns is for the local image ``image``."""
+    """Return whether one of the shell patterns is for the local image ``image``."""
     from fnmatch import fnmatchcase
 
     return any(fnmatchcase(image, pattern) for pattern in patterns)

@@ -165,7 +165,7 @@ def _is_device(text: str) -> bool:
 
 
 def _is_target(path: str) -> bool:
-    """Tell whether something may be mounted at ``path`` in a machine: not over what systemd-nspawn makes itself."""
+    """Return whether something may be mounted at ``path`` in a machine: not over what systemd-nspawn makes itself."""
     top = f"{path}/".split("/")[1]
     return is_plain_path(path) and (top not in {"", "proc", "sys", "dev"} or path == "/dev/shm")  # noqa: S108
 

@@ -84,7 +84,7 @@ def _all_held(root: str, owner: int | None) -> list[str]:
 
 
 def _read(state: str) -> dict[str, Any] | None:
-    """Return what a keeper that lives says of its container."""
+    """Return what a keeper that is alive says of its container."""
     try:
         told: dict[str, Any] = json.loads(files.read_head(state, 1 << 12))
     except FileNotFoundError:
@@ -93,7 +93,7 @@ def _read(state: str) -> dict[str, Any] | None:
 
 
 def _is_there(told: dict[str, Any]) -> bool:
-    """Tell whether the pid is still the container's: a later process with it could be one of the host.
+    """Return whether the pid is still the container's: a later process with it could be one of the host.
 
     A booted machine is called by its name, and may get another first process when it is rebooted.
     """

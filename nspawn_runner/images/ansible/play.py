@@ -36,7 +36,7 @@ class Played(NamedTuple):
 def player(spec: Spec, target: str, *, user_namespace: bool, log: str, progress: Progress) -> Iterator[Player]:
     """Yield who plays the playbook of ``spec`` in ``target``, a tree or a running machine's name.
 
-    In the end nothing of it runs or is left. One at a time for an image: its folder is made anew.
+    In the end nothing of it runs or is left. One at a time for an image: its folder is made again.
     """
     folder = os.path.join(FOLDER, spec.image)
     files.make_private_folder(os.path.dirname(FOLDER))

@@ -40,7 +40,7 @@ def default_limits(state_folder: str, *, files_count: int = MOST_FILES) -> Unpac
 
 
 def fill(root: str, source: Source, progress: Progress) -> tuple[Report, dict[str, Any]]:
-    """Make the tree ``root``, which is not there yet, from ``source``; return what was made and facts about it.
+    """Make the tree ``root``, which must not exist yet, from ``source``; return what was made and facts about it.
 
     It has no name and no id of the computer that it comes from. Raises HostError; then something may be in ``root``.
     """
@@ -162,5 +162,5 @@ def suite(root: str) -> str:
 
 
 def can_boot(root: str) -> bool:
-    """Tell whether there is something in the tree ``root`` that systemd-nspawn --boot starts (systemd-nspawn(1))."""
+    """Return whether there is something in the tree ``root`` that systemd-nspawn --boot starts (systemd-nspawn(1))."""
     return any(beneath.exists(root, path) for path in _INITS)

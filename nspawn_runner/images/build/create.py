@@ -17,7 +17,7 @@ from . import bootstrap, identity, inputs, suite_source
 
 
 def make(spec: Spec, root: str, state_folder: str, *, log: str, progress: Progress) -> dict[str, Any]:
-    """Make the tree ``root``, which is not there yet, as ``spec`` says what it begins as; return facts about it.
+    """Make the tree ``root``, which must not exist yet, as ``spec`` says what it begins as; return facts about it.
 
     What programs say is added to the file ``log``. Raises HostError.
     """
@@ -46,7 +46,7 @@ def make(spec: Spec, root: str, state_folder: str, *, log: str, progress: Progre
 
 
 def why_anew(spec: Spec, image: store.Image, state_folder: str) -> str:
-    """Return why a changed copy of ``image`` will not do and its tree is made anew; nothing where it will."""
+    """Return why a changed copy of ``image`` will not do and its tree is made again; nothing where it will."""
     return next(_reasons(spec, store.facts(image), state_folder), "")
 
 

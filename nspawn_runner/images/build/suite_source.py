@@ -97,7 +97,7 @@ def facts(source: SuiteSource) -> dict[str, object]:
 
 
 def problem(field: str, text: str) -> str:
-    """Return what is wrong with ``text`` as a source's ``field``, or as one of its words; nothing if it will do."""
+    """Return what is wrong with ``text`` as a source's ``field``, or as one of its words; nothing if it is enough."""
     shape, wanted = _SHAPES.get(field, (None, ""))
     return "" if shape is None or shape.fullmatch(text) else f"{text!r} is not {wanted}"
 

@@ -40,10 +40,10 @@ class Backend(Protocol):
         """
 
     def is_complete(self, record: Record) -> bool:
-        """Tell whether all that a kept root consists of is there still."""
+        """Return whether all that a kept root consists of is there still."""
 
     def volumes_folder(self, record: Record) -> str:
-        """Return the folder on the host for volumes; empty where the machine's tree itself will do."""
+        """Return the folder on the host for volumes; empty where the machine's tree itself is enough."""
 
 
 def named(name: str) -> Backend:

@@ -15,7 +15,7 @@ OWNS_LAYER = CAN_KEEP = False
 
 
 def layer(state_folder: str, machine: str) -> str:
-    """Refuse: whoever wishes for the machine says which tree it is."""
+    """Refuse: whoever asks for the machine says which tree it is."""
     del state_folder
     raise HostError(f"the machine {machine} has no layer of its own")
 
@@ -42,7 +42,7 @@ def detach(layer: str) -> None:
 
 
 def room_bytes(record: Record) -> int | None:
-    """Tell nothing: no limit holds for a tree that is in the making."""
+    """Tell nothing: no limit holds for a tree that is being made."""
     del record
     return None
 

@@ -116,7 +116,7 @@ def disk_bytes(layer: str, *, seconds: float) -> int | None:
 
 
 def is_complete(record: Record) -> bool:
-    """Tell whether the image is still the tree that the machine started from."""
+    """Return whether the image is still the tree that the machine started from."""
     return not os.path.islink(record.root)
 
 
