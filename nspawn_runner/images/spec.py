@@ -53,13 +53,16 @@ class Spec(NamedTuple):
     @property
     def base_digest(self) -> str:
         """A digest of what the tree is made from: when that changes, a copy of the old tree will not do."""
-        return _digest(tuple(self.source), self.builder, self.command, self.tarball, self.extends)
+        # In the spelling of the first version: by another one each image would differ, and be made again.
+        source = repr(self.source).replace(SuiteSource.__name__, "Recipe", 1)
+        rest = (self.builder, self.command, self.tarball, self.extends)
+        return _digest(f"({source}, {', '.join(map(repr, rest))})")
 
     @property
     def digest(self) -> str:
         """A digest of all that the playbook says, whether or not its tasks tell of a change."""
         kept = (self.boot, self.smoke_test, self.keep, self.aliases, sorted(self.run.items()))
-        return _digest(self.playbook_digest, self.base_digest, *kept)
+        return _digest(repr((self.playbook_digest, self.base_digest, *kept)))
 
 
 def read(playbook: Playbook, problems: list[str], run_problems: Callable[[Mapping[str, Any]], list[str]]) -> Spec:
@@ -223,7 +226,7 @@ def _conflicts(given: Mapping[str, Value]) -> list[tuple[str, str]]:
     return [(name, f"has no meaning beside {PREFIX}{bases[0]}") for name in rest]
 
 
-def _digest(*parts: object) -> str:
+def _digest(text: str) -> str:
     from hashlib import sha256
 
-    return sha256(repr(parts).encode()).hexdigest()[:16]
+    return sha256(text.encode()).hexdigest()[:16]

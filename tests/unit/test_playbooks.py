@@ -11,6 +11,7 @@ from nspawn_runner.errors import HostError
 from nspawn_runner.images import spec
 from nspawn_runner.images.ansible import playbooks
 from nspawn_runner.images.ansible.playbooks import Playbook
+from nspawn_runner.images.build.suite_source import SuiteSource
 
 HEAD = "- hosts: all\n  vars:\n"
 
@@ -205,3 +206,8 @@ def test_a_digest_tells_what_an_image_begins_as(tmp_path: Path) -> None:
     suite = read(tmp_path, "nspawn_runner_chroot_suite: sid")
     assert plain.base_digest == smoke.base_digest != suite.base_digest
     assert len({plain.digest, smoke.digest, suite.digest}) == 3
+
+
+def test_digest_is_what_it_was_in_the_first_version() -> None:
+    made = spec.Spec("web", "/web.yaml", source=SuiteSource("trixie", packages=("a", "b")))
+    assert made.digest == "c4453633a03a011f"
