@@ -214,7 +214,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="nspawn-runner",
         description="Runs every CI job in its own freshly booted Linux system, and keeps the images for it.",
-        epilog="nspawn-runner VERB --help tells more of a verb. Documentation: README.md",
+        epilog="nspawn-runner VERB --help tells more of a verb. Documentation: README.md and docs",
         allow_abbrev=False,
         formatter_class=formatter,
     )

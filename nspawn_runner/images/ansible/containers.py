@@ -106,7 +106,7 @@ def _is_there(told: dict[str, Any]) -> bool:
 
 
 def sweep() -> None:
-    """Remove the files of keepers that were killed."""
+    """Remove the files of containers whose process was killed."""
     for held in glob.glob(f"{_FOLDER}/*.held"):
         state = held.removesuffix(".held")
         if os.path.exists(state) and not locks.is_held(held):
@@ -115,7 +115,7 @@ def sweep() -> None:
 
 
 def remove_files() -> None:
-    """Remove the files of keepers that were killed, and the locks of starts that were."""
+    """Remove the files of containers whose process was killed, and the locks of starts that were."""
     sweep()
     for path in [*glob.glob(f"{_FOLDER}/*.held"), *glob.glob(f"{_FOLDER}/*.start")]:
         locks.remove_unheld(path)
