@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from .settings.load import Settings
+    from .settings.schema import Settings
 
 # verb → module in commands/. One module is loaded per call: the others' imports are not paid for.
 VERBS = {
@@ -141,7 +141,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    from .settings import cache, load
+    from .settings import cache, load, schema
 
     try:
         return load.load(args.config, cache.loads)
@@ -151,7 +151,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         # A mistake in the file must not keep a machine alive; its record says all that is needed. The doctor tells it.
         if args.verb == "cleanup":
             _tell(error)
-        return load.Settings()
+        return schema.Settings()
 
 
 def plain_call(arguments: Sequence[str]) -> argparse.Namespace | None:

@@ -13,7 +13,7 @@ from ..output import human_size
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.load import Settings
+    from ..settings.schema import Settings
 
 HELP = "make a new image from another one"
 DESCRIPTION = """Makes the image NEW, a copy of what the image NAME holds now. On btrfs, and where the file system can

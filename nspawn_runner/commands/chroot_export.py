@@ -14,7 +14,7 @@ from ..output import human_size
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.load import Settings
+    from ..settings.schema import Settings
 
 HELP = "write an image to a tar archive"
 DESCRIPTION = """Writes the tree of the image NAME to FILE, whose ending says how it is compressed: .tar, .tar.gz,

@@ -11,13 +11,13 @@ from ..images.archive import container_config, imports
 from ..images.progress import Progress
 from ..maintenance import image_users
 from ..output import human_size, say
-from ..settings.amounts import size_bytes
+from ..settings.quantities import size_bytes
 
 if TYPE_CHECKING:
     import argparse
 
     from ..images.archive.unpack import Report
-    from ..settings.load import Settings
+    from ..settings.schema import Settings
 
 HELP = "make an image from an archive, a folder or a container image"
 DESCRIPTION = """Makes the image NAME from SOURCE: a tar archive (also compressed by gzip, xz, zstd or bzip2), a folder,

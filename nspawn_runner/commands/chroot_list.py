@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from ..settings.load import Settings
+    from ..settings.schema import Settings
 
 HELP = "show the images there are"
 DESCRIPTION = """Shows what images there are, how big and how old; half-made ones too.

@@ -9,7 +9,7 @@ from ..images import changes, generations, store
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.load import Settings
+    from ..settings.schema import Settings
 
 HELP = "take an earlier generation of an image"
 DESCRIPTION = """Jobs that start from now on get an earlier generation of the image NAME: the one before the current, or

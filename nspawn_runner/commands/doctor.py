@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from .. import doctor
 from ..errors import UsageError, printable
-from ..settings.load import with_run_values
+from ..settings.machine_settings import for_machines
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
     from ..doctor import ReportLine
-    from ..settings.load import Settings
+    from ..settings.schema import Settings
 
 HELP = "check what jobs need, and say how to mend what is wrong"
 DESCRIPTION = """Checks everything that jobs and images need of this host, mostly by trying it, and prints a line for
@@ -46,8 +46,8 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
     if args.machines < 0:
         raise UsageError("--machines takes a number from 1 on")
-    settings = with_run_values(settings, None, "")  # with what the usual profile implies
-    context = doctor.Context(settings, args.config, args.machines or runner_service.machines_at_once())
+    own = for_machines(settings)  # with what the usual profile implies
+    context = doctor.Context(settings, own, args.config, args.machines or runner_service.machines_at_once())
     worst = doctor.OK
     found = []
     for result in _results(context, job=args.job, image=args.image):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..machines.records import Record
     from ..pipeline.ci_file import CiJob, Pipeline
-    from ..settings.load import Settings
+    from ..settings.schema import Settings
 
 HELP = "run a job of .gitlab-ci.yml here, without GitLab"
 DESCRIPTION = """Runs a job of .gitlab-ci.yml in a machine of its own; the current folder is the project. Lists the jobs
@@ -85,7 +85,8 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
     if ci_job.ignored:
         log.say(headings.warning(f"ignored here: {', '.join(ci_job.ignored)}", colour=log.colour))
     variables = dict(ci_job.variables)
-    job = Job(job_id, server=LOCAL, wishes={name: variables[name] for name in JOB_VARIABLES if variables.get(name)})
+    limits_asked = {name: variables[name] for name in JOB_VARIABLES if variables.get(name)}
+    job = Job(job_id, server=LOCAL, limits_asked=limits_asked)
     accounting.about(job)
     try:
         log.section(headings.PREPARE)
@@ -93,9 +94,8 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
         options = [f"--bind-ro={bundle}:{_BUNDLE}"]
         with accounting.StageEntry("prepare", settings=settings):
             image = job_image.find(ci_job.image or settings.default_image, settings)
-            record = machine.boot(
-                job, image, job_image.settings_of(image, settings), owner=callers.this_process(), binds=options
-            )
+            own = job_image.settings_of(image, settings)
+            record = machine.boot(job, image, settings, own, owner=callers.this_process(), binds=options)
         log.say(machine.report(record, time.monotonic() - began))
         project_dir = f"{settings.builds_dir}/{name}"
         try:

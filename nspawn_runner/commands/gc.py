@@ -18,15 +18,15 @@ from ..machines import orphans as of_machines
 from ..maintenance import all_images, trial_machines
 from ..output import human_size, say, table
 from ..settings import paths
-from ..settings.amounts import seconds
 from ..settings.paths import RUN_FOLDER
+from ..settings.quantities import seconds
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
     from ..machines.records import Record
-    from ..settings.load import Settings
+    from ..settings.schema import Settings
 
 HELP = "remove what killed jobs and commands left"
 DESCRIPTION = """Removes what is ours and nobody owns any more: machines whose prepare, cleanup, exec, maintenance

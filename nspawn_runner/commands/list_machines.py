@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ..machines.records import Record
-    from ..settings.load import Settings
+    from ..settings.schema import Settings
 
 HELP = "show the machines there are"
 DESCRIPTION = """Shows the machines of jobs and of maintenance: what they do, since when, and what they take.

@@ -16,7 +16,7 @@ from ..settings.paths import DEFAULT_FILE
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.load import Settings
+    from ..settings.schema import Settings
 
 HELP = "stage: boot the job's machine"
 DESCRIPTION = """Boots the machine of a job from an image: IMAGE, else the one the job asks for, else the default.
@@ -41,10 +41,10 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     image = job_image.find(asked, settings)
     if args.id is None:  # by hand it is root who asks
         permission.check_image(job, image.name, asked, settings, args.config or DEFAULT_FILE)
-    settings = job_image.settings_of(image, settings)
+    own = job_image.settings_of(image, settings)
     if args.id is None and settings.policy:
-        permission.check_profile(job, image.name, settings, args.config or DEFAULT_FILE)
-    record = machine.boot(job, image, settings, owner=callers.gitlab_runner())
+        permission.check_profile(job, image.name, own.profile, settings, args.config or DEFAULT_FILE)
+    record = machine.boot(job, image, settings, own, owner=callers.gitlab_runner())
     print(machine.report(record, time.monotonic() - began))
     if job.services:
         warn("the job asks for services, which there are none of here yet: it runs without them")

@@ -19,7 +19,7 @@ from ..settings.paths import LOG_FOLDER, RUN_FOLDER
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.load import Settings
+    from ..settings.schema import Settings
 
 HELP = "take away all that the tool has made on this host"
 DESCRIPTION = """Removes what nspawn-runner has made on this host: the images with all their generations, caches, the

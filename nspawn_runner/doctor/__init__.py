@@ -12,7 +12,8 @@ from importlib import import_module
 from typing import NamedTuple
 
 from ..errors import Error
-from ..settings.load import Settings
+from ..settings.machine_settings import MachineSettings
+from ..settings.schema import Settings
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 LEVELS = (OK, WARNING, FAILED)  # from good to bad
@@ -27,9 +28,10 @@ _COMMAND = "install it: "  # an error's advice that is a command
 
 
 class Context(NamedTuple):
-    """What checks know: the settings, the file they were asked from (None: the usual), for how many machines."""
+    """What checks know: the host's settings, those of its machines, their file (None: the usual), how many machines."""
 
     settings: Settings
+    own: MachineSettings
     config_file: str | None
     machines: int
 

@@ -24,7 +24,7 @@ def is_wanted(context: Context) -> bool:
     folder = context.settings.state_folder
     found = (store.find(folder, name) for name in store.names(folder))
     own = [job_image.own_values(image).get("network") for image in found if image]
-    return network.PRIVATE in [context.settings.network.mode, *own]
+    return network.PRIVATE in [context.own.network.mode, *own]
 
 
 def bridge(context: Context) -> Iterator[Finding]:
@@ -32,7 +32,7 @@ def bridge(context: Context) -> Iterator[Finding]:
     if not is_wanted(context):
         yield ok("machines have no network of their own")
         return
-    wanted = network.settled(context.settings.network._replace(mode=network.PRIVATE))
+    wanted = network.with_subnet(context.own.network._replace(mode=network.PRIVATE))
     name, gateway = wanted.bridge, network.gateway(wanted)
     if os.path.exists(f"/sys/class/net/{name}"):
         if not os.path.isdir(f"/sys/class/net/{name}/bridge"):
@@ -58,7 +58,7 @@ def forwarding(context: Context) -> Iterator[Finding]:
     """The host forwards packets, or can be told to."""
     if not is_wanted(context):
         return
-    name = context.settings.network.bridge
+    name = context.own.network.bridge
     mend = "sysctl --write net.ipv4.ip_forward=1"
     if not forwards():
         if not os.access(network.FORWARD, os.W_OK):
@@ -85,7 +85,7 @@ def address_translation(context: Context) -> Iterator[Finding]:
     """nft takes our tables, and no part of them is lost where the bridge is up."""
     if not is_wanted(context):
         return
-    wanted = network.settled(context.settings.network._replace(mode=network.PRIVATE))
+    wanted = network.with_subnet(context.own.network._replace(mode=network.PRIVATE))
     # Those of the machine that came last are in force.
     rules = firewall.kept_rules() or firewall.rules(wanted, network.name_servers(wanted))
     done = process.run([*_OWN_NETWORK, "sh", "-c", _TRY], stdin=rules.encode(), check=False)
@@ -125,7 +125,7 @@ def _place(part: Any) -> str:
 
 def ports(context: Context) -> Iterator[Finding]:
     """Each machine's port is cut off from the others, and the bridge where it waits for that is down."""
-    name = context.settings.network.bridge
+    name = context.own.network.bridge
     if not is_wanted(context) or not network.is_up(name):
         return
     if network.is_up(network.WAITING):
@@ -145,11 +145,11 @@ def name_servers(context: Context) -> Iterator[Finding]:
     """Machines are given name servers that they can reach."""
     if not is_wanted(context):
         return
-    if lack := resolvers.lack(context.settings.network):
+    if lack := resolvers.lack(context.own.network):
         text = f"names are not found in jobs: {lack}"
         yield warning(text, advice="[network] dns in the settings, or a resolver that other hosts can reach")
     else:
-        source, servers = resolvers.choose(context.settings.network)
+        source, servers = resolvers.choose(context.own.network)
         yield ok(f"machines are given those of {source or 'the settings'}: {', '.join(servers)}")
 
 

@@ -21,8 +21,8 @@ from ..host import files, locks, process, signals
 from ..machines import firewall as ours
 from ..machines import network
 from ..machines.network import INTERFACE
-from ..settings.load import Network
 from ..settings.paths import RUN_FOLDER
+from ..settings.schema import Network
 from . import Context, Finding, failed, ok, warning
 from .bridge import forwards, is_wanted
 
@@ -55,7 +55,7 @@ _SEND = f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto
 
 def firewall(context: Context) -> Iterator[Finding]:
     """A machine's packet gets through the host, to where the default route leads."""
-    wanted = network.settled(context.settings.network._replace(mode=network.PRIVATE))
+    wanted = network.with_subnet(context.own.network._replace(mode=network.PRIVATE))
     if not is_wanted(context) or (not forwards() and not os.access(network.FORWARD, os.W_OK)):
         return  # told already
     if _is_closed(_NOWHERE, wanted):

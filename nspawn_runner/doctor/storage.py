@@ -86,7 +86,7 @@ def backend(context: Context) -> Iterator[Finding]:
 
 def _try_overlay(trial: str, folder: str, context: Context) -> Finding:
     """Let the launcher of machines mount a tree as it does for them, in a mount namespace of its own."""
-    uid_base = _UID_BASE if context.settings.user_namespace else 0
+    uid_base = _UID_BASE if context.own.user_namespace else 0
     trees.make(f"{trial}/root")
     for name in ("upper", "work"):
         os.makedirs(f"{trial}/layer/{name}")
@@ -105,7 +105,7 @@ def _try_btrfs(trial: str, folder: str, context: Context) -> Finding:
     trees.copy(f"{trial}/root", f"{trial}/snapshot")
     if not trees.is_subvolume(f"{trial}/snapshot"):
         return failed("btrfs makes no snapshots here", advice="dmesg may say why")
-    if not context.settings.user_namespace:
+    if not context.own.user_namespace:
         return ok("btrfs makes snapshots")
     os.makedirs(folder)
     place = [os.path.dirname(launcher.__file__), f"{trial}/snapshot", folder, str(_UID_BASE)]

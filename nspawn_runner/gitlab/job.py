@@ -30,8 +30,8 @@ class Job(NamedTuple):
     ``project`` is the project's numeric id, ``protected`` whether its ref is; ``timeout_seconds`` is None if unknown;
     ``services`` tells whether it asks for any. ``trusted`` tells whether no project can have made this up;
     ``project_path`` (group/project) and the runner's id are empty and None where that cannot be said of them.
-    ``wishes`` are its variables of amounts.JOB_VARIABLES, as it wrote them; ``steps`` are the names of its scripts in
-    their order, none where they are not known.
+    ``limits_asked`` are its variables of amounts.JOB_VARIABLES, as it wrote them; ``steps`` are the names of its
+    scripts in their order, none where they are not known.
     """
 
     id: str
@@ -44,7 +44,7 @@ class Job(NamedTuple):
     project_path: str = ""
     runner: int | None = None
     trusted: bool = False
-    wishes: Mapping[str, str] = {}
+    limits_asked: Mapping[str, str] = {}
     steps: tuple[str, ...] = ()
 
 
@@ -103,7 +103,7 @@ def from_payload(data: Any, file: str) -> Job:
         project_path=_project_path(info.get("project_full_path"), git.get("repo_url"), variables),
         runner=int(runner) if is_job_id(runner) else None,
         trusted=True,
-        wishes=_wishes(data.get("variables")),
+        limits_asked=_limits_asked(data.get("variables")),
         steps=_steps(data.get("steps")),
     )
 
@@ -141,7 +141,7 @@ def _from_variables(environ: Mapping[str, str]) -> Job:
         image=environ.get("CUSTOM_ENV_CI_JOB_IMAGE", ""),
         timeout_seconds=int(timeout) if is_job_id(timeout) and 0 < int(timeout) < _TOO_LARGE else None,
         services=environ.get("CUSTOM_ENV_CI_JOB_SERVICES", "") not in {"", "[]", "null"},
-        wishes={name: text for name in JOB_VARIABLES if (text := environ.get(f"CUSTOM_ENV_{name}", ""))},
+        limits_asked={name: text for name in JOB_VARIABLES if (text := environ.get(f"CUSTOM_ENV_{name}", ""))},
     )
 
 
@@ -165,14 +165,14 @@ def _undisputed(variables: Any) -> dict[str, str]:
     return {key: found.pop() for key, found in values.items() if len(found) == 1}
 
 
-def _wishes(variables: Any) -> dict[str, str]:
-    """Return the limits that the job wishes; of several values of a variable the last one counts, as in its scripts."""
-    wishes: dict[str, str] = {}
+def _limits_asked(variables: Any) -> dict[str, str]:
+    """Return the limits that the job asks for; of several values of a variable the last counts, as in scripts."""
+    limits_asked: dict[str, str] = {}
     for variable in variables if isinstance(variables, list) else []:
         if isinstance(variable, dict) and isinstance(key := variable.get("key"), str) and key in JOB_VARIABLES:
             value = variable.get("value")
-            wishes[key] = value if isinstance(value, str) else ""
-    return {key: value for key, value in wishes.items() if value}
+            limits_asked[key] = value if isinstance(value, str) else ""
+    return {key: value for key, value in limits_asked.items() if value}
 
 
 def _steps(steps: Any) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..names import is_image_name
-from ..settings.amounts import seconds
+from ..settings import schema
+from ..settings.quantities import seconds
 from . import generations
 from .ansible import playbooks
 from .ansible.playbooks import PREFIX, Playbook, Value
@@ -173,25 +174,13 @@ def _command(value: Any) -> str:
     return _words(value) or ("" if any("{root}" in word for word in value) else "needs {root}, the folder to fill")
 
 
-def _number(value: Any) -> str:
-    return "" if type(value) is int else "must be a whole number"
-
-
-def _number_or_text(value: Any) -> str:
-    return "" if type(value) in (int, float, str) else "must be a number or a text"
-
-
 _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "chroot_suite": _text, "chroot_mirror": _text, "chroot_keyring": _text, "chroot_variant": _text,
     "chroot_arch": _text, "chroot_packages": _words, "chroot_components": _words, "chroot_builder": _builder,
     "chroot_command": _command, "chroot_tarball": _text, "chroot_extends": _image,
     "maint_recreate": _flag, "maint_boot": _flag, "maint_smoke_test": _text, "maint_keep": _keep,
     "maint_max_age": _age, "aliases": _images,
-    "run_profile": _text,
-    "run_shell": _text, "run_user": _text, "run_network": _text, "run_memory_max": _text, "run_memory_high": _text,
-    "run_memory_swap_max": _text, "run_cpu_weight": _number, "run_cpus": _number_or_text, "run_allowed_cpus": _text,
-    "run_tasks_max": _number, "run_io_weight": _number, "run_open_files": _number, "run_locked_memory": _text,
-    "run_disk_max": _text, "run_runtime_max_seconds": _number,
+    **{f"run_{key}": setting.check for key, setting in schema.OF_IMAGES.items() if setting.check},
 }  # fmt: skip
 VARIABLES = tuple(f"{PREFIX}{name}" for name in _CHECKS)
 

@@ -17,7 +17,7 @@ from ..settings.paths import RUN_FOLDER
 
 if TYPE_CHECKING:
     from ..host.leftover import Leftover
-    from ..settings.load import Gc
+    from ..settings.schema import Gc
 
 _SCOPE = re.compile(r"[\w.-]+-[0-9]+-(?:un)?protected(?:-[\w.-]+)?")
 _REMOVED = ".removed-"
@@ -51,7 +51,7 @@ def use(state_folder: str, scope: str) -> str:
 def find_leftovers(state_folder: str, limits: Gc) -> Iterator[Leftover]:
     """Yield the caches that nobody used for long; then, while all take too much room, the longest unused ones."""
     from ..host.leftover import Leftover, size_bytes
-    from ..settings.amounts import size_bytes as number_of
+    from ..settings.quantities import size_bytes as number_of
 
     folder = f"{state_folder}/{paths.CACHES}"
     there = os.listdir(folder) if os.path.isdir(folder) else []

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from ..errors import HostError, JobError, printable
 from ..images import lookup, store
 from ..light_typing import TYPE_CHECKING, Any
-from ..settings.load import with_run_values
+from ..settings.machine_settings import for_machines
 
 if TYPE_CHECKING:
-    from ..settings.load import Settings
+    from ..settings.machine_settings import MachineSettings
+    from ..settings.schema import Settings
 
 
 def find(asked: str, settings: Settings) -> store.Image:
@@ -56,7 +57,7 @@ def environment(image: store.Image) -> str:
     return container_config.environment(known)
 
 
-def settings_of(image: store.Image, settings: Settings) -> Settings:
+def settings_of(image: store.Image, settings: Settings) -> MachineSettings:
     """Return the settings for machines of ``image``: what it says of them itself over the host's; raises HostError."""
     known = store.facts(image)
     if image.generation and not known:
@@ -65,4 +66,4 @@ def settings_of(image: store.Image, settings: Settings) -> Settings:
             facts=f"the file {image.root}.json",
             advice=f"take another generation: nspawn-runner chroot-rollback {image.name}",
         )
-    return with_run_values(settings, known.get("run"), image.name)
+    return for_machines(settings, known.get("run"), image.name)

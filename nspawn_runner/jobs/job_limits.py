@@ -8,40 +8,43 @@ from ..gitlab import installed_runner
 from ..gitlab.job import LOCAL
 from ..light_typing import TYPE_CHECKING
 from ..settings import amounts
+from ..settings.quantities import UNLIMITED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..gitlab.job import Job
-    from ..settings.load import Settings
+    from ..settings.amounts import Amounts
+    from ..settings.schema import Limits, Settings
 
 # The runner may spend this long on after_script, cache, artifacts and cleanup once the job's time is over.
 RUNTIME_MARGIN_SECONDS = 1800
 
 
-def of_job(job: Job, settings: Settings) -> Settings:
-    """Return ``settings`` with the limits for the machine of ``job``; raises JobError where it wishes too much."""
-    settings = settled(settings)
-    limits = settings.limits
+def of_job(job: Job, limits: Limits, settings: Settings) -> Amounts:
+    """Return what the machine of ``job`` may use, by the ``limits`` of its image; raises JobError if it asks for more.
+
+    Raises HostError for a bad config.toml of gitlab-runner.
+    """
+    found = resolved(limits, settings.state_folder)
     if job.timeout_seconds:
-        limits = limits._replace(runtime_max_seconds=job.timeout_seconds + RUNTIME_MARGIN_SECONDS)
-    if job.wishes:
-        limits = amounts.lowered(limits, job.wishes, _ceilings(job, settings))
-        limits = amounts.within_disk(limits, state_folder=settings.state_folder)
-    return settings._replace(limits=limits)
+        found = found._replace(runtime_max_seconds=job.timeout_seconds + RUNTIME_MARGIN_SECONDS)
+    if job.limits_asked:
+        found = amounts.lowered(found, job.limits_asked, _ceilings(job, settings))
+        found = amounts.within_disk(found, state_folder=settings.state_folder)
+    return found
 
 
-def settled(settings: Settings) -> Settings:
-    """Return ``settings`` with numbers in the place of ``auto`` and shares; raises HostError for a bad config.toml."""
-    limits = settings.limits
+def resolved(limits: Limits, state_folder: str) -> Amounts:
+    """Return ``limits`` as numbers; raises HostError for a bad config.toml of gitlab-runner."""
     if amounts.needs_concurrent(limits):
         limits = limits._replace(concurrent=installed_runner.concurrent(os.environ))
-    return settings._replace(limits=amounts.settled(limits, state_folder=settings.state_folder))
+    return amounts.resolved(limits, state_folder=state_folder)
 
 
 def _ceilings(job: Job, settings: Settings) -> Mapping[str, float]:
     if job.server == LOCAL:  # by hand it is root who asks
-        return dict.fromkeys(amounts.LEAST, amounts.UNLIMITED)
+        return dict.fromkeys(amounts.NUMBERS, UNLIMITED)
     if not settings.policy:
         return {}
     from ..settings import policy

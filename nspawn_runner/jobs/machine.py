@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ..gitlab.job import Job
     from ..images import store
     from ..machines.records import Record
-    from ..settings.load import Settings
+    from ..settings.machine_settings import MachineSettings
+    from ..settings.schema import Settings
 
 # Where scripts look for it, in this order.
 _HELPER_PATHS = tuple(f"/usr/{folder}/gitlab-runner" for folder in ("local/sbin", "local/bin", "sbin", "bin"))
@@ -29,29 +30,38 @@ def report(record: Record, took_seconds: float) -> str:
     return f"image {record.image}{generation}{profile}, machine {record.machine}, ready in {took_seconds:.2f} s"
 
 
-def boot(job: Job, image: store.Image, settings: Settings, *, owner: str, binds: Sequence[str] = ()) -> Record:
-    """Boot the machine of ``job`` from ``image`` with its ``settings``; ``binds`` are options of systemd-nspawn.
+def boot(
+    job: Job,
+    image: store.Image,
+    settings: Settings,
+    own: MachineSettings,
+    *,
+    owner: str,
+    binds: Sequence[str] = (),
+) -> Record:
+    """Boot the machine of ``job`` from ``image`` with its ``own`` settings; ``binds`` are options of systemd-nspawn.
 
     When the process ``owner`` has ended, gc removes it.
     """
     accounting.image(image.name)
-    settings = job_limits.of_job(job, settings)
-    options = [*_cache_options(job, settings), *_helper_options(image.root, settings), *binds]
-    plan = start.Plan(
+    plan = start.plan(
+        settings,
+        own,
+        job_limits.of_job(job, own.limits, settings),
         job=job.id,
         server=job.server,
         project=job.project,
         image=image.name,
         generation=image.generation,
         root=image.root,
-        binds=options,
+        binds=[*_cache_options(job, settings, own), *_helper_options(image.root, settings), *binds],
         environment=job_image.environment(image),
         owner=owner,
     )
-    return accounting.machine(start.start(plan, settings))
+    return accounting.machine(start.start(plan))
 
 
-def _cache_options(job: Job, settings: Settings) -> list[str]:
+def _cache_options(job: Job, settings: Settings, own: MachineSettings) -> list[str]:
     """Bind the job's own cache: a folder per server, project and protectedness, so that no project reads another's.
 
     One per user too: what one user writes there is mostly out of the other's reach.
@@ -59,10 +69,10 @@ def _cache_options(job: Job, settings: Settings) -> list[str]:
     if not job.project or not job.server:
         return []
     scope = f"{caches.prefix(job.server, job.project)}{'protected' if job.protected else 'unprotected'}"
-    if settings.user not in {"", "root"}:
-        scope += f"-{settings.user}"
+    if own.user not in {"", "root"}:
+        scope += f"-{own.user}"
     folder = caches.use(settings.state_folder, scope)
-    idmap = ":idmap" if settings.user_namespace else ""
+    idmap = ":idmap" if own.user_namespace else ""
     return [f"--bind={folder}:{settings.cache_dir}{idmap}"]
 
 

@@ -10,8 +10,8 @@ from ..light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..gitlab.job import Job
-    from ..settings.load import Settings
     from ..settings.policy import Facts
+    from ..settings.schema import Settings
 
 _NEEDS_FACTS = "gitlab-runner before 14.1 does not say for sure whose job it is, so it gets what everybody gets"
 
@@ -37,15 +37,14 @@ def check_image(job: Job, image: str, asked: str, settings: Settings, file: str)
     )
 
 
-def check_profile(job: Job, image: str, settings: Settings, file: str) -> None:
-    """Raise JobError unless the settings in ``file`` let ``job`` have the profile that machines of ``image`` have.
+def check_profile(job: Job, image: str, chosen: str, settings: Settings, file: str) -> None:
+    """Raise JobError unless the settings in ``file`` let ``job`` have the profile ``chosen`` for machines of ``image``.
 
-    ``settings`` are those for the image. Rules that do not speak of profiles, or of folders, leave that to the image.
+    Rules that do not speak of profiles, or of folders, leave that to the image.
     """
     from ..settings import policy, profiles
 
     given = policy.allowance(settings.allowed_images, settings.policy, facts(job))
-    chosen = settings.profile
     if any(rule.profiles for rule in settings.policy) and chosen not in given.profiles:
         raise _forbidden(job, image, f"the profile {chosen}", given.profiles, file)
     if any(rule.binds for rule in settings.policy):

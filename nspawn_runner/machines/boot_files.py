@@ -15,7 +15,7 @@ from contextlib import suppress
 from ..host import files
 from ..nspawn import options
 from ..settings import paths
-from ..settings.load import Network
+from ..settings.schema import Network
 from . import network
 from .records import Record
 

@@ -13,8 +13,8 @@ from contextlib import suppress
 
 from ..host import files, nftables
 from ..light_typing import Any, NamedTuple
-from ..settings.load import Network
 from ..settings.paths import RUN_FOLDER
+from ..settings.schema import Network
 
 TABLE = "nspawn_runner"
 TABLES = (f"inet {TABLE}", f"bridge {TABLE}")

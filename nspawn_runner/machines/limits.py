@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..light_typing import NamedTuple
 from ..settings import amounts
-from ..settings.amounts import INFINITY, UNLIMITED, Limits, shown_bytes
+from ..settings.amounts import Amounts
+from ..settings.quantities import INFINITY, UNLIMITED, shown_bytes
 from . import cgroups
 from .records import End, Record
 
@@ -14,40 +15,45 @@ _TMP_SHARE = 10
 _FULL_BYTES = 4 << 20
 
 
-def unit_properties(limits: Limits) -> list[str]:
+def unit_properties(limits: Amounts) -> list[str]:
     """Return the properties of a machine's unit, as systemd.resource-control(5) and .exec(5) take them.
 
     On cgroup version 1 systemd knows neither MemoryHigh nor MemorySwapMax nor AllowedCPUs.
     """
     properties = [
-        f"RuntimeMaxSec={limits.runtime_max_seconds}",
+        f"RuntimeMaxSec={_word(limits.runtime_max_seconds)}",
         f"CPUWeight={limits.cpu_weight}",
-        f"MemoryMax={limits.memory_max}",
-        f"TasksMax={limits.tasks_max}",
+        f"MemoryMax={_word(limits.memory_max)}",
+        f"TasksMax={_word(limits.tasks_max)}",
         # The machine's own, which systemd-nspawn then need not raise from within a user namespace.
-        f"LimitMEMLOCK={limits.locked_memory}",
+        f"LimitMEMLOCK={_word(limits.locked_memory)}",
     ]
-    if limits.cpus != INFINITY:
-        properties.append(f"CPUQuota={max(1, round(float(limits.cpus) * 100))}%")
+    if limits.cpus != UNLIMITED:
+        properties.append(f"CPUQuota={max(1, round(limits.cpus * 100))}%")
     if limits.allowed_cpus:
         # The affinity, which a process can change, so that nproc(1) says the same on version 1.
         properties += [f"AllowedCPUs={limits.allowed_cpus}", f"CPUAffinity={limits.allowed_cpus}"]
-    if limits.memory_high != INFINITY:
-        properties.append(f"MemoryHigh={limits.memory_high}")
-    if limits.memory_swap_max != INFINITY:
-        properties.append(f"MemorySwapMax={limits.memory_swap_max}")
-    if limits.io_weight != Limits().io_weight:
+    if limits.memory_high != UNLIMITED:
+        properties.append(f"MemoryHigh={_word(limits.memory_high)}")
+    if limits.memory_swap_max != UNLIMITED:
+        properties.append(f"MemorySwapMax={_word(limits.memory_swap_max)}")
+    if limits.io_weight != Amounts().io_weight:
         properties.append(f"IOWeight={limits.io_weight}")
     return properties
 
 
-def nspawn_options(limits: Limits, *, keep_tmp: bool) -> list[str]:
-    """Return the options of systemd-nspawn that go with settled ``limits``; with ``keep_tmp`` /tmp is as others say."""
+def _word(limit: float) -> str:
+    """Return a limit as systemd takes it."""
+    return INFINITY if limit == UNLIMITED else str(int(limit))
+
+
+def nspawn_options(limits: Amounts, *, keep_tmp: bool) -> list[str]:
+    """Return the options of systemd-nspawn that go with ``limits``; with ``keep_tmp`` /tmp is as others say."""
     options = []
     if limits.open_files:
         options.append(f"--rlimit=NOFILE={limits.open_files}")
-    options.append(f"--rlimit=MEMLOCK={limits.locked_memory}")
-    half = amounts.number(limits, "memory_max") / 2
+    options.append(f"--rlimit=MEMLOCK={_word(limits.locked_memory)}")
+    half = limits.memory_max / 2
     if not keep_tmp and half < amounts.memory_bytes() / _TMP_SHARE:
         # A full /tmp is an error that a script can see. Where memory ends first, the kernel finds nothing to kill but
         # the machine's PID 1.
@@ -55,10 +61,10 @@ def nspawn_options(limits: Limits, *, keep_tmp: bool) -> list[str]:
     return options
 
 
-def script_properties(limits: Limits) -> list[str]:
-    """Return the properties of a script's unit inside the machine that go with settled ``limits``."""
+def script_properties(limits: Amounts) -> list[str]:
+    """Return the properties of a script's unit inside the machine that go with ``limits``."""
     open_files = [f"LimitNOFILE={limits.open_files}"] if limits.open_files else []
-    return [*open_files, f"LimitMEMLOCK={limits.locked_memory}"]
+    return [*open_files, f"LimitMEMLOCK={_word(limits.locked_memory)}"]
 
 
 class Counts(NamedTuple):
@@ -111,15 +117,15 @@ def why_nothing_starts(record: Record) -> str:
     return ""
 
 
-def _out_of_memory(limits: Limits, kills: int, peak_bytes: int) -> str:
-    limit = amounts.number(limits, "memory_max")
+def _out_of_memory(limits: Amounts, kills: int, peak_bytes: int) -> str:
+    limit = limits.memory_max
     peak = f", peak {shown_bytes(peak_bytes)}" if peak_bytes else ""
     what = f"limit {shown_bytes(limit)}" if limit != UNLIMITED else "the host has no more"
     return f"out of memory: {what}{peak}; processes killed: {max(kills, 1)}"
 
 
-def _tasks(limits: Limits) -> str:
-    return f"the job may have {limits.tasks_max} processes and threads"
+def _tasks(limits: Amounts) -> str:
+    return f"the job may have {_word(limits.tasks_max)} processes and threads"
 
 
 def _full_disk(record: Record) -> str:
@@ -129,7 +135,7 @@ def _full_disk(record: Record) -> str:
         room = backends.named(record.backend).room_bytes(record)
     except FileNotFoundError:
         return ""  # the machine has ended meanwhile
-    limit = amounts.number(record.limits, "disk_max")
+    limit = record.limits.disk_max
     if room is None or room >= (_FULL_BYTES if limit == UNLIMITED else max(_FULL_BYTES, limit / 50)):
         return ""
     of = "on the host's disk" if limit == UNLIMITED else f"limit {shown_bytes(limit)}"

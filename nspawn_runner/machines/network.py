@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from ..errors import HostError
 from ..host import files, process, signals
-from ..settings.load import Network
+from ..settings.schema import Network
 from . import firewall, records, resolvers, subnets
 from .records import Record
 
@@ -34,7 +34,7 @@ _LOCALHOST = b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 FORWARD = "/proc/sys/net/ipv4/ip_forward"
 
 
-def settled(network: Network) -> Network:
+def with_subnet(network: Network) -> Network:
     """Return ``network`` with the subnet that its machines have: of the settings, of the bridge, else a free one.
 
     Raises HostError where none is free.
@@ -231,7 +231,7 @@ def restore(network: Network) -> None:
     if firewall.kept_rules():
         firewall.look()
     else:
-        set_up(settled(network._replace(mode=PRIVATE)))()
+        set_up(with_subnet(network._replace(mode=PRIVATE)))()
 
 
 def _forward() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ..errors import HostError
 from ..host import nftables, process
-from ..settings.load import Network
+from ..settings.schema import Network
 from . import firewall, network, subnets
 
 

@@ -23,7 +23,7 @@ from ..light_typing import Any, NamedTuple
 from ..names import is_machine_name
 from ..nspawn import uid_ranges
 from ..nspawn.uid_ranges import FIRST_SLOT, LAST_SLOT
-from ..settings.amounts import Limits
+from ..settings.amounts import Amounts
 from ..settings.paths import RUN_FOLDER
 
 # The state of a record that is cut short or another version's: enough of it is known to remove the machine.
@@ -53,7 +53,7 @@ class Record(NamedTuple):
     user: str
     network: str
     user_namespace: bool
-    limits: Limits
+    limits: Amounts
     created: float
     profile: str = "default"
     state: str = "starting"
@@ -146,7 +146,7 @@ def read(machine: str) -> Record | None:
         raise HostError(f"cannot read the record {path(machine)}", facts=str(error)) from None
     if isinstance(data, dict) and data.keys() == set(Record._fields) and data["machine"] == machine:
         with suppress(TypeError):
-            return Record(**{**data, "limits": Limits(*data["limits"])})
+            return Record(**{**data, "limits": Amounts(*data["limits"])})
     return _remnant(machine, data)
 
 
@@ -167,7 +167,7 @@ def _remnant(machine: str, data: Any) -> Record:
         user="",
         network="",
         user_namespace=True,
-        limits=Limits(),
+        limits=Amounts(),
         created=0,
         state=UNREADABLE,
     )

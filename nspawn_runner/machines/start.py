@@ -9,11 +9,14 @@ from collections.abc import Callable, Sequence
 
 from ..errors import HostError
 from ..host import files, process, signals, systemd
-from ..light_typing import NamedTuple
+from ..light_typing import Any, NamedTuple
 from ..nspawn import options
 from ..settings import paths, profiles
-from ..settings.amounts import seconds
-from ..settings.load import Settings
+from ..settings.amounts import Amounts
+from ..settings.machine_settings import MachineSettings
+from ..settings.profiles import Profile
+from ..settings.quantities import UNLIMITED, seconds
+from ..settings.schema import Network, Settings
 from . import backends, boot_files, cgroups, confinement, limits, network, records, script_user, shared_limits, stop
 from .records import Record
 
@@ -25,7 +28,7 @@ class Plan(NamedTuple):
     """The machine that is asked for; ``binds`` are options of systemd-nspawn, for binds and the like.
 
     ``owner`` is the process without which nobody needs it, in the words of callers. With ``in_place`` it has no layer:
-    it changes the tree itself.
+    it changes the tree itself. ``user`` gets the folders ``users_folders`` in the machine.
     """
 
     job: str
@@ -34,32 +37,63 @@ class Plan(NamedTuple):
     image: str
     generation: str
     root: str
+    state_folder: str
+    backend: str
+    tmpfs_size: str
+    profile_name: str
+    profile: Profile
+    user_namespace: bool
+    shell: str
+    user: str
+    users_folders: Sequence[str]
+    network: Network
+    amounts: Amounts
+    keep_failed_seconds: int = 0
     binds: Sequence[str] = ()
     in_place: bool = False
     owner: str = ""
     environment: str = ""
 
 
-def start(plan: Plan, settings: Settings) -> Record:
+def plan(settings: Settings, own: MachineSettings, amounts: Amounts, **rest: Any) -> Plan:
+    """Return the plan of a machine with the host's ``settings``, those of its image, and ``rest`` of the fields."""
+    fields = {
+        "state_folder": settings.state_folder,
+        "backend": own.backend,
+        "tmpfs_size": settings.tmpfs_size,
+        "profile_name": own.profile,
+        "profile": profiles.find(own.profile, settings.profiles),
+        "user_namespace": own.user_namespace,
+        "shell": own.shell,
+        "user": own.user or script_user.ROOT,
+        "users_folders": (settings.builds_dir, settings.cache_dir),
+        "network": own.network,
+        "amounts": amounts,
+        "keep_failed_seconds": seconds(settings.keep_failed) or 0,
+    }
+    return Plan(**{**fields, **rest})
+
+
+def start(plan: Plan) -> Record:
     """Start the machine for ``plan`` and return its record once it can run scripts.
 
     Whatever an earlier try left under its name is removed first. When anything fails or a signal arrives, what was
-    made is removed again; raises HostError. The limits of ``settings`` must be settled (amounts.settled).
+    made is removed again; raises HostError.
     """
     while True:
         machine = records.new_name(plan.job, plan.server)
         with records.lock(machine):
             # Another server's job of the same id may have taken the name while we waited for the lock.
             if records.new_name(plan.job, plan.server) == machine:
-                return _start(machine, plan, settings)
+                return _start(machine, plan)
 
 
-def _start(machine: str, plan: Plan, settings: Settings) -> Record:
-    stop.remove_leftovers(machine, settings.state_folder)
-    settings = settings._replace(network=network.settled(settings.network))
-    record = records.create(lambda slot: _record(machine, slot, plan, settings))
+def _start(machine: str, plan: Plan) -> Record:
+    stop.remove_leftovers(machine, plan.state_folder)
+    plan = plan._replace(network=network.with_subnet(plan.network))
+    record = records.create(lambda slot: _record(machine, slot, plan))
     try:
-        return _bring_up(record, plan, settings)
+        return _bring_up(record, plan)
     except BaseException as error:
         try:
             stop.remove(record)
@@ -79,9 +113,10 @@ def _why(error: BaseException) -> str:
     return str(error) if isinstance(error, Exception) else ""
 
 
-def _record(machine: str, slot: int, plan: Plan, settings: Settings) -> Record:
-    backend = backends.choose(settings, plan.root, in_place=plan.in_place)
-    layer = plan.root if plan.in_place else backends.named(backend).layer(settings.state_folder, machine)
+def _record(machine: str, slot: int, plan: Plan) -> Record:
+    limited = plan.amounts.disk_max != UNLIMITED
+    backend = backends.choose(plan.backend, plan.root, in_place=plan.in_place, limited_disk=limited)
+    layer = plan.root if plan.in_place else backends.named(backend).layer(plan.state_folder, machine)
     return Record(
         machine=machine,
         job=plan.job,
@@ -93,44 +128,44 @@ def _record(machine: str, slot: int, plan: Plan, settings: Settings) -> Record:
         backend=backend,
         layer=layer,
         slot=slot,
-        shell=settings.shell,
-        user=settings.user or script_user.ROOT,
-        network=settings.network.mode,
-        user_namespace=settings.user_namespace,
-        limits=settings.limits,
+        shell=plan.shell,
+        user=plan.user,
+        network=plan.network.mode,
+        user_namespace=plan.user_namespace,
+        limits=plan.amounts,
         created=time.time(),
-        # A tree that is changed itself is being made: nothing of it is a job's.
-        profile=profiles.DEFAULT if plan.in_place else settings.profile,
+        profile=plan.profile_name,
         owner=plan.owner,
         environment=plan.environment,
         # Of a tree in memory or of maintenance's own there is nothing to keep.
-        keep_failed_seconds=(seconds(settings.keep_failed) or 0) if backends.named(backend).CAN_KEEP else 0,
+        keep_failed_seconds=plan.keep_failed_seconds if backends.named(backend).CAN_KEEP else 0,
     )
 
 
-def _bring_up(record: Record, plan: Plan, settings: Settings) -> Record:
-    paths.keep_others_out(settings.state_folder)
-    complete_network = network.set_up(settings.network)
+def _bring_up(record: Record, plan: Plan) -> Record:
+    paths.keep_others_out(plan.state_folder)
+    complete_network = network.set_up(plan.network)
     shared_limits.lift()
     files.make_private_folder(record.folder)
-    network.write_files(record, settings.network)
-    boot_files.write_files(record, settings.network)
-    backends.named(record.backend).attach(record, settings)
-    confinement.make_volumes(_profile(record, settings), record)
-    _start_unit(record, plan, settings, complete_network)
+    network.write_files(record, plan.network)
+    boot_files.write_files(record, plan.network)
+    new_layer = backends.NewLayer(network.hosts(record, plan.network), plan.tmpfs_size)
+    backends.named(record.backend).attach(record, new_layer)
+    confinement.make_volumes(plan.profile, record)
+    _start_unit(record, plan, complete_network)
     if record.user != script_user.ROOT:
-        script_user.give_folders(record, (settings.builds_dir, settings.cache_dir))
+        script_user.give_folders(record, plan.users_folders)
     record = record._replace(state="running")
     records.write(record)
     return record
 
 
-def _start_unit(record: Record, plan: Plan, settings: Settings, meanwhile: Callable[[], None]) -> None:
+def _start_unit(record: Record, plan: Plan, meanwhile: Callable[[], None]) -> None:
     argv = systemd.run_argv(
-        systemd.command(_main_command(record, plan, settings), f"{record.folder}/command"),
+        systemd.command(_main_command(record, plan), f"{record.folder}/command"),
         unit=record.unit,
         description=f"nspawn-runner machine {record.machine}, job {record.job}, image {record.image}",
-        properties=_properties(record, settings),
+        properties=_properties(record, plan),
     )
     client = process.spawn(argv, stdout=process.DEVNULL, stderr=process.DEVNULL)
     try:
@@ -192,10 +227,10 @@ def _check_version() -> None:
         )
 
 
-def _main_command(record: Record, plan: Plan, settings: Settings) -> list[str]:
-    profile = _profile(record, settings)
+def _main_command(record: Record, plan: Plan) -> list[str]:
+    profile = plan.profile
     binds = [
-        *network.nspawn_options(record, settings.network),
+        *network.nspawn_options(record, plan.network),
         *limits.nspawn_options(record.limits, keep_tmp="/tmp" in profile.tmpfs),  # noqa: S108
         *confinement.nspawn_options(profile, record),
         *boot_files.nspawn_options(record),
@@ -211,12 +246,12 @@ def _main_command(record: Record, plan: Plan, settings: Settings) -> list[str]:
     return [*bounded, *tree, *options.boot_options(record.machine, binds, masked), *confinement.boot_words(profile)]
 
 
-def _properties(record: Record, settings: Settings) -> list[str]:
+def _properties(record: Record, plan: Plan) -> list[str]:
     """The unit's properties; reasons in the order of systemd.service(5), .exec(5), .kill(5), .resource-control(5)."""
     return [
         # The console's lines say whose they are.
         f"SyslogIdentifier={record.machine}",
-        *_story(record),
+        *_journal_fields(record),
         "Type=notify",
         "NotifyAccess=all",
         # 133 is how systemd-nspawn says that the machine wants to reboot: it comes back with its state.
@@ -227,10 +262,10 @@ def _properties(record: Record, settings: Settings) -> list[str]:
         f"TimeoutStartSec={START_TIMEOUT_SECONDS}",
         # SIGKILL needs no time; the reaper may, for a layer of many files.
         "TimeoutStopSec=120",
-        *(f"ExecStopPost=-{' '.join(argv)}" for argv in _exec_stop_post(record, settings)),
+        *(f"ExecStopPost=-{' '.join(argv)}" for argv in _exec_stop_post(record, plan.network)),
         # The overlay's mounts live and die with the unit.
         "PrivateMounts=yes",
-        *network.unit_properties(record, settings.network),
+        *network.unit_properties(record, plan.network),
         # Nothing in a machine is worth a polite shutdown, and in its first 80 ms there is nobody to hear SIGTERM.
         "KillMode=mixed",
         "KillSignal=SIGKILL",
@@ -240,13 +275,13 @@ def _properties(record: Record, settings: Settings) -> list[str]:
         "Environment=SYSTEMD_NSPAWN_LOCK=0",
         # Apart from the machine's console, where the machine could say the same.
         "Environment=SYSTEMD_LOG_TARGET=journal",
-        *confinement.confinement(_profile(record, settings), record),
+        *confinement.confinement(plan.profile, record),
         *limits.unit_properties(record.limits),
         *shared_limits.unit_properties(),
     ]
 
 
-def _story(record: Record) -> list[str]:
+def _journal_fields(record: Record) -> list[str]:
     """Let the machine's console and what systemd says of the unit be found where the job's stages tell of themselves.
 
     As properties of systemd-run each is one field.
@@ -255,11 +290,7 @@ def _story(record: Record) -> list[str]:
     return [f"LogExtraFields=NSPAWN_RUNNER_{name}={systemd.plain(value)}" for name, value in known.items() if value]
 
 
-def _profile(record: Record, settings: Settings) -> profiles.Profile:
-    return profiles.find(record.profile, settings.profiles)
-
-
-def _exec_stop_post(record: Record, settings: Settings) -> list[list[str]]:
+def _exec_stop_post(record: Record, network_settings: Network) -> list[list[str]]:
     """Return the commands that the unit runs when it ends: its neighbour is forgotten, our reaper called.
 
     Not the reaper if it is us who remove the machine. Neither forks, since the job may have used up the unit's tasks.
@@ -270,8 +301,8 @@ def _exec_stop_post(record: Record, settings: Settings) -> list[list[str]]:
     commands = [["/bin/sh", os.path.join(folder, "stop_post.sh"), records.removal_file(record.machine), *reap]]
     if record.network == network.PRIVATE:
         # Of one that does not exist, as where the host was not told of it yet, flush says nothing.
-        address = network.address(settings.network, record.slot)
-        flush = ["ip", "neighbour", "flush", "nud", "permanent", "to", address, "dev", settings.network.bridge]
+        address = network.address(network_settings, record.slot)
+        flush = ["ip", "neighbour", "flush", "nud", "permanent", "to", address, "dev", network_settings.bridge]
         commands.insert(0, flush)
     if any(" " in word for words in commands for word in words):
         raise HostError(f"no unit can call what lies in a folder with a space: {main} or {sys.executable}")

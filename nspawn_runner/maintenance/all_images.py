@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..images.spec import Spec
-    from ..settings.load import Settings
+    from ..settings.schema import Settings
 
 # Held by the one maintenance that goes on; its machines are nobody's without it.
 LOCK = f"{RUN_FOLDER}/maintenance.lock"

@@ -18,13 +18,14 @@ from ..machines.script import Outcome
 from ..names import host_name
 from ..nspawn import calls, tree_shell
 from ..output import note
-from ..settings.load import with_run_values
+from ..settings import profiles
+from ..settings.machine_settings import MachineSettings, for_machines
 
 if TYPE_CHECKING:
     from ..images.generations import Draft
     from ..images.spec import Spec
     from ..machines.records import Record
-    from ..settings.load import Settings
+    from ..settings.schema import Settings
 
 # In place of a GitLab server's name: no job has it.
 SERVER = "maintenance"
@@ -45,16 +46,17 @@ def remove_leftovers() -> None:
 def booted(spec: Spec, draft: Draft, settings: Settings) -> Iterator[str]:
     """Yield the name of a machine that changes the draft's tree itself; in the end it is shut down in good order."""
     root = draft.root
-    if settings.network.mode == "none":  # which is for jobs; a playbook installs things
-        settings = settings._replace(network=settings.network._replace(mode="private"))
+    # A tree that is changed itself is being made: no profile is for it.
+    own = for_machines(settings._replace(profile=profiles.DEFAULT))
+    mode = own.network.mode if own.network.mode != "none" else "private"  # none is for jobs; a playbook installs things
     # What the playbook and packages write down of the host is to be the same each time.
     name = host_name(spec.image)
-    extra = {**settings.network.extra_hosts, name: "127.0.1.2"}
-    settings = settings._replace(network=settings.network._replace(extra_hosts=extra))
+    extra = {**own.network.extra_hosts, name: "127.0.1.2"}
+    own = own._replace(network=own.network._replace(mode=mode, extra_hosts=extra))
     with (
         tree_shell.resolver_taken_back(root),
         tree_shell.machine_id_taken_back(root),
-        _machine(spec, draft, settings, in_place=True, options=[f"--hostname={name}"]) as record,
+        _machine(spec, draft, settings, own, in_place=True, options=[f"--hostname={name}"]) as record,
     ):
         yield record.machine
         deadline = time.monotonic() + _POWEROFF_SECONDS
@@ -74,11 +76,15 @@ def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
 
     The machine has the network and the limits of those that jobs will get, the script is root's.
     """
-    settings = with_run_values(settings, spec.run, spec.image)
+    own = for_machines(settings, spec.run, spec.image)
     before = os.stat(log).st_size
     content = f"set -eu\n{spec.smoke_test}\n".encode()
     began = time.monotonic()
-    with _machine(spec, draft, settings) as record, _output_to(log), signals.at_most(_TRIAL_SECONDS, "the smoke test"):
+    with (
+        _machine(spec, draft, settings, own) as record,
+        _output_to(log),
+        signals.at_most(_TRIAL_SECONDS, "the smoke test"),
+    ):
         result = script.run(record, content, "smoke_test", shell=_SHELL, grace_seconds=5)
         said = _last_line(log, before)
         if result.status:
@@ -92,9 +98,18 @@ def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
 
 @contextmanager
 def _machine(
-    spec: Spec, draft: Draft, settings: Settings, *, in_place: bool = False, options: Sequence[str] = ()
+    spec: Spec,
+    draft: Draft,
+    settings: Settings,
+    own: MachineSettings,
+    *,
+    in_place: bool = False,
+    options: Sequence[str] = (),
 ) -> Iterator[Record]:
-    plan = start.Plan(
+    plan = start.plan(
+        settings,
+        own._replace(shell=_SHELL, user=""),
+        job_limits.resolved(own.limits, settings.state_folder),
         job=made_up_id(),
         server=SERVER,
         project="",
@@ -104,7 +119,7 @@ def _machine(
         binds=options,
         in_place=in_place,
     )
-    record = start.start(plan, job_limits.settled(settings)._replace(shell=_SHELL, user=""))
+    record = start.start(plan)
     try:
         yield record
     finally:

@@ -7,85 +7,11 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 
 from ..errors import HostError, SettingsError
-from ..light_typing import TYPE_CHECKING, Any, NamedTuple
-from .amounts import Limits, size_bytes
-from .paths import DEFAULT_FILE, STATE_FOLDER
-
-if TYPE_CHECKING:
-    from .policy import Rule
-    from .profiles import Profile
-
-
-
-class Network(NamedTuple):
-    """What network machines have; with ``private`` the bridge they are joined to, and the /20 of their addresses.
-
-    Without a ``subnet`` a free one is chosen (machines.network.settled).
-    ``dns`` are their name servers, empty for the host's; ``closed`` networks that they cannot reach; ``host_ports``
-    what they can reach of the host, as in tcp/8080; ``extra_hosts`` addresses by name; ``connections_max`` how many
-    connections of one machine the host keeps track of.
-    """
-
-    mode: str = "private"
-    bridge: str = "nspr0"
-    subnet: str = ""
-    dns: tuple[str, ...] = ()
-    closed: tuple[str, ...] = ("metadata",)
-    host_ports: tuple[str, ...] = ()
-    extra_hosts: Mapping[str, str] = {}
-    connections_max: int = 16384
-
-
-class Gc(NamedTuple):
-    """What gc leaves of caches: those used within ``cache_days`` (0: all), up to ``cache_size`` in all."""
-
-    cache_days: int = 30
-    cache_size: str = "infinity"
-
-
-class Metrics(NamedTuple):
-    """Where metrics for Prometheus are written: the absolute path ``file``, empty for nowhere."""
-
-    file: str = ""
-
-
-class Settings(NamedTuple):
-    """All settings, with their defaults."""
-
-    state_folder: str = STATE_FOLDER
-    backend: str = "auto"
-    tmpfs_size: str = "4G"
-    user_namespace: bool = True
-    default_image: str = ""
-    shell: str = "/bin/bash"
-    user: str = ""
-    builds_dir: str = "/builds"
-    cache_dir: str = "/cache"
-    gitlab_runner: str = "auto"
-    stop_grace_seconds: int = 10
-    keep_failed: str = ""
-    journal_file: str = ""
-    images: Mapping[str, str] = {}
-    allowed_images: tuple[str, ...] = ("*",)
-    policy: tuple[Rule, ...] = ()
-    profile: str = "default"
-    profiles: Mapping[str, Profile] = {}
-    limits: Limits = Limits()
-    network: Network = Network()
-    gc: Gc = Gc()
-    metrics: Metrics = Metrics()
-
-
-_TYPES = {bool: "true or false", int: "a whole number", str: "a text in quotes"}
-# What an image may say of its machines: its own word for it, and the setting that it stands for.
-_IMAGES_OWN = {
-    "profile": "profile",
-    "shell": "shell",
-    "user": "user",
-    "backend": "backend",
-    "network": "network.mode",
-    **{key: f"limits.{key}" for key in Limits._fields if key != "concurrent"},
-}
+from ..light_typing import Any
+from . import value_checks
+from .paths import DEFAULT_FILE
+from .quantities import size_bytes
+from .schema import BY_KEY, SETTINGS, Settings
 
 
 def load(path: str | None = None, read_toml: Callable[[str], dict[str, Any]] | None = None) -> Settings:
@@ -135,6 +61,7 @@ def parse(content: bytes, file: str, read_toml: Callable[[str], dict[str, Any]] 
     settings = _fill(Settings(), data, "", problems)
     assert isinstance(settings, Settings)  # noqa: S101  (tells mypy what _fill keeps)
     problems += _conflicts(settings, {key.partition(".")[0] for key, _ in problems})
+    problems += _wrong_images(settings.images)
     if problems:
         from . import mistakes
 
@@ -148,8 +75,6 @@ def parse(content: bytes, file: str, read_toml: Callable[[str], dict[str, Any]] 
 
 def _fill(defaults: Any, data: Mapping[str, Any], prefix: str, problems: list[tuple[str, str]]) -> Any:
     """Return ``defaults`` with what ``data`` says, adding to ``problems`` each wrong key and what is wrong with it."""
-    from . import value_checks
-
     values: dict[str, Any] = {}
     for key, value in data.items():
         name = prefix + key
@@ -157,116 +82,30 @@ def _fill(defaults: Any, data: Mapping[str, Any], prefix: str, problems: list[tu
             from .mistakes import no_such
 
             problems.append((name, no_such(key, defaults._fields, _all_keys())))
-            continue
-        default = getattr(defaults, key)
-        if name == "images" and isinstance(value, dict):
-            problems += value_checks.images_problems(value)
-            values[key] = value
-            continue
-        if name == "images":
-            problem = 'must be a table of "what a job asks for" = "local image"'
-        elif name in value_checks.WHOLE:
-            problem = value_checks.WHOLE[name](value)
-        elif name == "policy":
-            from . import policy
+        elif name in {"policy", "profiles"}:
+            from . import policy, profiles
 
-            values[key] = policy.parse(value, problems)
-            continue
-        elif name == "profiles":
-            from . import profiles
-
-            values[key] = profiles.parse(value, problems)
-            continue
-        elif isinstance(default, tuple):
-            problem = "" if isinstance(value, dict) else "must be a table"
-            if not problem:
-                values[key] = _fill(default, value, f"{name}.", problems)
-                continue
+            values[key] = (policy if name == "policy" else profiles).parse(value, problems)
+        elif check := BY_KEY[name].check:
+            if problem := check(value):
+                problems.append((name, problem))
+            else:
+                values[key] = tuple(value) if isinstance(value, list) else value
+        elif isinstance(value, dict):
+            values[key] = _fill(getattr(defaults, key), value, f"{name}.", problems)
         else:
-            problem = _problem(name, value, default)
-        if problem:
-            problems.append((name, problem))
-        else:
-            values[key] = tuple(value) if isinstance(value, list) else value
+            problems.append((name, "must be a table"))
     return defaults._replace(**values)
 
 
-def _problem(name: str, value: Any, default: Any) -> str:
-    """Say what is wrong with ``value`` for the setting ``name``, in words that follow its name; empty if nothing."""
-    from . import value_checks
-
-    if name.startswith("limits."):
-        return value_checks.limit_problem(name.removeprefix("limits."), value)
-    if type(value) is not type(default):
-        return f"must be {_TYPES[type(default)]}"
-    check = value_checks.CHECKS.get(name)
-    return check(value) if check else ""
-
-
-def run_problems(values: Any, own: Mapping[str, Profile]) -> list[str]:
-    """Say what is wrong with ``values``, what an image says of its machines: a text for each wrong key, or none.
-
-    The keys are those of ``with_run_values``, ``own`` the profiles of the settings.
-    """
-    if not isinstance(values, dict):
-        return ["must be a table"]
-    problems = []
-    for key, value in values.items():
-        if key not in _IMAGES_OWN:
-            problems.append(f"{key}: no such setting (there are {', '.join(_IMAGES_OWN)})")
-        elif problem := _problem(_IMAGES_OWN[key], value, _find(Settings(), _IMAGES_OWN[key])):
-            problems.append(f"{key}: {problem}")
-        elif key == "profile":
-            from . import profiles
-
-            if text := profiles.unknown([value], own):
-                problems.append(f"{key}: {text}")
-    return problems
-
-
-def with_run_values(settings: Settings, values: Any, image: str) -> Settings:
-    """Return ``settings`` with ``values``, what ``image`` says of its machines, over them; raises HostError.
-
-    They are any of profile, shell, user, backend, network (the mode) and the limits but concurrent; None is none of
-    them. What the profile implies stands over the settings' own, and under the rest of what the image says.
-    """
-    problems = [] if values is None else run_problems(values, settings.profiles)
-    if problems:
-        raise HostError(
-            f"what the image {image} says of its machines is wrong",
-            facts="; ".join(problems),
-            advice="mend its playbook and run chroot-maintenance",
-        )
-    values = values or {}
-    settings = _with_profile(settings, values.get("profile", settings.profile))
-    for key, value in values.items():
-        table, _, name = _IMAGES_OWN[key].rpartition(".")
-        changed = {table: getattr(settings, table)._replace(**{name: value})} if table else {name: value}
-        settings = settings._replace(**changed)
-    return settings
-
-
-def _with_profile(settings: Settings, name: str) -> Settings:
-    from . import profiles
-
-    profile = profiles.find(name, settings.profiles)
-    if profile.user_namespace is not None:
-        settings = settings._replace(user_namespace=profile.user_namespace)
-    if profile.network:
-        settings = settings._replace(network=settings.network._replace(mode=profile.network))
-    return settings._replace(profile=name)
-
-
-def _find(settings: Settings, name: str) -> Any:
-    found: Any = settings
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
+def _wrong_images(images: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for asked, image in images.items():
+        if problem := value_checks.image_name(image) if isinstance(image, str) else "must be a text in quotes":
+            yield f"images.{asked}", problem
 
 
 def _all_keys() -> list[str]:
-    tables = {name: value for name, value in Settings()._asdict().items() if hasattr(value, "_fields")}
-    return [*Settings._fields, *(f"{table}.{key}" for table, value in tables.items() for key in value._fields)]
+    return [setting.key for setting in SETTINGS]
 
 
 def _conflicts(settings: Settings, wrong: set[str]) -> Iterator[tuple[str, str]]:

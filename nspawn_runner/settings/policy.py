@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..names import is_image_name, is_image_pattern, is_plain_path
-from .amounts import size_bytes
+from .quantities import size_bytes
 from .value_checks import list_of
 
 EVERYTHING = "*"

@@ -180,7 +180,7 @@ def _is_bind(text: str) -> bool:
 
 def _sizes(value: Any) -> str:
     ok = isinstance(value, dict) and all(
-        _is_target(path) and isinstance(size, str) and not value_checks.CHECKS["tmpfs_size"](size)
+        _is_target(path) and isinstance(size, str) and not value_checks.size(size)
         for path, size in value.items()
     )
     return "" if ok else 'must be a table of "path in the machine" = "size", as in "/tmp" = "2G"'

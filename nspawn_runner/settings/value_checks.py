@@ -1,58 +1,53 @@
-"""Checks of the values of settings; each returns what is wrong, or nothing."""
+"""Checks of the values of settings; each returns what is wrong in words that follow the key, or nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 
-from ..light_typing import Any
-from ..names import is_image_name, is_image_pattern, is_plain_path
-from .amounts import (
-    AUTO,
-    CAN_BE_AUTO,
-    INFINITY,
-    LEAST,
-    MOST,
-    SIZES,
-    UNLIMITED,
-    is_number,
-    is_share,
-    seconds,
-    shown_bytes,
-    size_bytes,
-)
+from ..light_typing import Any, NamedTuple
+from ..names import is_image_name, is_plain_path
+from .quantities import AUTO, INFINITY, UNLIMITED, is_number, is_share, seconds, shown_bytes, size_bytes
 
 
-def _one_of(*words: str) -> Callable[[Any], str]:
+def one_of(*words: str) -> Callable[[Any], str]:
+    """Return the check that a value is one of ``words``."""
     return lambda value: "" if value in words else f"must be one of {', '.join(words)}"
 
 
-def _absolute_path(value: str) -> str:
+def absolute_path(value: str) -> str:
+    """Check an absolute path."""
     return "" if is_plain_path(value) else "must be an absolute path of letters, digits and . _ + @ -"
 
 
-def _between(least: int, most: int) -> Callable[[int], str]:
+def between(least: int, most: int) -> Callable[[int], str]:
+    """Return the check that a number is at least ``least`` and at most ``most``."""
     return lambda value: "" if least <= value <= most else f"must be between {least} and {most}"
 
 
-def _size(value: str) -> str:
+def size(value: str) -> str:
+    """Check a size, or a share of the host's memory."""
     ok = is_share(value) or size_bytes(value)
     return "" if ok else 'must be a size such as "512M", "4G" or "50%"'
 
 
-def _room(value: str) -> str:
+def room(value: str) -> str:
+    """Check a size of which ``infinity`` is one."""
     return "" if value == INFINITY or size_bytes(value) else 'must be a size such as "20G"'
 
 
-def _image_name(value: str) -> str:
+def image_name(value: str) -> str:
+    """Check the name of an image."""
     return "" if is_image_name(value) else "must be the name of an image"
 
 
-def _interface(value: str) -> str:
+def interface(value: str) -> str:
+    """Check the name of a network interface."""
     ok = 0 < len(value) <= 15 and value.isascii() and all(char.isalnum() or char in "-_" for char in value)
     return "" if ok else "must be a network interface's name of at most 15 letters, digits, - and _"
 
 
-def _subnet(value: str) -> str:
+def subnet(value: str) -> str:
+    """Check an IPv4 /20; empty is one that is chosen."""
     from ipaddress import IPv4Network
 
     if not value:
@@ -64,47 +59,27 @@ def _subnet(value: str) -> str:
     return "" if network.prefixlen == 20 else "must be a /20: one address for each of up to 4094 machines"
 
 
-def _user(value: str) -> str:
+def user(value: str) -> str:
+    """Check the name of a user; empty is root."""
     plain = value.isascii() and all(char.isalnum() or char in "._-" for char in value)
     ok = plain and len(value) <= 31 and not value[:1].isdigit() and value[:1] not in {".", "-"}
     return "" if ok else "must be a user's name: at most 31 letters, digits and . _ -, a letter or _ first"
 
 
-def _program(value: str) -> str:
-    return "" if value in {"auto", ""} else _absolute_path(value)
+def program(value: str) -> str:
+    """Check the path of a program, which may be found by itself or left out."""
+    return "" if value in {"auto", ""} else absolute_path(value)
 
 
-def _time(value: str) -> str:
+def time(value: str) -> str:
+    """Check a time; empty is none."""
     return "" if not value or seconds(value) is not None else 'must be a time such as "30min", "2h" or "1d"'
 
 
-def _relative_file(value: str) -> str:
+def relative_file(value: str) -> str:
+    """Check the path of a file below a folder; empty is none."""
     plain = is_plain_path(f"/{value}") and not {"", ".", ".."} & set(value.split("/"))
     return "" if not value or plain else "must be a relative path of letters, digits and . _ + @ -"
-
-
-CHECKS: Mapping[str, Callable[[Any], str]] = {
-    "state_folder": _absolute_path,
-    "backend": _one_of("auto", "overlay", "btrfs", "tmpfs"),
-    "tmpfs_size": _size,
-    "default_image": lambda value: _image_name(value) if value else "",
-    "profile": lambda value: "" if is_image_name(value) else "must be the name of a profile",
-    "shell": _absolute_path,
-    "user": _user,
-    "builds_dir": _absolute_path,
-    "cache_dir": _absolute_path,
-    "gitlab_runner": _program,
-    "stop_grace_seconds": _between(0, 180),
-    "keep_failed": _time,
-    "journal_file": _relative_file,
-    "gc.cache_days": _between(0, 36500),
-    "gc.cache_size": _room,
-    "metrics.file": lambda value: _absolute_path(value) if value else "",
-    "network.mode": _one_of("private", "none", "host"),
-    "network.bridge": _interface,
-    "network.subnet": _subnet,
-    "network.connections_max": _between(1, 10_000_000),
-}
 
 
 def list_of(fits: Callable[[Any], bool], what: str, *, kind: type = str, least: int = 0) -> Callable[[Any], str]:
@@ -119,7 +94,8 @@ def list_of(fits: Callable[[Any], bool], what: str, *, kind: type = str, least: 
     return check
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Return whether ``text`` is an IP address."""
     from ipaddress import ip_address
 
     try:
@@ -129,7 +105,8 @@ def _is_address(text: str) -> bool:
     return "%" not in text
 
 
-def _is_closable(text: str) -> bool:
+def is_closable(text: str) -> bool:
+    """Return whether ``text`` names a network that machines can be kept from."""
     from ipaddress import IPv4Network
 
     try:
@@ -138,15 +115,17 @@ def _is_closable(text: str) -> bool:
         return False
 
 
-def _is_port(text: str) -> bool:
+def is_port(text: str) -> bool:
+    """Return whether ``text`` is a port such as tcp/8080."""
     protocol, _, number = text.partition("/")
     digits = number.isascii() and number.isdigit() and len(number) <= 5 and number[0] != "0"
     return protocol in {"tcp", "udp"} and digits and int(number) <= 65535
 
 
-def _extra_hosts(value: Any) -> str:
+def extra_hosts(value: Any) -> str:
+    """Check a table of host names and their addresses."""
     ok = isinstance(value, dict) and all(
-        _is_host_name(name) and type(address) is str and _is_address(address) for name, address in value.items()
+        _is_host_name(name) and type(address) is str and is_address(address) for name, address in value.items()
     )
     return "" if ok else 'must be a table of host names and addresses such as { "mirror" = "192.0.2.7" }'
 
@@ -156,69 +135,76 @@ def _is_host_name(name: str) -> bool:
     return 0 < len(name) <= 253 and plain and name[0].isalnum()
 
 
-# Lists and tables, which are checked as a whole.
-WHOLE: Mapping[str, Callable[[Any], str]] = {
-    "allowed_images": list_of(is_image_pattern, "local images' names or shell patterns of them"),
-    "network.dns": list_of(_is_address, "addresses of name servers"),
-    "network.closed": list_of(_is_closable, '"private", "metadata" and IPv4 networks such as "192.0.2.0/24"'),
-    "network.host_ports": list_of(_is_port, 'ports of the host such as "tcp/8080"'),
-    "network.extra_hosts": _extra_hosts,
-}
+def images(value: Any) -> str:
+    """Check the table of what jobs ask for and the local images that they get; its values are checked one by one."""
+    return "" if isinstance(value, dict) else 'must be a table of "what a job asks for" = "local image"'
 
 
-def images_problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with the map from what jobs ask for (names or patterns) to local images."""
-    for asked, image in table.items():
-        problem = _image_name(image) if isinstance(image, str) else "must be a text in quotes"
-        if problem:
-            yield f"images.{asked}", problem
-
-
-def limit_problem(key: str, value: Any) -> str:
-    """Say what is wrong with ``value`` for the key ``key`` of [limits], in words that follow its name."""
-    if key == "cpus":
-        return _cpus_problem(value)
-    if key in SIZES or key == "allowed_cpus":
-        if type(value) is not str:
-            return "must be a text in quotes"
-        return _cpu_list_problem(value) if key == "allowed_cpus" else _limit_size_problem(key, value)
-    return "must be a whole number" if type(value) is not int else _count_problem(key, value)
-
-
-def _count_problem(key: str, value: int) -> str:
-    least, most = LEAST.get(key, 0), MOST.get(key, UNLIMITED)
-    if least <= value <= min(most, 10**9 - 1) or (value == 0 and key == "open_files"):
-        return ""
-    return f"must be at least {least:g}" if most == UNLIMITED else f"must be between {least:g} and {most:g}"
-
-
-def _limit_size_problem(key: str, value: str) -> str:
-    words = (INFINITY, *([AUTO] if key in CAN_BE_AUTO else []))
-    if value in words:
-        return ""
-    examples = '"512M" or "4G"' if key == "disk_max" else '"512M", "4G" or "50%"'
-    wrong = f"must be a size such as {examples}, or {' or '.join(words)}"
-    if key != "disk_max" and is_share(value):
-        return ""
-    size = size_bytes(value)
-    if size is None:
-        return wrong
-    if size > MOST[key]:
-        return f"must be at most {shown_bytes(MOST[key])}"
-    return "" if size >= LEAST[key] else f"must be at least {shown_bytes(LEAST[key])}"
-
-
-def _cpus_problem(value: Any) -> str:
-    if type(value) in {int, float}:
-        ok = LEAST["cpus"] <= value < 10000
-    else:
-        ok = type(value) is str and value in {AUTO, INFINITY}
-    return "" if ok else f"must be a number of CPUs from {LEAST['cpus']} on, or {INFINITY} or {AUTO}"
-
-
-def _cpu_list_problem(value: str) -> str:
+def cpu_list(value: str) -> str:
+    """Check a list of CPUs; empty is all."""
     for part in value.split(",") if value else []:
         first, dash, last = part.partition("-")
         if not is_number(first, 4) or (dash and not (is_number(last, 4) and int(first) <= int(last))):
             return 'must be a list of CPUs such as "0-3,6"'
     return ""
+
+
+# The limits of machines: classes, since a job's own limits are held against the same numbers.
+
+
+class Count(NamedTuple):
+    """Check a whole number from ``least`` to ``most``; with ``zero`` also 0."""
+
+    least: int
+    most: float = UNLIMITED
+    zero: bool = False
+    auto: bool = False
+
+    def problem(self, value: Any) -> str:
+        """Return what is wrong with ``value``."""
+        if type(value) is not int:
+            return "must be a whole number"
+        if self.least <= value <= min(self.most, 10**9 - 1) or (value == 0 and self.zero):
+            return ""
+        least, most = f"{self.least:g}", f"{self.most:g}"
+        return f"must be at least {least}" if self.most == UNLIMITED else f"must be between {least} and {most}"
+
+
+class Size(NamedTuple):
+    """Check a size of at least ``least`` bytes, or infinity; where set also auto, or a share of the memory."""
+
+    least: int
+    most: float = 1 << 60  # what fits into the kernel's and systemd's 64 bits
+    auto: bool = False
+    share: bool = True
+
+    def problem(self, value: Any) -> str:
+        """Return what is wrong with ``value``."""
+        if type(value) is not str:
+            return "must be a text in quotes"
+        words = (INFINITY, *([AUTO] if self.auto else []))
+        if value in words or (self.share and is_share(value)):
+            return ""
+        size = size_bytes(value)
+        if size is None:
+            examples = '"512M", "4G" or "50%"' if self.share else '"512M" or "4G"'
+            return f"must be a size such as {examples}, or {' or '.join(words)}"
+        if size > self.most:
+            return f"must be at most {shown_bytes(self.most)}"
+        return "" if size >= self.least else f"must be at least {shown_bytes(self.least)}"
+
+
+class Cpus(NamedTuple):
+    """Check a number of CPUs from ``least`` on, infinity or auto."""
+
+    least: float = 0.1
+    most: float = UNLIMITED
+    auto: bool = True
+
+    def problem(self, value: Any) -> str:
+        """Return what is wrong with ``value``."""
+        if type(value) in {int, float}:
+            ok = self.least <= value < 10000
+        else:
+            ok = type(value) is str and value in {AUTO, INFINITY}
+        return "" if ok else f"must be a number of CPUs from {self.least} on, or {INFINITY} or {AUTO}"

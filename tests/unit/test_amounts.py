@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from nspawn_runner.errors import HostError, JobError
 from nspawn_runner.gitlab import installed_runner
 from nspawn_runner.gitlab.job import from_environment, from_payload
-from nspawn_runner.settings import amounts, value_checks
-from nspawn_runner.settings.amounts import JOB_VARIABLES, UNLIMITED, Limits, lowered, settled, shown, shown_bytes
+from nspawn_runner.settings import amounts
+from nspawn_runner.settings.amounts import JOB_VARIABLES, NUMBERS, Amounts, lowered, resolved, shown
+from nspawn_runner.settings.quantities import UNLIMITED, seconds, shown_bytes
+from nspawn_runner.settings.schema import BY_KEY, Limits
 
 GOOD = [
     ("concurrent", 4), ("cpus", 1), ("cpus", 0.5), ("cpus", "auto"), ("cpus", "infinity"), ("allowed_cpus", ""),
@@ -38,40 +40,46 @@ BAD = [
     + [(text, None) for text in ("", "s", "-1", "1 week", "1.5h", "1m", "1H", "²", "9" * 10, 4)],
 )
 def test_times(text: object, meant: int | None) -> None:
-    assert amounts.seconds(text) == meant
+    assert seconds(text) == meant
+
+
+def problem(key: str, value: Any) -> str:
+    """Say what is wrong with a value for the key of [limits]."""
+    check = BY_KEY[f"limits.{key}"].check
+    assert check
+    return check(value)
 
 
 @pytest.mark.parametrize(("key", "value"), GOOD)
 def test_what_the_settings_may_say(key: str, value: Any) -> None:
-    assert value_checks.limit_problem(key, value) == ""
+    assert problem(key, value) == ""
 
 
 @pytest.mark.parametrize(("key", "value"), BAD)
 def test_what_they_may_not(key: str, value: Any) -> None:
-    assert value_checks.limit_problem(key, value).startswith("must be ")
+    assert problem(key, value).startswith("must be ")
 
 
 def test_defaults_are_good() -> None:
-    assert [key for key, value in Limits()._asdict().items() if value_checks.limit_problem(key, value)] == []
+    assert [key for key, value in Limits()._asdict().items() if problem(key, value)] == []
 
 
 def test_auto_and_shares_become_numbers(tmp_path: Path) -> None:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     disk = os.statvfs(tmp_path).f_blocks * os.statvfs(tmp_path).f_frsize
     given = Limits(concurrent=4, cpus="auto", memory_max="auto", disk_max="auto", memory_high="10%")
-    found = settled(given, state_folder=str(tmp_path))
-    assert (found.memory_max, found.disk_max) == (str(memory // 4), str(disk // 4))
-    assert (found.cpus, found.memory_high) == (round((os.cpu_count() or 1) / 4, 2), str(memory // 10))
-    assert settled(found, state_folder=str(tmp_path)) == found
-    assert settled(Limits(memory_max="2G"), state_folder="/nonesuch").memory_max == str(2 << 30)
+    found = resolved(given, state_folder=str(tmp_path))
+    assert (found.memory_max, found.disk_max) == (memory // 4, disk // 4)
+    assert (found.cpus, found.memory_high) == (round((os.cpu_count() or 1) / 4, 2), memory // 10)
+    assert resolved(Limits(memory_max="2G"), state_folder="/nonesuch").memory_max == 2 << 30
 
 
-OWN = settled(Limits(memory_max="4G", cpus=2, tasks_max=500), state_folder="/nonesuch")
+OWN = resolved(Limits(memory_max="4G", cpus=2, tasks_max=500), state_folder="/nonesuch")
 
 
 def test_a_job_may_lower_its_limits() -> None:
     wishes = {"NSPAWN_MEMORY_MAX": "512M", "NSPAWN_CPUS": "1.25", "NSPAWN_DISK_MAX": "10G", "NSPAWN_OPEN_FILES": "2000"}
-    changed: dict[str, Any] = {"memory_max": str(512 << 20), "cpus": 1.25, "disk_max": str(10 << 30)}
+    changed: dict[str, Any] = {"memory_max": 512 << 20, "cpus": 1.25, "disk_max": 10 << 30}
     changed["open_files"] = 2000
     assert lowered(OWN, wishes, {}) == OWN._replace(**changed)
 
@@ -108,7 +116,7 @@ HOSTILE = ["", " ", "infinity", "auto", "50%", "-1", "1e9", "١", "4 G", "4G\n",
 @pytest.mark.parametrize("text", HOSTILE)
 def test_anything_else_is_refused_and_not_repeated(variable: str, text: str) -> None:
     with pytest.raises(JobError, match=f"^{variable} must be "):
-        lowered(OWN, {variable: text}, dict.fromkeys(amounts.LEAST, UNLIMITED))
+        lowered(OWN, {variable: text}, dict.fromkeys(NUMBERS, UNLIMITED))
 
 
 @given(st.sampled_from(sorted(JOB_VARIABLES)), st.text(string.digits + ".KMGT%-+ e", max_size=20) | st.text())
@@ -118,30 +126,29 @@ def test_a_wish_never_gets_above_the_limit_nor_below_the_least(variable: str, te
         found = lowered(OWN, {variable: text}, {})
     except JobError:
         return
-    assert amounts.LEAST[key] <= amounts.number(found, key) <= amounts.number(OWN, key)
-    assert value_checks.limit_problem(key, getattr(found, key)) == ""
+    # 0 open files are what systemd gives: 524288 for a process that asks
+    assert NUMBERS[key].least <= getattr(found, key) <= (getattr(OWN, key) or 524288)
     assert found._replace(**{key: getattr(OWN, key)}) == OWN
 
 
 @given(st.sampled_from(sorted(JOB_VARIABLES)), st.text(string.digits + ".KMGT", max_size=20) | st.text())
 def test_any_text_is_refused_or_fits_where_nothing_is_limited(variable: str, text: str) -> None:
     """The numbers go to systemd, the kernel and mkfs: they take 63 bits, and no more open files than fs.nr_open."""
-    unlimited = dict.fromkeys(amounts.LEAST, UNLIMITED)
+    unlimited = dict.fromkeys(NUMBERS, UNLIMITED)
     try:
         found = lowered(OWN, {variable: text}, unlimited)
     except JobError:
         return
-    assert amounts.LEAST[JOB_VARIABLES[variable]] <= amounts.number(found, JOB_VARIABLES[variable])
-    assert amounts.number(found, JOB_VARIABLES[variable]) < 1 << 63
+    assert NUMBERS[JOB_VARIABLES[variable]].least <= getattr(found, JOB_VARIABLES[variable]) < 1 << 63
     assert found.open_files <= int(Path("/proc/sys/fs/nr_open").read_text())
 
 
 def test_more_than_the_disk_is_no_limit_of_it(tmp_path: Path) -> None:
     disk = os.statvfs(tmp_path)
     whole = disk.f_blocks * disk.f_frsize
-    for size, found in ((whole, "infinity"), (1 << 60, "infinity"), (whole - 1, str(whole - 1))):
-        assert amounts.within_disk(Limits(disk_max=str(size)), state_folder=str(tmp_path)).disk_max == found
-        assert settled(Limits(disk_max=str(size)), state_folder=str(tmp_path)).disk_max == found
+    for size, found in ((whole, UNLIMITED), (1 << 60, UNLIMITED), (whole - 1, whole - 1)):
+        assert amounts.within_disk(Amounts(disk_max=size), state_folder=str(tmp_path)).disk_max == found
+        assert resolved(Limits(disk_max=str(size)), state_folder=str(tmp_path)).disk_max == found
 
 
 def test_numbers_as_people_read_them() -> None:
@@ -160,10 +167,10 @@ def test_wishes_come_from_the_payload_the_last_one_counts() -> None:
         {"key": ["NSPAWN_CPUS"], "value": "3"},
         "NSPAWN_CPUS",
     ]
-    assert from_payload({"id": 1, "variables": variables}, "payload").wishes == {"NSPAWN_CPUS": "2"}
+    assert from_payload({"id": 1, "variables": variables}, "payload").limits_asked == {"NSPAWN_CPUS": "2"}
     environ = {"CUSTOM_ENV_CI_JOB_ID": "1", "CUSTOM_ENV_NSPAWN_CPUS": "2", "NSPAWN_TASKS_MAX": "70"}
-    assert from_environment(environ).wishes == {"NSPAWN_CPUS": "2"}
-    assert from_environment(environ, job_id="1").wishes == {}
+    assert from_environment(environ).limits_asked == {"NSPAWN_CPUS": "2"}
+    assert from_environment(environ, job_id="1").limits_asked == {}
 
 
 def test_concurrent_comes_from_the_runner(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """README.md, the pages in docs and the manual pages say what the code does."""
 
+import importlib
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ from abilities import require
 from nspawn_runner import cli, errors
 from nspawn_runner.gitlab import exit_status
 from nspawn_runner.host import signals
-from nspawn_runner.settings import load, policy, profiles
+from nspawn_runner.settings import load, policy, profiles, schema
 
 CHECKOUT = Path(__file__).parents[2]
 SETTINGS = (CHECKOUT / "docs/settings.md").read_text()
@@ -32,7 +33,7 @@ def told_settings() -> dict[str, object]:
 
 def all_settings() -> dict[str, object]:
     found: dict[str, object] = {}
-    for key, value in load.Settings()._asdict().items():
+    for key, value in schema.Settings()._asdict().items():
         if key in {"images", "policy", "profiles"}:
             continue
         inner = value._asdict() if hasattr(value, "_asdict") else None
@@ -42,6 +43,17 @@ def all_settings() -> dict[str, object]:
 
 def test_docs_list_every_setting_with_its_default() -> None:
     assert told_settings() == all_settings()
+
+
+def test_documents_are_as_the_schema_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(CHECKOUT / "script"))
+    write_docs = importlib.import_module("write_docs")
+    assert write_docs.stale() == [], "run script/write_docs.py"
+
+
+def test_every_setting_is_described_and_checked() -> None:
+    described = {setting.key for setting in schema.SETTINGS if setting.help and setting.check}
+    assert described == {*all_settings(), "images"}
 
 
 def test_sample_in_docs_is_accepted() -> None:
@@ -77,9 +89,9 @@ def test_example_of_the_settings_page_is_accepted() -> None:
 
 
 def test_sample_of_settings_has_every_default() -> None:
-    assert load.parse(SAMPLE.encode(), "sample") == load.Settings()
+    assert load.parse(SAMPLE.encode(), "sample") == schema.Settings()
     keys = re.sub(r"^#(?=[\w\[])", "", SAMPLE, flags=re.MULTILINE)
-    assert load.parse(keys.encode(), "sample") == load.Settings()
+    assert load.parse(keys.encode(), "sample") == schema.Settings()
     found: dict[str, object] = {}
     for key, value in tomllib.loads(keys).items():
         found |= {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {key: value}

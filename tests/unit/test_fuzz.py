@@ -18,7 +18,7 @@ from nspawn_runner.images.ansible import playbooks
 from nspawn_runner.images.ansible.playbooks import Playbook
 from nspawn_runner.pipeline import ci_file
 from nspawn_runner.pipeline import keywords as ci_keywords
-from nspawn_runner.settings.load import run_problems
+from nspawn_runner.settings.machine_settings import problems_of
 
 PAYLOAD: dict[str, Any] = {
     "id": 4711,
@@ -225,7 +225,7 @@ def read_playbook(folder: Path, content: bytes) -> None:
     problems: list[str] = []
     file = write(folder, "web.yaml", content)
     try:
-        made = spec.read(Playbook("web", file), problems, lambda run: run_problems(run, {}))
+        made = spec.read(Playbook("web", file), problems, lambda run: problems_of(run, {}))
     except Error as error:
         message(error)
         return

@@ -13,8 +13,9 @@ from nspawn_runner.errors import HostError
 from nspawn_runner.images.ansible import playbooks, specs
 from nspawn_runner.images.store import Image
 from nspawn_runner.jobs import job_image
-from nspawn_runner.settings.amounts import Limits
-from nspawn_runner.settings.load import Settings, parse, run_problems, with_run_values
+from nspawn_runner.settings.load import parse
+from nspawn_runner.settings.machine_settings import for_machines, problems_of
+from nspawn_runner.settings.schema import Limits, Settings
 
 ALL: dict[str, Any] = {
     "profile": "nesting",
@@ -37,17 +38,17 @@ network = { mode = "host" }
 def test_the_image_stands_over_the_file_over_the_defaults() -> None:
     file = parse(FILE, "file")
     assert (file.user, file.network.mode, file.limits.cpu_weight) == ("somebody", "host", 50)
-    changed = with_run_values(file, {"memory_max": "2G", "user": ""}, "web")
-    assert changed == file._replace(user="", limits=file.limits._replace(memory_max="2G"))
-    changed = with_run_values(file, ALL, "web")
+    changed = for_machines(file, {"memory_max": "2G", "user": ""}, "web")
+    assert changed == for_machines(file)._replace(user="", limits=file.limits._replace(memory_max="2G"))
+    changed = for_machines(file, ALL, "web")
     assert (changed.shell, changed.user, changed.network.mode, changed.backend) == ("/bin/sh", "ci", "none", "tmpfs")
     assert changed.limits == Limits(cpu_weight=7, memory_max="2G", tasks_max=100)
-    assert (changed.state_folder, changed.network.bridge) == ("/srv/ci", "nspr0")
+    assert changed.network.bridge == "nspr0"
 
 
 @pytest.mark.parametrize("nothing", [None, {}])
 def test_an_image_may_say_nothing(nothing: object) -> None:
-    assert with_run_values(Settings(), nothing, "web") == Settings()
+    assert for_machines(Settings(), nothing, "web") == for_machines(Settings())
 
 
 WRONG = [
@@ -62,22 +63,22 @@ WRONG = [
 
 @pytest.mark.parametrize(("key", "value"), WRONG)
 def test_what_is_wrong_is_named(key: str, value: object) -> None:
-    [problem] = run_problems({**ALL, key: value}, {})
+    [problem] = problems_of({**ALL, key: value}, {})
     assert problem.startswith(f"{key}: ")
     with pytest.raises(HostError) as caught:
-        with_run_values(Settings(), {**ALL, key: value}, "web")
+        for_machines(Settings(), {**ALL, key: value}, "web")
     assert "web" in caught.value.what
     assert caught.value.facts == problem
 
 
 def test_all_that_is_wrong_is_named() -> None:
-    assert len(run_problems(dict(WRONG), {})) == len(dict(WRONG))
-    assert run_problems(ALL, {}) == []
+    assert len(problems_of(dict(WRONG), {})) == len(dict(WRONG))
+    assert problems_of(ALL, {}) == []
 
 
 @pytest.mark.parametrize("value", ["none", [], 3, ["shell"], False])
 def test_no_table_is_wrong(value: object) -> None:
-    assert run_problems(value, {}) == ["must be a table"]
+    assert problems_of(value, {}) == ["must be a table"]
 
 
 @pytest.fixture
@@ -92,8 +93,8 @@ def state(tmp_path: Path) -> Settings:
 
 def test_what_is_said_is_the_generations(state: Settings) -> None:
     image = job_image.find("web", state)
-    assert job_image.settings_of(image, state) == state._replace(shell="/bin/sh")  # noqa: S604
-    assert job_image.settings_of(Image("plain", "", f"{state.state_folder}/plain"), state) == state
+    assert job_image.settings_of(image, state) == for_machines(state)._replace(shell="/bin/sh")  # noqa: S604
+    assert job_image.settings_of(Image("plain", "", f"{state.state_folder}/plain"), state) == for_machines(state)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from nspawn_runner.errors import JobError
 from nspawn_runner.gitlab.job import Job
 from nspawn_runner.jobs.permission import check_image, facts
-from nspawn_runner.settings.amounts import size_bytes
-from nspawn_runner.settings.load import Settings
 from nspawn_runner.settings.policy import (
     Allowance,
     Ceilings,
@@ -22,6 +20,8 @@ from nspawn_runner.settings.policy import (
     project_matches,
     unmet,
 )
+from nspawn_runner.settings.quantities import size_bytes
+from nspawn_runner.settings.schema import Settings
 
 FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 RELEASE = Rule("release", projects=("group/**",), protected=True, images=("release-*",))

@@ -8,8 +8,10 @@ from nspawn_runner.errors import HostError
 from nspawn_runner.machines import confinement as rights
 from nspawn_runner.machines.records import Record
 from nspawn_runner.settings import profiles
-from nspawn_runner.settings.load import Settings, parse, with_run_values
+from nspawn_runner.settings.load import parse
+from nspawn_runner.settings.machine_settings import for_machines
 from nspawn_runner.settings.profiles import BUILT_IN, Bind, Profile
+from nspawn_runner.settings.schema import Settings
 
 FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 UNIT = Path(rights.__file__).with_name("run-systemd-nspawn.mount")
@@ -134,19 +136,19 @@ def test_bad_binds_are_refused(text: str) -> None:
 def test_the_image_stands_over_the_profile_over_the_file() -> None:
     file = parse(b'profile = "trusted"\n[network]\nmode = "none"', FILE)
     assert (file.user_namespace, file.network.mode) == (True, "none")
-    meant = with_run_values(file, None, "web")
+    meant = for_machines(file)
     assert (meant.profile, meant.user_namespace, meant.network.mode) == ("trusted", False, "host")
-    meant = with_run_values(file, {"network": "private"}, "web")
+    meant = for_machines(file, {"network": "private"}, "web")
     assert (meant.profile, meant.user_namespace, meant.network.mode) == ("trusted", False, "private")
-    meant = with_run_values(file, {"profile": "nesting"}, "web")
+    meant = for_machines(file, {"profile": "nesting"}, "web")
     assert (meant.profile, meant.user_namespace, meant.network.mode) == ("nesting", True, "none")
 
 
 def test_an_image_may_have_an_own_profile() -> None:
     file = parse(b'[profiles.mine]\nnetwork = "none"', FILE)
-    assert with_run_values(file, {"profile": "mine"}, "web").network.mode == "none"
+    assert for_machines(file, {"profile": "mine"}, "web").network.mode == "none"
     with pytest.raises(HostError) as raised:
-        with_run_values(Settings(), {"profile": "mine"}, "web")
+        for_machines(Settings(), {"profile": "mine"}, "web")
     assert raised.value.facts == "profile: there is no profile mine (there are default, nesting, trusted)"
 
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from nspawn_runner.errors import HostError
 from nspawn_runner.settings import mistakes, policy
-from nspawn_runner.settings.amounts import Limits
-from nspawn_runner.settings.load import Network, Settings, load, parse
+from nspawn_runner.settings.load import load, parse
 from nspawn_runner.settings.profiles import Profile
+from nspawn_runner.settings.schema import Limits, Network, Settings
 
 FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 

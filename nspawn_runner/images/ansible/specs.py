@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from ...errors import HostError, printable
 from ...output import say
-from ...settings.load import run_problems
+from ...settings.machine_settings import problems_of
 from .. import spec, store
 from . import playbooks
 
 if TYPE_CHECKING:
-    from ...settings.load import Settings
+    from ...settings.schema import Settings
     from ..spec import Spec
 
 
@@ -32,7 +32,7 @@ def read(settings: Settings, names: Sequence[str] = ()) -> list[Spec]:
     specs: dict[str, Spec] = {}
     for name, playbook in found.items():
         try:
-            specs[name] = spec.read(playbook, problems[name], lambda run: run_problems(run, settings.profiles))
+            specs[name] = spec.read(playbook, problems[name], lambda run: problems_of(run, settings.profiles))
         except playbooks.NoPlaybookError as error:
             if name in names:
                 problems[name].append(error.what)

@@ -6,10 +6,15 @@ from importlib import import_module
 
 from ...errors import HostError
 from ...host import trees
-from ...light_typing import Protocol, cast
-from ...settings.amounts import INFINITY
-from ...settings.load import Settings
+from ...light_typing import NamedTuple, Protocol, cast
 from ..records import Record
+
+
+class NewLayer(NamedTuple):
+    """What a backend needs to know of a layer that it makes: the machine's /etc/hosts, and how large a tmpfs may be."""
+
+    hosts: bytes
+    tmpfs_size: str
 
 
 class Backend(Protocol):
@@ -21,7 +26,7 @@ class Backend(Protocol):
     def layer(self, state_folder: str, machine: str) -> str:
         """Return the path on disk that holds the changes of ``machine``."""
 
-    def attach(self, record: Record, settings: Settings) -> None:
+    def attach(self, record: Record, new: NewLayer) -> None:
         """Make the layer of a machine whose record is written; raises HostError."""
 
     def detach(self, layer: str) -> None:
@@ -65,22 +70,22 @@ def traces(state_folder: str, machine: str) -> list[str]:
     return [*layers, *map(overlay.disk_file, layers)]
 
 
-def choose(settings: Settings, root: str, *, in_place: bool = False) -> str:
-    """Return the backend for a machine on the tree ``root``: the one set, else btrfs where a snapshot can be made.
+def choose(wanted: str, root: str, *, limited_disk: bool, in_place: bool = False) -> str:
+    """Return the backend for a machine on the tree ``root``: the ``wanted`` one, with auto btrfs where that can be.
 
     A machine whose disk is limited is on overlay even so, and one that changes the tree itself has no layer.
     """
     if in_place:
         return "in_place"
-    if settings.backend in {"overlay", "tmpfs"}:
-        return settings.backend
-    if settings.limits.disk_max != INFINITY:
+    if wanted in {"overlay", "tmpfs"}:
+        return wanted
+    if limited_disk:
         # Quota groups of btrfs did not hold: after other machines' snapshots had been deleted, a job wrote far beyond
         # its limit (seen with Linux 6.18). Nor do they hold for subvolumes that a job makes.
         return "overlay"
     if trees.is_subvolume(root):
         return "btrfs"
-    if settings.backend == "btrfs":
+    if wanted == "btrfs":
         raise HostError(
             f"{root} is not a btrfs subvolume, so no snapshot can be made of it",
             advice='make the image with chroot-create on btrfs, or set backend = "auto"',

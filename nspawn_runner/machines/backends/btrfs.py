@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 
 from ...host import files, process, trees
+from ...light_typing import TYPE_CHECKING
 from ...nspawn import uid_ranges
 from ...settings import paths
-from ...settings.load import Settings
 from ..records import Record
 from . import own_files
+
+if TYPE_CHECKING:
+    from . import NewLayer
 
 OWNS_LAYER = CAN_KEEP = True
 
@@ -19,12 +22,12 @@ def layer(state_folder: str, machine: str) -> str:
     return f"{state_folder}/{paths.SNAPSHOTS}/{machine}"
 
 
-def attach(record: Record, settings: Settings) -> None:
+def attach(record: Record, new: NewLayer) -> None:
     """Make the snapshot."""
     detach(record.layer)
     files.make_private_folder(os.path.dirname(record.layer))
     process.run(["btrfs", "--quiet", "subvolume", "snapshot", record.root, record.layer])
-    own_files.write(record.layer, record, settings, uid=0)
+    own_files.write(record.layer, record, new.hosts, uid=0)
 
 
 def detach(layer: str) -> None:

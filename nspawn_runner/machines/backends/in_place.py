@@ -6,10 +6,12 @@ import os
 
 from ...errors import HostError
 from ...host import files
-from ...settings.load import Settings
-from .. import network
+from ...light_typing import TYPE_CHECKING
 from ..records import Record
 from . import btrfs
+
+if TYPE_CHECKING:
+    from . import NewLayer
 
 OWNS_LAYER = CAN_KEEP = False
 
@@ -20,10 +22,10 @@ def layer(state_folder: str, machine: str) -> str:
     raise HostError(f"the machine {machine} has no layer of its own")
 
 
-def attach(record: Record, settings: Settings) -> None:
+def attach(record: Record, new: NewLayer) -> None:
     """Make the machine's /etc/hosts, beside the tree: what the machine is called is not the tree's affair."""
     path = _hosts_file(record)
-    files.write_atomically(path, network.hosts(record, settings.network), mode=0o644)
+    files.write_atomically(path, new.hosts, mode=0o644)
     os.chown(path, record.uid_base, record.uid_base)
 
 

@@ -17,11 +17,14 @@ from contextlib import suppress
 
 from ...errors import HostError
 from ...host import files, process, trees
+from ...light_typing import TYPE_CHECKING
 from ...settings import paths
-from ...settings.amounts import INFINITY
-from ...settings.load import Settings
+from ...settings.quantities import UNLIMITED
 from ..records import Record
 from . import own_files
+
+if TYPE_CHECKING:
+    from . import NewLayer
 
 # Named, not imported: it loads ctypes, which a stage does without.
 _LAUNCHER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "launcher.py")
@@ -37,14 +40,14 @@ def layer(state_folder: str, machine: str) -> str:
     return f"{state_folder}/{paths.OVERLAYS}/{machine}"
 
 
-def attach(record: Record, settings: Settings) -> None:
+def attach(record: Record, new: NewLayer) -> None:
     """Make upper and work directory; the upper has the mode of the image's root and belongs to the machine's range."""
     _check_kernel(record)
     detach(record.layer)
     files.make_private_folder(record.layer)
-    if record.limits.disk_max != INFINITY:
+    if record.limits.disk_max != UNLIMITED:
         _mount_file(disk_file(record.layer), int(record.limits.disk_max), record.layer)
-    make_directories(record, settings)
+    make_directories(record, new.hosts)
 
 
 def disk_file(layer: str) -> str:
@@ -72,7 +75,7 @@ def _mount_file(path: str, size_bytes: int, folder: str) -> None:
     os.chmod(folder, 0o700)
 
 
-def make_directories(record: Record, settings: Settings) -> None:
+def make_directories(record: Record, hosts: bytes) -> None:
     """Make upper and work directory in the layer, with the machine's own files."""
     for name, mode in (("upper", os.stat(record.root).st_mode & 0o7777), ("work", 0o700)):
         path = f"{record.layer}/{name}"
@@ -80,7 +83,7 @@ def make_directories(record: Record, settings: Settings) -> None:
         os.chown(path, record.uid_base, record.uid_base)
         os.chmod(path, mode)
     _make_etc(record)
-    own_files.write(f"{record.layer}/upper", record, settings, uid=record.uid_base)
+    own_files.write(f"{record.layer}/upper", record, hosts, uid=record.uid_base)
 
 
 def _make_etc(record: Record) -> None:

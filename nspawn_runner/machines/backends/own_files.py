@@ -8,12 +8,10 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from ...settings.load import Settings
-from .. import network
 from ..records import Record
 
 
-def write(root: str, record: Record, settings: Settings, *, uid: int) -> None:
+def write(root: str, record: Record, hosts: bytes, *, uid: int) -> None:
     """Put /etc/hostname and /etc/hosts of the machine of ``record`` into its tree ``root``; they belong to ``uid``.
 
     Where the tree has no plain folder for them there are none: links in it are not followed.
@@ -22,7 +20,7 @@ def write(root: str, record: Record, settings: Settings, *, uid: int) -> None:
         folder = os.open(f"{root}/etc", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             _replace(folder, "hostname", f"{record.machine}\n".encode(), uid)
-            _replace(folder, "hosts", network.hosts(record, settings.network), uid)
+            _replace(folder, "hosts", hosts, uid)
         finally:
             os.close(folder)
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 import os
 
 from ...host import files, process
-from ...settings.amounts import INFINITY, memory_bytes, size_bytes
-from ...settings.load import Settings
+from ...light_typing import TYPE_CHECKING
+from ...settings.amounts import share_bytes
+from ...settings.quantities import UNLIMITED
 from ..records import Record
 from . import overlay
+
+if TYPE_CHECKING:
+    from . import NewLayer
 
 OWNS_LAYER = True
 CAN_KEEP = False  # in memory
@@ -24,13 +28,13 @@ detach = overlay.detach
 room_bytes = overlay.room_bytes
 
 
-def attach(record: Record, settings: Settings) -> None:
+def attach(record: Record, new: NewLayer) -> None:
     """Mount a tmpfs for upper and work directory."""
     detach(record.layer)
     files.make_private_folder(record.layer)
-    options = f"size={_size(record, settings)},mode=0700,nodev"
+    options = f"size={_size(record, new.tmpfs_size)},mode=0700,nodev"
     process.run(["mount", "--types=tmpfs", f"--options={options}", "nspawn-runner", record.layer])
-    overlay.make_directories(record, settings)
+    overlay.make_directories(record, new.hosts)
 
 
 def disk_bytes(layer: str, *, seconds: float) -> int | None:
@@ -41,10 +45,7 @@ def disk_bytes(layer: str, *, seconds: float) -> int | None:
     return (there.f_blocks - there.f_bfree) * there.f_frsize
 
 
-def _size(record: Record, settings: Settings) -> str:
+def _size(record: Record, size: str) -> str:
     """Return the size for mount(8): that of the settings, or the limit of the machine's disk where that is less."""
-    size, limit = settings.tmpfs_size, record.limits.disk_max
-    if limit == INFINITY:
-        return size
-    whole = memory_bytes() * int(size[:-1]) // 100 if size.endswith("%") else size_bytes(size) or 0
-    return str(min(whole, int(limit)))
+    limit = record.limits.disk_max
+    return size if limit == UNLIMITED else str(min(share_bytes(size), int(limit)))
