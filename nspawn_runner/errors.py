@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Error(Exception):
-    """Something failed in a way that the user is told about in one to three lines.
+    """Something failed; the user gets one to three lines about it.
 
     ``what`` is the sentence that names the failure, ``facts`` what is known about it, ``advice`` what to do next;
     ``evidence`` are lines of a machine that are shown before that.
@@ -38,7 +38,7 @@ class HostError(Error):
 
 
 class SettingsError(HostError):
-    """The settings file is wrong; all its mistakes are told at once."""
+    """The settings file is wrong; all its mistakes are reported at once."""
 
     longest_line = 4000
 

@@ -18,7 +18,7 @@ def say(*lines: str) -> None:
 
 
 def note(*lines: str) -> None:
-    """Write ``lines`` to stderr as they are: what a person who types a command is told beside its output."""
+    """Write ``lines`` to stderr as they are: what is for a person, beside a command's output."""
     print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 

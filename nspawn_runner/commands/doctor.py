@@ -11,14 +11,14 @@ from ..settings.machine_settings import for_machines
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from ..doctor import ReportLine
+    from ..doctor import Check, ReportLine
     from ..settings.schema import Settings
 
-HELP = "check what jobs need, and say how to mend what is wrong"
+HELP = "check what jobs need, and say how to fix what is wrong"
 DESCRIPTION = """Checks everything that jobs and images need of this host, mostly by trying it, and prints a line for
-each: ok, warning (jobs run, but not as they should) or failed (jobs do not run), with the command that mends it, for a
+each: ok, warning (jobs run, but not as they should) or failed (jobs do not run), with the command that fixes it, for a
 root shell as it stands, or with what to do where there is none.
 
 The exit status says the worst, as monitoring wants it: 0 ok, 1 warning, 2 failed. --json prints an array of objects:
@@ -26,13 +26,17 @@ check, level (ok, warning, failed), text, mend (a command, or empty), advice (wh
 empty).
 
     nspawn-runner doctor
+    nspawn-runner doctor --check firewall --check "name servers"
     nspawn-runner doctor --job    # and a tiny job through all stages, on every backend that is here"""
 
 _STATUS = {level: number for number, level in enumerate(doctor.LEVELS)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --json, --job, --image and --machines."""
+    """Add --check, --json, --job, --image and --machines."""
+    parser.add_argument(
+        "--check", action="append", default=[], metavar="NAME", help="only this check of the report; repeatable"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON array")
     parser.add_argument("--job", action="store_true", help="run a tiny job on every backend, too")
     parser.add_argument("--image", metavar="NAME", default="", help="image of that job (default: the settings')")
@@ -46,11 +50,12 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
     if args.machines < 0:
         raise UsageError("--machines takes a number from 1 on")
+    checks = _checks(args.check)
     own = for_machines(settings)  # with what the usual profile implies
     context = doctor.Context(settings, own, args.config, args.machines or runner_service.machines_at_once())
     worst = doctor.OK
     found = []
-    for result in _results(context, job=args.job, image=args.image):
+    for result in _results(checks, context, job=args.job, image=args.image):
         worst = max(worst, result.level, key=doctor.LEVELS.index)
         found.append(result)
         if not args.json:
@@ -60,8 +65,20 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     return _STATUS[worst]
 
 
-def _results(context: doctor.Context, *, job: bool, image: str) -> Iterator[ReportLine]:
-    yield from doctor.run_all(context)
+def _checks(names: Sequence[str]) -> Sequence[Check]:
+    """Return the checks that ``names`` mean, or all; raises UsageError."""
+    there = doctor.all_checks()
+    if lost := [name for name in names if name not in there]:
+        from ..settings.mistakes import meant
+
+        question = meant(lost, there) or f"there are: {', '.join(there)}"
+        raise UsageError(f"doctor has no check '{printable(lost[0], 60)}'; {question.strip()}")
+    return [check for name, check in there.items() if name in names or not names]
+
+
+def _results(checks: Sequence[Check], context: doctor.Context, *, job: bool, image: str) -> Iterator[ReportLine]:
+    for check in checks:
+        yield from doctor.run(check, context)
     if job:
         from ..doctor import trial_job
 
@@ -72,6 +89,6 @@ def lines(result: ReportLine) -> Iterable[str]:
     """Yield the lines of ``result`` for people: what was found, and unless it is ok how to fix it."""
     yield f"{result.level:8} {result.check}: {printable(result.text)}"
     if result.mend:
-        yield f"         mend: {printable(result.mend)}"
+        yield f"         fix: {printable(result.mend)}"
     if result.advice:
         yield f"         advice: {printable(result.advice)}"

@@ -58,16 +58,20 @@ class ReportLine(NamedTuple):
 Check = Callable[[Context], Iterator[Finding]]
 
 
-def run_all(context: Context) -> Iterator[ReportLine]:
-    """Yield what all checks find, as they find it."""
-    for subject in SUBJECTS:
-        for check in import_module(f".{subject}", __name__).CHECKS:
-            yield from run(check, context)
+def all_checks() -> dict[str, Check]:
+    """Return the checks by their names, as the report has them."""
+    modules = [import_module(f".{subject}", __name__) for subject in SUBJECTS]
+    return {name_of(check): check for module in modules for check in module.CHECKS}
+
+
+def name_of(check: Check) -> str:
+    """Return the name of ``check`` in the report."""
+    return check.__name__.replace("_", " ")
 
 
 def run(check: Check, context: Context) -> Iterator[ReportLine]:
     """Yield what ``check`` finds."""
-    name = check.__name__.replace("_", " ")
+    name = name_of(check)
     try:
         for finding in check(context):
             yield ReportLine(name, *finding)

@@ -103,7 +103,7 @@ def address_translation(context: Context) -> Iterator[Finding]:
     if lost := _lost(should_be, nftables.listing(firewall.TABLES)):
         yield warning(f"others changed our tables: {'; '.join(lost)}", "nspawn-runner gc")
     else:
-        yield ok("our tables are in force, whole")
+        yield ok("our tables are in force and complete")
 
 
 def _lost(should_be: Sequence[Any], there: Sequence[Any]) -> list[str]:

@@ -57,7 +57,7 @@ def firewall(context: Context) -> Iterator[Finding]:
     """A machine's packet gets through the host, to where the default route leads."""
     wanted = network.with_subnet(context.own.network._replace(mode=network.PRIVATE))
     if not is_wanted(context) or (not forwards() and not os.access(network.FORWARD, os.W_OK)):
-        return  # told already
+        return  # reported already
     if _is_closed(_NOWHERE, wanted):
         yield ok("the settings close what is outside")
         return

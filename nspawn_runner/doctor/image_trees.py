@@ -20,7 +20,7 @@ _INIT = ("usr/lib/systemd/systemd", "lib/systemd/systemd")
 
 
 def images(context: Context) -> Iterator[Finding]:
-    """There are images, each of them whole, with systemd and the shell of scripts, and brought up to date lately."""
+    """There are images, all complete, up to date, with systemd and the shell of scripts."""
     state_folder = context.settings.state_folder
     names = store.known_names(state_folder)
     if not names:

@@ -25,7 +25,7 @@ def inotify(context: Context) -> Iterator[Finding]:
         yield ok(f"{text}; the first machine lifts the limit")
     else:
         mend = f"mount --options=remount,rw /proc/sys; {_sysctl('fs.inotify.max_user_instances', 4 * need)}"
-        yield failed(f"{text}: those too many hang in their start", mend)
+        yield failed(f"{text}: machines beyond that hang in their start", mend)
 
 
 def terminals(context: Context) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ def settings_file(context: Context) -> Iterator[Finding]:
     except HostError as error:
         text = "; ".join(text for text in (error.what, error.facts) if text)
         if "chown" in error.advice:
-            yield failed(text, error.advice.removeprefix("mend it: "))
+            yield failed(text, error.advice.removeprefix("fix it: "))
         else:
             yield failed(text, advice=f"correct {file}")
         return

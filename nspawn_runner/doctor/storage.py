@@ -62,7 +62,7 @@ def backend(context: Context) -> Iterator[Finding]:
     """What a machine's root is made of works here: it is made once, with an empty tree."""
     settings = context.settings
     if not os.path.isdir(settings.state_folder) or os.statvfs(settings.state_folder).f_flag & os.ST_RDONLY:
-        return  # told already
+        return  # reported already
     on_btrfs = files.file_system(settings.state_folder) == "btrfs"
     if settings.backend == "btrfs" and not on_btrfs:
         yield failed(

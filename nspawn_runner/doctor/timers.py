@@ -63,12 +63,12 @@ def leftovers(context: Context) -> Iterator[Finding]:
     for folder in map(os.path.dirname, backends.places(state_folder, "any").values()):
         there = os.listdir(folder) if os.path.isdir(folder) else []
         for machine in sorted(there):
-            # A record comes before its layer, so none that was made since we looked is told.
+            # A record comes before its layer, so none is reported that was made since we looked.
             if machine.removeprefix("run-").isdigit() and machine not in machines and not records.read(machine):
                 found = True
-                yield warning(f"{folder} has what {machine} wrote, which is no more", orphans.REMOVAL)
+                yield warning(f"stale layer of the removed machine {machine}: {folder}", orphans.REMOVAL)
     if not found:
-        yield ok("nothing is left of machines that are no more")
+        yield ok("nothing is left of removed machines")
 
 
 CHECKS = (timers, leftovers)

@@ -25,7 +25,7 @@ def shell(machine: str, profile: Profile, command: Sequence[str]) -> int:
             raise HostError(f"the machine {machine} is kept no longer", advice="see: nspawn-runner list")
         if not backends.named(record.backend).is_complete(record):
             raise HostError(
-                f"the image {record.image} was changed since, so the root of {machine} is whole no more",
+                f"the image {record.image} was changed since, so the kept root of {machine} is incomplete",
                 facts=f"what the job wrote is in {record.layer}/upper",
                 advice=f"look there, or remove it: nspawn-runner cleanup --id {record.job}",
             )

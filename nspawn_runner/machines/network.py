@@ -51,7 +51,7 @@ def gateway(network: Network) -> str:
 
 
 def address(network: Network, slot: int) -> str:
-    """Return the address of the machine in ``slot``; reckoned by hand, since loading ipaddress takes a millisecond."""
+    """Return the address of the machine in ``slot``; computed by hand, since loading ipaddress takes a millisecond."""
     first, second, third, _ = network.subnet.partition("/")[0].split(".")
     return f"{first}.{second}.{int(third) + slot // 256}.{slot % 256}"
 

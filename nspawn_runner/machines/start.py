@@ -207,7 +207,7 @@ def _is_up(record: Record) -> bool:
 
 
 def _join_network(record: Record, client: process.Popen) -> None:
-    """Give the machine its address while it boots; when the start has failed meanwhile, that is told instead."""
+    """Give the machine its address while it boots; if the start fails meanwhile, that error is raised instead."""
     while client.poll() is None or client.returncode == 0:
         try:
             network.join(record, seconds=0.5 if client.poll() is None else 0)

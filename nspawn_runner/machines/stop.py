@@ -32,9 +32,9 @@ def remove(record: Record) -> None:
     problems = _all_gone(record.machine, {record.backend: record.layer})
     if problems:
         raise HostError(
-            f"the machine {record.machine} could not be removed whole",
+            f"the machine {record.machine} could not be removed completely",
             facts="; ".join(problems),
-            advice=f"mend that, then: nspawn-runner cleanup --id {record.job}",
+            advice=f"fix that, then: nspawn-runner cleanup --id {record.job}",
         )
     records.remove(record.machine)
 
@@ -70,7 +70,7 @@ def _keep(record: Record) -> None:
         raise HostError(
             f"the machine {record.machine} could not be stopped",
             facts="; ".join(problems),
-            advice=f"mend that, then: nspawn-runner cleanup --id {record.job}",
+            advice=f"fix that, then: nspawn-runner cleanup --id {record.job}",
         )
     try:
         records.write(record._replace(state="kept", kept_until=time.time() + record.keep_failed_seconds))
@@ -146,7 +146,7 @@ def _forget_neighbour(machine: str) -> None:
 
 
 def _wait_until_forgotten(machine: str) -> None:
-    """Wait until machined knows the machine no more, or the next of its name is refused as already there."""
+    """Wait until machined has forgotten the machine, or the next of its name is refused as existing."""
     deadline = time.monotonic() + _FORGET_SECONDS
     while os.path.lexists(f"/run/systemd/machines/{machine}"):
         if time.monotonic() > deadline:

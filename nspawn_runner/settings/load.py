@@ -37,7 +37,7 @@ def load(path: str | None = None, read_toml: Callable[[str], dict[str, Any]] | N
         raise HostError(
             f"the settings {file} can be written by others than root",
             facts="" if changeable == [file] else f"so can their folder {changeable[0]}, where they can be replaced",
-            advice=f"mend it: chown root {changeable[0]}; chmod go-w {changeable[0]}",
+            advice=f"fix it: chown root {changeable[0]}; chmod go-w {changeable[0]}",
         )
     return parse(content, file, read_toml)
 
@@ -68,7 +68,7 @@ def parse(content: bytes, file: str, read_toml: Callable[[str], dict[str, Any]] 
         raise SettingsError(
             f"the settings {file} are wrong in {len(problems)} place{'s' * (len(problems) > 1)}",
             facts=mistakes.told(text, problems),
-            advice="mend the file; nothing was done",
+            advice="fix the file; nothing was done",
         )
     return settings
 
@@ -109,7 +109,7 @@ def _all_keys() -> list[str]:
 
 
 def _conflicts(settings: Settings, wrong: set[str]) -> Iterator[tuple[str, str]]:
-    """Yield the keys that do not go with others, and why; ``wrong`` are keys whose own value is wrong already."""
+    """Yield the keys that contradict others, and why; ``wrong`` are keys whose own value is wrong already."""
     builds, cache = settings.builds_dir.rstrip("/"), settings.cache_dir.rstrip("/")
     if f"{builds}/".startswith(f"{cache}/") and not wrong & {"builds_dir", "cache_dir"}:
         yield "builds_dir", "must not be in cache_dir: jobs share that"

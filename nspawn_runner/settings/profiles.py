@@ -1,7 +1,6 @@
 """Profiles: what machines may do beyond, or below, the default; three are built in, admins may define others.
 
-A profile is chosen by the settings or by an image's playbook, never by a job. What each of those built in gives up is
-told in docs/profiles.md.
+The settings or an image's playbook choose a profile, never a job. docs/profiles.md says what each gives up.
 """
 
 from __future__ import annotations

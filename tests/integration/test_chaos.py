@@ -67,7 +67,7 @@ def test_a_cancelled_prepare_that_cannot_undo_itself_says_so(place: Nothing) -> 
             stub.unlink()
             done = Done(process.returncode, out, err)
             assert done.status == SYSTEM_FAILURE
-            assert f"the machine {job.machine} could not be removed whole" in done.message
+            assert f"the machine {job.machine} could not be removed completely" in done.message
     finally:
         stub.unlink(missing_ok=True)
     place.check()

@@ -62,9 +62,10 @@ class Report:
         return found
 
 
-def doctor(host: DisposableHost, *arguments: str, settings: str | None = None) -> Report:
+def doctor(host: DisposableHost, *arguments: str, settings: str | None = None, check: str = "") -> Report:
     options = [] if settings is None else ["--config", write(host, settings)]
-    return Report(host.run([TOOL, *options, "doctor", "--json", *arguments], check=False))
+    only = ["--check", check] if check else []
+    return Report(host.run([TOOL, *options, "doctor", "--json", *only, *arguments], check=False))
 
 
 def shell(host: DisposableHost, script: str) -> str:
@@ -162,16 +163,16 @@ def test_blocked_forwarding_and_its_mending(overlay_host: DisposableHost) -> Non
         assert found.level == "failed"
         assert "the chain f of the table inet fw" in found.text
         shell(overlay_host, found.mend)
-        assert not doctor(overlay_host).bad("firewall")
+        assert not doctor(overlay_host, check="firewall").bad("firewall")
 
 
 def test_answers_that_are_dropped(overlay_host: DisposableHost) -> None:
     script = f"{NFT_DROP}; nft add rule inet fw f iifname nspr0 accept"
     with broken(overlay_host, script, "nft delete table inet fw"):
-        found = doctor(overlay_host).one("firewall")
+        found = doctor(overlay_host, check="firewall").one("firewall")
         assert (found.level, "drops the answers" in found.text) == ("warning", True)
         shell(overlay_host, found.mend)
-        assert not doctor(overlay_host).bad("firewall")
+        assert not doctor(overlay_host, check="firewall").bad("firewall")
 
 
 FORWARD = "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }"
@@ -192,7 +193,7 @@ FIREWALLS = [
 @pytest.mark.parametrize(("script", "table", "who", "mend"), FIREWALLS, ids=["docker", "ufw", "iptables", "firewalld"])
 def test_known_firewalls(overlay_host: DisposableHost, script: str, table: str, who: str, mend: str) -> None:
     with broken(overlay_host, script, f"nft delete table {table}"):
-        found = doctor(overlay_host).one("firewall")
+        found = doctor(overlay_host, check="firewall").one("firewall")
     assert who in found.text
     assert mend in found.mend
 
@@ -200,17 +201,17 @@ def test_known_firewalls(overlay_host: DisposableHost, script: str, table: str, 
 def test_a_firewall_that_lets_machines_through_is_fine(overlay_host: DisposableHost) -> None:
     accept = "nft add rule inet fw f ct state established accept; nft add rule inet fw f iifname nspr0 accept"
     with broken(overlay_host, f"{NFT_DROP}; {accept}", "nft delete table inet fw"):
-        assert not doctor(overlay_host).bad("firewall")
+        assert not doctor(overlay_host, check="firewall").bad("firewall")
 
 
 def test_locked_forwarding_and_its_mending(overlay_host: DisposableHost) -> None:
     lock = "sysctl -qw net.ipv4.ip_forward=0; mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys"
     undo = "umount /proc/sys; sysctl --quiet --write net.ipv4.ip_forward=1"
     with broken(overlay_host, lock, undo):
-        found = doctor(overlay_host).one("forwarding")
+        found = doctor(overlay_host, check="forwarding").one("forwarding")
         assert found.level == "failed"
         shell(overlay_host, found.mend)
-        assert not doctor(overlay_host).bad("forwarding")
+        assert not doctor(overlay_host, check="forwarding").bad("forwarding")
 
 
 def test_no_network_where_none_is_wanted(overlay_host: DisposableHost) -> None:
@@ -221,7 +222,8 @@ def test_no_network_where_none_is_wanted(overlay_host: DisposableHost) -> None:
 
 def test_what_the_settings_close_is_no_fault(overlay_host: DisposableHost) -> None:
     for closed in ("private", "0.0.0.0/0"):
-        assert not doctor(overlay_host, settings=f'network = {{closed = ["{closed}"]}}').bad("firewall")
+        settings = f'network = {{closed = ["{closed}"]}}'
+        assert not doctor(overlay_host, settings=settings, check="firewall").bad("firewall")
     with Job(overlay_host) as job:
         job.prepare()  # with the usual rules again
 
@@ -230,17 +232,17 @@ def test_rules_that_were_removed(overlay_host: DisposableHost) -> None:
     with Job(overlay_host) as job:
         job.prepare()
     with broken(overlay_host, "nft delete table inet nspawn_runner", ":"):
-        found = doctor(overlay_host).one("address translation")
+        found = doctor(overlay_host, check="address translation").one("address translation")
         assert found.level == "warning"
         assert found.mend == "nspawn-runner gc"
-        assert not doctor(overlay_host).bad("address translation")
+        assert not doctor(overlay_host, check="address translation").bad("address translation")
 
 
 @pytest.mark.parametrize(("options", "said"), [("size=50M", "GiB free"), ("size=8G,nr_inodes=2000", "inodes are free")])
 def test_full_disk(overlay_host: DisposableHost, options: str, said: str) -> None:
     mount = f"mkdir /root/small; mount -t tmpfs -o {options},mode=755 tmpfs /root/small"
     with broken(overlay_host, mount, "umount /root/small; rmdir /root/small"):
-        found = doctor(overlay_host, settings='state_folder = "/root/small"').one("room")
+        found = doctor(overlay_host, settings='state_folder = "/root/small"', check="room").one("room")
     assert found.level == "failed"
     assert said in found.text
     assert "chroot-remove" in found.advice
@@ -256,12 +258,12 @@ def test_completely_full_disk(overlay_host: DisposableHost) -> None:
 def test_state_folder_that_cannot_be_used(overlay_host: DisposableHost) -> None:
     mount = "mkdir -m 777 /root/s; mount -t tmpfs -o ro,noexec,mode=777 tmpfs /root/s"
     with broken(overlay_host, mount, "umount /root/s; rmdir /root/s"):
-        found = doctor(overlay_host, settings='state_folder = "/root/s"').bad("state folder")
+        found = doctor(overlay_host, settings='state_folder = "/root/s"', check="state folder").bad("state folder")
         assert [each.level for each in found] == ["failed", "failed"]
         assert found[0].mend == "chown root /root/s; chmod 0700 /root/s"
         shell(overlay_host, found[1].mend)
         shell(overlay_host, found[0].mend)
-        assert not doctor(overlay_host, settings='state_folder = "/root/s"').bad("state folder")
+        assert not doctor(overlay_host, settings='state_folder = "/root/s"', check="state folder").bad("state folder")
 
 
 @pytest.mark.parametrize(
@@ -310,7 +312,7 @@ IMAGES = [
 def test_broken_image(overlay_host: DisposableHost, script: str, level: str, text: str, mend: str) -> None:
     undo = f"rm -rf {STATE_FOLDER}/bad {STATE_FOLDER}/.generations/bad"
     with broken(overlay_host, f"cd {STATE_FOLDER}; {script}", undo):
-        found = [each for each in doctor(overlay_host).bad("images") if "bad" in each.text]
+        found = [each for each in doctor(overlay_host, check="images").bad("images") if "bad" in each.text]
     assert [each.level for each in found] == [level]
     assert text in found[0].text
     assert mend in found[0].mend
@@ -320,16 +322,16 @@ def test_broken_image(overlay_host: DisposableHost, script: str, level: str, tex
 def test_half_made_tree_and_its_mending(btrfs_host: DisposableHost, image: str) -> None:
     folder = f"{STATE_FOLDER}/.generations/{image}"
     with broken(btrfs_host, f"mkdir -p {folder}/.20260101T000000Z.new/usr", f"rm -rf {folder}"):
-        mend = next(each.mend for each in doctor(btrfs_host).bad("images") if "half-made" in each.text)
+        mend = next(each.mend for each in doctor(btrfs_host, check="images").bad("images") if "half-made" in each.text)
         shell(btrfs_host, mend.replace("nspawn-runner", str(TOOL), 1))
-        assert not [each for each in doctor(btrfs_host).bad("images") if "half-made" in each.text]
+        assert not [each for each in doctor(btrfs_host, check="images").bad("images") if "half-made" in each.text]
 
 
 def test_playbook_that_is_not_understood(overlay_host: DisposableHost) -> None:
     file = "/etc/nspawn-runner/web.yaml"
     wrong = "- hosts: all\n  vars: {nspawn_runner_chroot_siute: trixie}\n  tasks: []"
     with broken(overlay_host, f"mkdir -p /etc/nspawn-runner; echo '{wrong}' > {file}; chmod 644 {file}", f"rm {file}"):
-        found = doctor(overlay_host).one("image playbooks")
+        found = doctor(overlay_host, check="image playbooks").one("image playbooks")
     assert found.level == "failed"
     assert f"{file}:2: nspawn_runner_chroot_siute" in found.text
     assert found.mend == "nspawn-runner chroot-maintenance --dry-run"
@@ -358,12 +360,21 @@ def test_broken_settings(overlay_host: DisposableHost) -> None:
 def test_settings_that_others_may_write(overlay_host: DisposableHost) -> None:
     file = "/etc/nspawn-runner/nspawn-runner.toml"
     with broken(overlay_host, f"mkdir -p /etc/nspawn-runner; touch {file}; chmod 666 {file}", f"rm {file}"):
-        shell(overlay_host, doctor(overlay_host).one("settings file").mend)
-        assert not doctor(overlay_host).bad("settings file")
+        shell(overlay_host, doctor(overlay_host, check="settings file").one("settings file").mend)
+        assert not doctor(overlay_host, check="settings file").bad("settings file")
+
+
+def test_a_check_can_be_asked_for_alone(overlay_host: DisposableHost) -> None:
+    report = doctor(overlay_host, "--check", "clock", "--check", "name servers")
+    assert {name for name, _ in report.findings} == {"clock", "name servers"}
+    done = overlay_host.run([TOOL, "doctor", "--check", "firewal"], check=False)
+    assert done.returncode == 2
+    assert b"did you mean firewall?" in done.stderr
 
 
 def test_backend_that_the_file_system_cannot_do(overlay_host: DisposableHost) -> None:
-    assert 'backend = "auto"' in doctor(overlay_host, settings='backend = "btrfs"').one("backend").advice
+    found = doctor(overlay_host, settings='backend = "btrfs"', check="backend").one("backend")
+    assert 'backend = "auto"' in found.advice
 
 
 @pytest.mark.parametrize("host_name", ["overlay_host", "btrfs_host"])
@@ -374,7 +385,7 @@ def test_kernel_without_idmapped_mounts(request: pytest.FixtureRequest, host_nam
     found = Report(host.run([*old_kernel, TOOL, "doctor", "--json"], check=False)).one("backend")
     assert "mount_setattr(idmap): Invalid argument" in found.text
     assert "user_namespace = false" in found.advice
-    assert not doctor(host, settings="user_namespace = false").bad("backend")
+    assert not doctor(host, settings="user_namespace = false", check="backend").bad("backend")
 
 
 def test_too_many_machines_for_the_kernel(overlay_host: DisposableHost) -> None:
@@ -389,7 +400,7 @@ def test_name_servers_that_machines_cannot_reach(overlay_host: DisposableHost) -
         "cp /etc/resolv.conf /root/kept; echo nameserver 127.0.0.1 > /etc/resolv.conf",
         "cat /root/kept > /etc/resolv.conf",
     ):
-        assert "[network] dns" in doctor(overlay_host).one("name servers").advice
+        assert "[network] dns" in doctor(overlay_host, check="name servers").one("name servers").advice
 
 
 def test_no_systemd(overlay_host: DisposableHost) -> None:
@@ -407,17 +418,17 @@ def test_clock_that_is_behind(overlay_host: DisposableHost) -> None:
     folder = f"{STATE_FOLDER}/.generations/ahead"
     stamp = f"{folder}/20990101T000000Z.json"
     with broken(overlay_host, f"mkdir -p {folder}; touch -d 2099-01-01 {stamp}", f"rm -r {folder}"):
-        assert doctor(overlay_host).one("clock").mend == "timedatectl set-ntp true"
+        assert doctor(overlay_host, check="clock").one("clock").mend == "timedatectl set-ntp true"
 
 
 def test_leftovers(overlay_host: DisposableHost) -> None:
     run = "/run/nspawn-runner"
     leave = f"mkdir -p {run} {STATE_FOLDER}/.overlays/run-77/upper; echo x > {run}/run-78.json"
     with broken(overlay_host, leave, ":"):
-        found = doctor(overlay_host).bad("leftovers")
+        found = doctor(overlay_host, check="leftovers").bad("leftovers")
         assert [each.mend for each in found] == ["nspawn-runner gc"] * 2
         shell(overlay_host, f"{TOOL} gc")
-        assert not doctor(overlay_host).bad("leftovers")
+        assert not doctor(overlay_host, check="leftovers").bad("leftovers")
 
 
 def test_beside_a_running_job(overlay_host: DisposableHost) -> None:
@@ -430,9 +441,10 @@ def test_beside_a_running_job(overlay_host: DisposableHost) -> None:
 
 
 def test_no_gitlab_runner(overlay_host: DisposableHost) -> None:
-    assert doctor(overlay_host).one("gitlab runner").level == "warning"
-    assert not doctor(overlay_host, settings='gitlab_runner = ""').bad("gitlab runner")
-    assert doctor(overlay_host, settings='gitlab_runner = "/nowhere"').one("gitlab runner").level == "failed"
+    assert doctor(overlay_host, check="gitlab runner").one("gitlab runner").level == "warning"
+    assert not doctor(overlay_host, settings='gitlab_runner = ""', check="gitlab runner").bad("gitlab runner")
+    found = doctor(overlay_host, settings='gitlab_runner = "/nowhere"', check="gitlab runner").one("gitlab runner")
+    assert found.level == "failed"
 
 
 @pytest.mark.parametrize(("version", "level"), [("13.12.0", "failed"), ("16.0.0", "warning"), ("18.1.0", "ok")])
@@ -443,10 +455,10 @@ def test_versions_of_gitlab_runner(runner: DisposableHost, version: str, level: 
 
 def test_service_of_gitlab_runner(runner: DisposableHost) -> None:
     install_service(runner, "nobody")
-    assert "User=root" in doctor(runner).one("service").mend
+    assert "User=root" in doctor(runner, check="service").one("service").mend
     install_service(runner, "root")
     runner.run(["systemctl", "stop", "gitlab-runner"])
-    assert doctor(runner).one("service").mend == "systemctl enable --now gitlab-runner"
+    assert doctor(runner, check="service").one("service").mend == "systemctl enable --now gitlab-runner"
 
 
 CONFIGURATIONS = [
@@ -472,14 +484,14 @@ def test_configuration_of_gitlab_runner(runner: DisposableHost, change: tuple[st
 
 def test_configuration_that_is_of_no_use(runner: DisposableHost) -> None:
     configure(runner, ('executor = "custom"', 'executor = "shell"'))
-    assert "calls nspawn-runner" in doctor(runner).one("runner configuration").text
+    assert "calls nspawn-runner" in doctor(runner, check="runner configuration").one("runner configuration").text
     runner.path(CONFIG).write_text("token = 'glrt-t0k3n\n[")
-    found = doctor(runner).one("runner configuration")
+    found = doctor(runner, check="runner configuration").one("runner configuration")
     assert "is not valid TOML" in found.text
     assert "t0k3n" not in found.text
     configure(runner)
     runner.run(["chmod", "644", CONFIG])
-    assert doctor(runner).one("runner configuration").mend == f"chmod 600 {CONFIG}"
+    assert doctor(runner, check="runner configuration").one("runner configuration").mend == f"chmod 600 {CONFIG}"
 
 
 def test_job_that_fails_is_told(overlay_host: DisposableHost) -> None:
@@ -582,7 +594,7 @@ def test_real_firewalls(overlay_host: DisposableHost, kind: str) -> None:
         assert (job.script(out).status, job.script(to_host).status) == (0, 91)
         with broken(overlay_host, begin, end):
             assert job.script(out).status != 0
-            found = doctor(overlay_host).one("firewall")
+            found = doctor(overlay_host, check="firewall").one("firewall")
             assert f"{kind} drops" in found.text
             shell(overlay_host, found.mend)
             for step in (":", again):

@@ -64,6 +64,11 @@ def test_defaults_are_good() -> None:
     assert [key for key, value in Limits()._asdict().items() if problem(key, value)] == []
 
 
+def test_each_limit_becomes_an_amount() -> None:
+    assert ("concurrent", *Amounts._fields) == Limits._fields
+    assert {*NUMBERS, "allowed_cpus"} == {*Amounts._fields}
+
+
 def test_auto_and_shares_become_numbers(tmp_path: Path) -> None:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     disk = os.statvfs(tmp_path).f_blocks * os.statvfs(tmp_path).f_frsize

@@ -78,7 +78,7 @@ def test_all_mistakes_are_told_with_their_lines() -> None:
     first, facts, last = lines_of(MISTAKES)
     assert first == f"the settings {FILE} are wrong in 13 places"
     assert facts.split("; ") == TOLD.splitlines()
-    assert last == "mend the file; nothing was done"
+    assert last == "fix the file; nothing was done"
 
 
 def test_nothing_else_is_wrong_there() -> None:
@@ -221,7 +221,7 @@ def test_settings_that_others_may_change_are_refused(file: Path, place: str, mod
     with pytest.raises(HostError, match="can be written by others than root") as raised:
         load(str(link))
     advice = raised.value.advice
-    assert advice == f"mend it: chown root {link if place == 'file' else open_one}; chmod go-w " + advice.split()[-1]
+    assert advice == f"fix it: chown root {link if place == 'file' else open_one}; chmod go-w " + advice.split()[-1]
     open_one.chmod(0o755)
     os.chown(open_one, 1000, -1)
     with pytest.raises(HostError, match="can be written by others than root"):
