@@ -1,4 +1,4 @@
-"""Aliases of images: a link beside the image that leads to its name."""
+"""Image aliases: each is a link beside the image that points to its name."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .spec import Spec
 
 
 def check(state_folder: str, spec: Spec) -> None:
-    """Raise HostError where an alias that ``spec`` wants is something else than an alias already."""
+    """Raise HostError when something that is not an alias already has the name of one of the aliases of ``spec``."""
     for alias in spec.aliases:
         if os.path.lexists(os.path.join(state_folder, alias)) and not store.alias_of(state_folder, alias):
             raise HostError(
-                f"{alias} cannot be an alias of {spec.image}: there is something else of that name",
-                advice=f"take it out of {spec.playbook}, or remove what is there: nspawn-runner chroot-remove {alias}",
+                f"{alias} cannot be an alias of {spec.image}: something else has that name",
+                advice=f"take it out of {spec.playbook}, or remove the other: nspawn-runner chroot-remove {alias}",
             )
 
 
 def publish(state_folder: str, spec: Spec) -> None:
-    """Make the aliases that ``spec`` wants, and remove those that an earlier one of the image made."""
+    """Create the aliases that ``spec`` lists and remove the image's earlier ones that it no longer lists."""
     for alias in spec.aliases:
         if store.alias_of(state_folder, alias) != spec.image:
             link = os.path.join(store.generations_folder(state_folder, spec.image), ".link")
@@ -33,12 +33,12 @@ def publish(state_folder: str, spec: Spec) -> None:
 
 
 def remove(state_folder: str, alias: str, image: str) -> None:
-    """Remove ``alias`` where it is one of ``image``."""
+    """Remove ``alias`` if it is one of ``image``."""
     if store.alias_of(state_folder, alias) == image:
         files.remove_file(os.path.join(state_folder, alias))
 
 
 def _made(state_folder: str, image: str) -> list[str]:
-    """Return the aliases that generations of ``image`` were given."""
+    """Return the aliases recorded for the generations of ``image``."""
     there = store.generations(state_folder, image)
     return [str(alias) for each in there for alias in store.facts(each).get("aliases", ())]

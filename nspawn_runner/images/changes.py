@@ -1,4 +1,4 @@
-"""Change an image: a copy is changed out of sight and replaces the image on success."""
+"""Change an image: change a hidden copy, which replaces the image on success."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .generations import Draft
 
 @contextmanager
 def copy_to_change(state_folder: str, name: str) -> Iterator[tuple[store.Image, Draft]]:
-    """Yield the image ``name`` and a copy of its current generation; what is not published of it is removed.
+    """Yield the image ``name`` and a copy of its current generation; remove the copy on exit unless published.
 
-    Other changes of the image are kept out meanwhile; running machines and new ones use the current generation.
+    Locks out other changes of the image; machines, running or new, keep using the current generation.
     """
     find_ours(state_folder, name)
     with generations.changing(state_folder, name):
@@ -30,9 +30,9 @@ def copy_to_change(state_folder: str, name: str) -> Iterator[tuple[store.Image, 
 def publish_change(
     state_folder: str, image: store.Image, draft: Draft, used_roots: Callable[[], list[str]], **known: Any
 ) -> store.Image:
-    """Make the changed copy ``draft`` the generation that jobs get from now on; old ones that nobody uses go.
+    """Publish the changed copy ``draft`` as the current generation; remove old ones that nobody uses.
 
-    ``known`` is what is to be written down of the change, over what was known of ``image``.
+    ``known`` are facts about the change, which override those of ``image``.
     """
     made = generations.complete(state_folder, draft, {**store.facts(image), "base": image.generation, **known})
     generations.publish(state_folder, made)
@@ -41,7 +41,7 @@ def publish_change(
 
 
 def find_ours(state_folder: str, name: str) -> store.Image:
-    """Return the image ``name``; raises HostError where there is none, or it is an alias or a link made by hand."""
+    """Return the image ``name``; raises HostError when there is none, or it is an alias or a link made by hand."""
     meant = store.alias_of(state_folder, name)
     if meant:
         raise HostError(f"{name} is an alias of the image {meant}", advice=f"change {meant} itself")
@@ -52,13 +52,13 @@ def find_ours(state_folder: str, name: str) -> store.Image:
     if os.path.islink(path) and not image.generation:
         raise HostError(
             f"the image {name} is a link to {os.readlink(path)}, made by hand",
-            advice="change what it leads to, or remove the link and make an image of that name",
+            advice="change its target, or remove the link and create an image of that name",
         )
     return image
 
 
 def find_generation(state_folder: str, name: str, stamp: str = "") -> store.Image:
-    """Return the generation ``stamp`` of the image ``name``, or its current one; raises HostError where it is not."""
+    """Return the generation ``stamp`` of the image ``name``, or its current one; raises HostError if there is none."""
     image = store.find(state_folder, name)
     if image is None:
         raise _no_image(state_folder, name)
@@ -73,9 +73,9 @@ def find_generation(state_folder: str, name: str, stamp: str = "") -> store.Imag
 
 @contextmanager
 def reading(state_folder: str, name: str, stamp: str = "") -> Iterator[store.Image]:
-    """Yield what ``find_generation`` finds; it stays as it is until the end, while the image gets new generations.
+    """Yield what ``find_generation`` finds and keep it unchanged until exit; the image may get new generations.
 
-    Only a plain folder does not: others are kept from changing it, unless its disk is read-only.
+    Not so a plain folder: it is locked against changes, unless its disk is read-only.
     """
     while True:
         image = find_generation(state_folder, name, stamp)
@@ -91,7 +91,7 @@ def reading(state_folder: str, name: str, stamp: str = "") -> Iterator[store.Ima
 
 
 def no_generation(name: str, stamp: str, there: Sequence[store.Image]) -> HostError:
-    """Return the error for a generation that is not among those ``there``; no stamp: for one before the current."""
+    """Return the error for a generation that is not in ``there``; without a stamp, for one before the current."""
     return HostError(
         f"the image {name} has no generation {stamp}" if stamp else f"the image {name} has no generation before this",
         facts=f"generations: {', '.join(each.generation for each in there) or 'none, it was made by hand'}",
@@ -100,12 +100,12 @@ def no_generation(name: str, stamp: str, there: Sequence[store.Image]) -> HostEr
 
 
 def refuse_existing(state_folder: str, name: str, *, advice: str = "") -> None:
-    """Raise HostError where there is anything called ``name`` already; ``advice`` is another way than a new start."""
+    """Raise HostError when something already has the name ``name``; ``advice`` is an alternative to starting over."""
     if os.path.lexists(os.path.join(state_folder, name)):
         raise HostError(
             f"there is already an image {name}",
             advice=f"{advice or f'change it with nspawn-runner chroot-login {name}'}, "
-            f"or make it anew after nspawn-runner chroot-remove {name}",
+            f"or create it again after nspawn-runner chroot-remove {name}",
         )
 
 

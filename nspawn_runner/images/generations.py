@@ -1,4 +1,4 @@
-"""How an image changes: a draft is made out of sight, completed and published in one step."""
+"""How an image changes: a hidden draft is made, completed, and published in one step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NEW = ".new"
 
 
 class Draft(NamedTuple):
-    """A generation being made: ``root`` is where its tree is made, hidden, until it is complete."""
+    """A generation in the making: ``root`` is the hidden path of its tree until it is complete."""
 
     name: str
     stamp: str
@@ -29,7 +29,7 @@ class Draft(NamedTuple):
 
 @contextmanager
 def changing(state_folder: str, name: str, *, wait_seconds: float = 1.0) -> Iterator[None]:
-    """Keep every other change of the image ``name`` out; raises locks.Busy when one goes on after ``wait_seconds``."""
+    """Lock out other changes of the image ``name``; raises locks.Busy if one is running after ``wait_seconds``."""
     folder = store.generations_folder(state_folder, name)
     paths.keep_others_out(state_folder)
     files.make_private_folder(os.path.dirname(folder))
@@ -38,14 +38,14 @@ def changing(state_folder: str, name: str, *, wait_seconds: float = 1.0) -> Iter
         try:
             yield
         finally:
-            files.remove_folder(folder)  # only where it is empty: the image is gone, or was not made
+            files.remove_folder(folder)  # only if empty: the image is gone, or was not created
 
 
 @contextmanager
 def draft(state_folder: str, name: str) -> Iterator[Draft]:
-    """Yield where to make a new generation of ``name``; whatever of it is not completed at the end is removed.
+    """Yield where to make a new generation of ``name``; remove it on exit unless completed.
 
-    To be called under ``changing``, so that everything hidden here is what a killed process left: it is removed.
+    Call it under ``changing``, so that everything hidden here is a leftover of a killed process: it is removed.
     """
     remove_leftovers(state_folder, name)
     stamp = _unused_stamp(state_folder, name)
@@ -63,7 +63,7 @@ def draft(state_folder: str, name: str) -> Iterator[Draft]:
 def complete(state_folder: str, made: Draft, known: Mapping[str, Any]) -> store.Image:
     """Turn the draft into a generation with the facts ``known`` and return it; it is not published yet.
 
-    The time is added to the facts. Everything is on disk before the generation appears under its name.
+    Adds the time to the facts. Everything is on disk before the generation appears under its name.
     """
     root = _completed(made)
     _write_facts(root, known, max(time.time(), _seconds(made.stamp)))
@@ -73,10 +73,10 @@ def complete(state_folder: str, made: Draft, known: Mapping[str, Any]) -> store.
 
 
 def publish(state_folder: str, image: store.Image) -> None:
-    """Make ``image`` what jobs that ask for its name get from now on, in one step.
+    """Make ``image``, in one step, the generation that jobs get from now on.
 
-    An image that was a plain folder until now keeps it as the generation before; raises HostError where it cannot.
-    Then sizes are counted and added to the facts: that takes time for every file, which no job shall wait for.
+    A former plain folder becomes the previous generation; raises HostError when that is impossible.
+    Sizes are added to the facts afterwards: counting takes time for every file, and no job should wait for it.
     """
     path = os.path.join(state_folder, image.name)
     not_counted = [image]
@@ -92,20 +92,20 @@ def publish(state_folder: str, image: store.Image) -> None:
 
 
 def drop_old(state_folder: str, name: str, used_roots: Collection[str]) -> list[str]:
-    """Remove the generations that are ``old`` and that nobody reads; return the stamps removed."""
+    """Remove the ``old`` generations that nobody is reading; return the stamps removed."""
     return [each.generation for each in old(state_folder, name, used_roots) if _remove_generation(each.root)]
 
 
 def old(state_folder: str, name: str, used_roots: Collection[str]) -> list[store.Image]:
-    """Return the generations that are not in ``used_roots``, current, the one before that, or among the newest.
+    """Return the generations except those in ``used_roots``, the current one, the one before it, and the newest.
 
-    The newest are as many as the current one's facts say under ``keep``, else three.
+    The facts of the current one give the number of newest under ``keep``; the default is three.
     """
     if os.path.join(state_folder, name) in used_roots:
-        return []  # a machine started from a plain folder that has become a generation since: its name is not known
+        return []  # a machine started from a plain folder that is now a generation of unknown name
     current = store.find(state_folder, name)
     known = store.facts(current) if current else {}
-    # A job may be starting just now from the one that was current before.
+    # A job may just be starting from the previously current one.
     spared = {known.get("base"), current.generation if current else ""}
     return [
         each
@@ -115,7 +115,7 @@ def old(state_folder: str, name: str, used_roots: Collection[str]) -> list[store
 
 
 def note(image: store.Image, known: Mapping[str, Any]) -> None:
-    """Add ``known`` to the facts of a generation: what was found out of it, its tree being as it was."""
+    """Add ``known``, found out later, to the facts of a generation; its tree is unchanged."""
     there = store.facts(image)
     if there:
         files.write_atomically(f"{image.root}.json", _text({**there, **known}), on_disk=True)
@@ -129,22 +129,22 @@ def remove_leftovers(state_folder: str, name: str) -> None:
         if os.path.islink(path) or (".json." in entry and os.path.isfile(path)):
             files.remove_file(path)
         elif entry.startswith("."):
-            containers.end(path)  # of an Ansible that was killed: it may be about to
+            containers.end(path)  # a killed Ansible's; it may be about to end itself
             trees.remove(path)
         elif entry.endswith(".json") and not os.path.isdir(path.removesuffix(".json")):
             files.remove_file(path)
 
 
 def remove_unpublished(state_folder: str, name: str) -> None:
-    """Remove generations of which no image is left or was ever published; to be called where there is no image."""
+    """Remove generations whose image is gone or was never published; call it only when there is no image."""
     for each in store.generations(state_folder, name):
         _remove_generation(each.root)
 
 
 def remove(state_folder: str, name: str) -> None:
-    """Remove the image ``name``: what jobs see of it first, then its generations and all that is known of them.
+    """Remove the image ``name``: first its link, which jobs see, then its generations and their facts.
 
-    To be called under ``changing``. Raises locks.Busy where one of them is being read.
+    Call it under ``changing``. Raises locks.Busy when a generation is being read.
     """
     path = os.path.join(state_folder, name)
     folder = store.generations_folder(state_folder, name)
@@ -154,7 +154,7 @@ def remove(state_folder: str, name: str) -> None:
                 raise locks.Busy(
                     f"the image {name} is being exported or cloned",
                     facts=f"generation: {each.generation}",
-                    advice="try again when that is over",
+                    advice="try again when that has finished",
                 )
     if os.path.isdir(path) and not os.path.islink(path):
         hidden = os.path.join(folder, ".removed")
@@ -171,9 +171,9 @@ def _completed(made: Draft) -> str:
 
 
 def _remove_generation(root: str) -> bool:
-    """Remove a generation so that it never looks complete while it goes, and what is left is known as such.
+    """Remove a generation so that it never looks complete meanwhile, and leftovers are recognizable.
 
-    Return False where it stays because somebody reads it.
+    Return False if it stays because something is reading it.
     """
     hidden = os.path.join(os.path.dirname(root), f".{os.path.basename(root)}.old")
     with locks.unkept(root) as is_unkept:
@@ -186,10 +186,10 @@ def _remove_generation(root: str) -> bool:
 
 
 def _adopt(state_folder: str, new: store.Image) -> store.Image:
-    """Turn the plain folder that ``new`` follows into a generation and a link to it, and return it.
+    """Turn the plain folder that ``new`` replaces into a generation and a link to it, and return it.
 
-    The image is always there: the link is made where the folder shall be; then the two change places. Whatever the
-    folder's date, what was made later has a later stamp.
+    The image never disappears: the link is made at the folder's future path; then the two are exchanged. Whatever the
+    folder's date, newer generations have later stamps.
     """
     name = new.name
     path = os.path.join(state_folder, name)
@@ -226,7 +226,7 @@ def _immovable(path: str, error: OSError) -> HostError:
 
 
 def _write_facts(root: str, known: Mapping[str, Any], created: float) -> None:
-    """Write down what is known of a generation but its size: that of the one it was copied from would be wrong."""
+    """Write the facts of a generation without its size: that of the original would be wrong."""
     content = {**known, "created": round(created), "complete": True}
     content.pop("size_bytes", None)
     files.write_atomically(f"{root}.json", _text(content))
@@ -237,7 +237,7 @@ def _text(known: Mapping[str, Any]) -> bytes:
 
 
 def _unused_stamp(state_folder: str, name: str) -> str:
-    """Return the stamp of now, or of the second after the newest generation was complete, where that is later."""
+    """Return the stamp of now, or of the second after the newest generation's if that is later."""
     seconds = time.time()
     for newest in store.generations(state_folder, name)[:1]:
         seconds = max(seconds, _seconds(newest.generation) + 1, store.facts(newest).get("created", 0) + 1)

@@ -10,9 +10,9 @@ from ..names import is_image_name
 
 
 def local_name(asked: str, *, mapping: Mapping[str, str], there: Collection[str]) -> str | None:
-    """Return the image of ``there`` that ``asked`` means, or None.
+    """Return the image in ``there`` that ``asked`` refers to, or None.
 
-    ``asked`` may be written as for a registry (``host:port/group/name:tag@digest``). First comes what ``mapping`` says,
+    ``asked`` may have the form for a registry (``host:port/group/name:tag@digest``). ``mapping`` comes first,
     exact names before shell patterns in their order; then ``asked`` itself, its tag, its name.
     """
     for candidate in _candidates(asked, mapping):
@@ -35,13 +35,13 @@ def _candidates(asked: str, mapping: Mapping[str, str]) -> Iterator[str]:
 
 
 def is_plausible(asked: str) -> bool:
-    """Return whether ``asked`` could be an image's name as for a registry: at most 255 characters, no path tricks."""
+    """Return whether ``asked`` could be an image's name in a registry: at most 255 characters, no path tricks."""
     plain = 0 < len(asked) <= 255 and asked.isascii() and all(char.isalnum() or char in "._-/:@" for char in asked)
     return plain and asked[0].isalnum() and not any(part in {"", ".", ".."} for part in asked.split("/"))
 
 
 def new_image_name(name: str) -> str:
-    """Return ``name`` where an image can be called so; raises UsageError."""
+    """Return ``name`` if it is a valid image name, else raise UsageError."""
     if not is_image_name(name):
         raise UsageError(f"{name!r} cannot be an image's name", advice="use letters, digits and . _ - (not first)")
     return name

@@ -1,4 +1,4 @@
-"""Find and remove what interrupted changes of images left, and generations that nobody needs."""
+"""Find and remove leftovers of interrupted image changes, and generations that nobody needs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..settings import paths
 from . import generations, store
 from .ansible import containers, play
 
-# In the folder of generations, on the same file system: what was taken out of sight, to be removed without a lock.
+# In the folder of generations, on the same file system: entries moved here are removed without a lock.
 _REMOVED = ".removed"
 
 
 def find(state_folder: str, used_roots: Callable[[], Collection[str] | None]) -> Iterator[Leftover]:
     """Yield half-made and half-removed trees, unpublished and old generations, and folders of killed maintenance.
 
-    ``used_roots`` gives the trees that machines use, None where that is not known: then whole generations stay.
+    ``used_roots`` returns the trees that machines use, or None if unknown: then complete generations stay.
     """
     trash = _trash(state_folder)
     for entry in _entries(trash):
@@ -44,20 +44,20 @@ def remove_files(state_folder: str) -> None:
         if is_image_name(entry) and os.path.isdir(os.path.join(folder, entry)):
             if not _entries(os.path.join(folder, entry)):
                 with suppress(locks.Busy), generations.changing(state_folder, entry, wait_seconds=0):
-                    pass  # it removes the folder in the end
+                    pass  # it removes the folder on exit
         elif entry.startswith(".") and entry.endswith(".lock"):
             locks.remove_unheld(os.path.join(folder, entry))
     containers.remove_files()
 
 
 def _names(state_folder: str) -> list[str]:
-    """Return the names of images that have generations or a folder of maintenance."""
+    """Return the names of images that have generations or a maintenance folder."""
     there = {name for name in store.known_names(state_folder) if _entries(store.generations_folder(state_folder, name))}
     return sorted(there | {*_entries(play.FOLDER)})
 
 
 def _all_left(state_folder: str, name: str, used_roots: Callable[[], Collection[str] | None]) -> dict[str, str]:
-    """Return the paths of what nobody needs of the image ``name``, and why."""
+    """Return the path of everything of the image ``name`` that nobody needs, and why."""
     folder = store.generations_folder(state_folder, name)
     playing = os.path.join(play.FOLDER, name)
     found = {playing: "maintenance was killed"} if os.path.isdir(playing) else {}
@@ -68,7 +68,7 @@ def _all_left(state_folder: str, name: str, used_roots: Callable[[], Collection[
     try:
         image = store.find(state_folder, name)
     except HostError:
-        return found  # its link is broken: an older generation may be wanted back
+        return found  # its link is broken: someone may want an older generation back
     needed = {*used, image.root if image else ""}
     for entry in _entries(folder):
         path = os.path.join(folder, entry)
@@ -82,7 +82,7 @@ def _all_left(state_folder: str, name: str, used_roots: Callable[[], Collection[
 
 
 def _is_half_made(folder: str, entry: str) -> bool:
-    """Return whether it is one of the things that a change has only while it goes on."""
+    """Return whether ``entry`` only exists during a change."""
     path = os.path.join(folder, entry)
     if entry in {".link", ".removed"} or (entry.startswith(".") and store.is_stamp(entry[1:17])):
         return True
@@ -93,14 +93,14 @@ def _is_half_made(folder: str, entry: str) -> bool:
 
 
 def _remove(state_folder: str, name: str, path: str, look: Callable[[], dict[str, str]]) -> bool:
-    """Take it out of the way while nobody changes the image, and then remove it, which may take long."""
+    """Move ``path`` away while nobody changes the image, then remove it, which may take long."""
     with generations.changing(state_folder, name, wait_seconds=0):
         if path not in look():
             return False
         if os.path.islink(path) or os.path.isfile(path):
             os.unlink(path)
             return True
-        containers.end(path)  # of an Ansible that was killed: it may be about to
+        containers.end(path)  # a killed Ansible's; it may be about to end itself
         if os.path.dirname(path) == play.FOLDER:
             files.remove_tree(path)
             return True

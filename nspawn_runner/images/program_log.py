@@ -1,4 +1,4 @@
-"""Run long programs: their output goes to a log, and line by line to the caller."""
+"""Run long programs: log their output and pass it to the caller line by line."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LAST_LINES = 12
 
 
 class EndedProgram(NamedTuple):
-    """How a program ended: its exit status, and the last lines it said."""
+    """How a program ended: its exit status and its last lines of output."""
 
     status: int
     last: list[str]
 
 
 def new_log(name: str) -> str:
-    """Make the log ``name`` again, empty and for root alone, and return its path."""
+    """Create the log ``name`` again, empty and for root only, and return its path."""
     files.make_private_folder(LOG_FOLDER)
     path = f"{LOG_FOLDER}/{name}.log"
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
@@ -37,10 +37,10 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
 ) -> EndedProgram:
-    """Run ``argv`` to its end; all it says is added to the file ``log``, and ``heard`` is called with each line.
+    """Run ``argv`` to its end; append its output to the file ``log`` and call ``heard`` with each line.
 
-    ``heard`` gets an empty line whenever half a second brought none. Whatever happens, ``end`` is called with the
-    child, to end what is left of it.
+    ``heard`` gets an empty line after each half second without output. In any case, ``end`` is called with the
+    child to end what is left of it.
     """
     last: list[str] = []
     with open(log, "ab", buffering=0) as opened:
@@ -67,9 +67,9 @@ def _write(log: BinaryIO, line: str) -> None:
 
 
 def _lines(fd: int, child: process.Popen) -> Iterator[str | None]:
-    """Yield the lines that come from ``fd``, None where half a second brought none, until it is closed.
+    """Yield the lines from ``fd`` until it is closed, and None after each half second without one.
 
-    A process that outlives the child may hold it open: once the child is gone and nothing comes, that is the end too.
+    A process that outlives the child may hold ``fd`` open, so silence after the child's end also ends this.
     """
     rest = b""
     while True:

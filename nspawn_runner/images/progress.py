@@ -10,7 +10,7 @@ from typing import TextIO
 
 from ..errors import printable
 
-# What mmdebstrap says at the start of a phase, and what we make of it.
+# mmdebstrap's message at the start of a phase → what we show.
 _PHASES = {
     "running apt-get update": "reading package lists",
     "downloading packages": "downloading packages",
@@ -22,7 +22,7 @@ _PHASES = {
 
 
 class Progress:
-    """Tells of the work ``title`` on ``stream`` (standard error unless given)."""
+    """Reports the progress of the work ``title`` on ``stream`` (standard error by default)."""
 
     def __init__(self, title: str, stream: TextIO | None = None, *, verbose: bool = False) -> None:
         self._stream = stream or sys.stderr
@@ -33,9 +33,9 @@ class Progress:
         self._on_terminal = self._stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not verbose
 
     def show(self, phase: str, done: int = 0, total: int = 0, *, detail: str = "") -> None:
-        """Tell that the work is in ``phase``, with ``done`` of ``total`` packages; call it at least once a second.
+        """Show that the work is in ``phase``, with ``done`` of ``total`` packages; call it at least once a second.
 
-        ``detail`` is for whoever watches a terminal, too much for a log.
+        ``detail`` is shown on terminals only; it would be too much for a log.
         """
         if self._on_terminal:
             self._rewrite(self.line(f"{phase}, {printable(detail, 200)}" if detail else phase, done, total))
@@ -44,23 +44,23 @@ class Progress:
         self._phase = phase
 
     def heard(self, line: str) -> None:
-        """Pass on a line of what a program says, where all of it is wanted."""
+        """Pass on a line of a program's output if verbose."""
         if self._verbose and line:
             self.quote([line])
 
     def quote(self, lines: Sequence[str]) -> None:
-        """Tell what a program said, as it said it but for control characters."""
+        """Quote a program's output verbatim, except for control characters."""
         for line in lines:
             print(f"  | {printable(line, 200)}", file=self._stream, flush=True)
 
     def conclude(self, lines: Sequence[str]) -> None:
-        """Tell the last lines of a program that failed, unless all it said was told already."""
+        """Quote the last lines of a failed program, unless all its output was shown already."""
         self.end()
         if not self._verbose:
             self.quote(lines)
 
     def line(self, phase: str, done: int = 0, total: int = 0) -> str:
-        """Return the line that tells of ``phase``; how many packages only where that is known."""
+        """Return the line that shows ``phase``, with the number of packages if known."""
         count = f", packages {done}/{total}" if total else ""
         return f"{self._title}: {phase}{count} ({self.seconds():.0f} s)"
 
@@ -69,7 +69,7 @@ class Progress:
         return time.monotonic() - self._began
 
     def end(self) -> None:
-        """Leave the terminal's line empty for what is printed next."""
+        """Clear the terminal's line for the next output."""
         if self._on_terminal:
             self._rewrite("")
 
@@ -91,7 +91,7 @@ class BuilderOutput:
         self.total = 0
 
     def feed(self, line: str) -> None:
-        """Take in one line of output; lines that say nothing of progress change nothing."""
+        """Process one line of output; lines without progress change nothing."""
         words = line.split()
         if line.startswith("I: "):
             self._feed_info(words[1:])
@@ -101,7 +101,7 @@ class BuilderOutput:
             self.done += 1
 
     def _feed_info(self, words: list[str]) -> None:
-        # debootstrap says one such line per package, mmdebstrap one per phase
+        # debootstrap prints one such line per package, mmdebstrap one per phase
         match words:
             case ["Retrieving" | "Validating" as verb, *_]:
                 self.phase = "downloading packages"

@@ -1,11 +1,11 @@
-"""Images on disk: a name is a link to its current generation, or a plain folder that an admin put there.
+"""Images on disk: a name is a link to its current generation, or a plain folder that an administrator put there.
 
     STATE/<image>                       -> .generations/<image>/<stamp>
     STATE/<alias>                       -> <image>
     STATE/.generations/<image>/<stamp>       the tree (on btrfs a subvolume)
-    STATE/.generations/<image>/<stamp>.json  what is known of it, written when it is complete
-    STATE/.generations/<image>/.<stamp>.new  a tree being made, or what a killed process left of one
-    STATE/.generations/.<image>.lock         held by whoever changes the image
+    STATE/.generations/<image>/<stamp>.json  the facts about it, written when it is complete
+    STATE/.generations/<image>/.<stamp>.new  a tree in the making, or a killed process's leftover
+    STATE/.generations/.<image>.lock         held while a process changes the image
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FACTS = {"aliases": list, "keep": int, "size_bytes": int, "created": int, "buil
 
 
 class Image(NamedTuple):
-    """An image as a machine starts from it: ``root`` is the path of its current generation's tree.
+    """An image that a machine can start from: ``root`` is the path of its current generation's tree.
 
     ``generation`` is the generation's stamp, or empty for a plain folder.
     """
@@ -37,15 +37,15 @@ class Image(NamedTuple):
 
 
 def names(state_folder: str) -> list[str]:
-    """Return the names of the images there, sorted; also of one that the disk cannot read just now."""
+    """Return the sorted names of the images, including any that the disk currently cannot read."""
     entries = _entries(state_folder)
     return sorted(name for name in entries if is_image_name(name) and _may_be_folder(os.path.join(state_folder, name)))
 
 
 def find(state_folder: str, name: str) -> Image | None:
-    """Return the image ``name``, or the one that it is an alias of, with the generation published now, or None.
+    """Return the image that ``name`` means, directly or as an alias, with its current generation, or None.
 
-    The link is read once: what is published a moment later does not mix in.
+    Reads the link only once, so that a generation published a moment later does not mix in.
     """
     if not is_image_name(name):
         return None
@@ -59,17 +59,17 @@ def find(state_folder: str, name: str) -> Image | None:
         return None
     if not _is_folder(root):
         raise HostError(
-            f"the image {name} is broken: {root} is not there",
-            advice=f"make it anew: nspawn-runner chroot-remove {name}; nspawn-runner chroot-create {name}",
+            f"the image {name} is broken: {root} is missing",
+            advice=f"create it again: nspawn-runner chroot-remove {name}; nspawn-runner chroot-create {name}",
         )
     ours = os.path.dirname(root) == generations_folder(state_folder, name)
     return Image(name, os.path.basename(root) if ours else "", root)
 
 
 def created(image: Image) -> int | None:
-    """Return when the tree of ``image`` was made, in epoch seconds; None where that was not written down.
+    """Return when the tree of ``image`` was created, in epoch seconds; None if that was not recorded.
 
-    Of a plain folder it is when something right in it changed last.
+    For a plain folder, this is its modification time.
     """
     if not image.generation:
         return round(os.stat(image.root).st_mtime)
@@ -84,7 +84,7 @@ def published(state_folder: str, image: Image) -> int | None:
 
 
 def alias_of(state_folder: str, name: str) -> str:
-    """Return the image that ``name`` is an alias of, nothing where it is none: a link to a mere name is one."""
+    """Return the image that ``name`` is an alias of, or an empty string; an alias is a link to a bare name."""
     try:
         target = os.readlink(os.path.join(state_folder, name))
     except OSError:
@@ -93,7 +93,7 @@ def alias_of(state_folder: str, name: str) -> str:
 
 
 def own_name(state_folder: str, name: str) -> str:
-    """Return the name of the image that ``name`` means: the one it is an alias of, else itself."""
+    """Return the name of the image that ``name`` means: its target if it is an alias, else itself."""
     return alias_of(state_folder, name) or name
 
 
@@ -103,13 +103,13 @@ def generations_folder(state_folder: str, name: str) -> str:
 
 
 def image_of(root: str) -> str:
-    """Return the image that the tree ``root`` is a generation of, complete or not; nothing where it is none."""
+    """Return the image that the tree ``root`` is a generation of, complete or not; empty if it is none."""
     folder = os.path.dirname(root)
     return os.path.basename(folder) if os.path.basename(os.path.dirname(folder)) == GENERATIONS else ""
 
 
 def lock_file(state_folder: str, name: str) -> str:
-    """Return the file whose lock keeps changes of the image ``name`` apart; no image's folder can be called so."""
+    """Return the lock file for changes of the image ``name``; no image's folder can have this name."""
     return os.path.join(state_folder, GENERATIONS, f".{name}.lock")
 
 
@@ -121,14 +121,14 @@ def generations(state_folder: str, name: str) -> list[Image]:
 
 
 def drafts(state_folder: str, name: str) -> list[Image]:
-    """Return the half-made generations of the image ``name``: being made, or left by a killed process."""
+    """Return the incomplete generations of the image ``name``: in the making, or left by a killed process."""
     folder = generations_folder(state_folder, name)
     hidden = ((entry, entry[1:].removesuffix(".new")) for entry in sorted(_entries(folder)) if entry.endswith(".new"))
     return [Image(name, stamp, os.path.join(folder, entry)) for entry, stamp in hidden if is_stamp(stamp)]
 
 
 def known_names(state_folder: str) -> list[str]:
-    """Return the names of which there is anything: images, broken links, half-made or left generations; sorted."""
+    """Return the sorted names of all images, broken links, and incomplete or left-over generations."""
     there = {*_entries(state_folder), *_entries(os.path.join(state_folder, GENERATIONS))}
     return sorted(
         name
@@ -143,14 +143,14 @@ def known_names(state_folder: str) -> list[str]:
 
 
 def is_stamp(text: str) -> bool:
-    """Return whether ``text`` is a generation's stamp: the UTC second of its making, such as 20261121T093015Z."""
+    """Return whether ``text`` is a generation's stamp: the UTC second of its creation, such as 20261121T093015Z."""
     return len(text) == 16 and text[8] == "T" and text[15] == "Z" and f"{text[:8]}{text[9:15]}".isdecimal()
 
 
 def _is_folder(path: str) -> bool:
-    """Return whether ``path`` is a folder; raises OSError where a disk keeps that from being known.
+    """Return whether ``path`` is a folder; raises OSError when a disk error hides that.
 
-    os.path.isdir would say no then, and a job be blamed for an image that does not exist.
+    os.path.isdir would then return False, and a job would be blamed for a missing image.
     """
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
@@ -175,9 +175,9 @@ def _entries(folder: str) -> list[str]:
 
 
 def facts(image: Image) -> dict[str, Any]:
-    """Return what was written down of the image's generation when it was made; empty for a plain folder.
+    """Return the recorded facts of the image's generation; empty for a plain folder.
 
-    What cannot be read is left out, and so is a value of another type than it must have.
+    Leaves out what cannot be read, and values of the wrong type.
     """
     try:
         with open(f"{image.root}.json", "rb") as file:

@@ -1,1 +1,1 @@
-"""Playbooks, and the containers that Ansible's connection uses."""
+"""Playbooks and the containers of Ansible's connection plugin."""

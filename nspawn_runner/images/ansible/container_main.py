@@ -1,6 +1,6 @@
 """The process that keeps a tree's container running for one run of Ansible, and ends with it.
 
-It is called with its order as JSON, a pidfd of Ansible's main process as stdin, and stdout as the pipe for its answer.
+Its argument is the order as JSON, its stdin a pidfd of Ansible's main process, its stdout the pipe for the answer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STOPPED = "the container was stopped before it was up"
 
 
 class Order(NamedTuple):
-    """What to keep up: the tree's real path, our name for it, and where the state is told."""
+    """What to keep running: the tree's real path, our name for it, and the path of the state file."""
 
     root: str
     machine: str
@@ -38,11 +38,11 @@ class Order(NamedTuple):
 
 
 def nspawn_argv(order: Order) -> list[str]:
-    """Return how to call systemd-nspawn, which ends in good order when we die."""
+    """Return the command line of systemd-nspawn, which shuts down cleanly when we die."""
     if not order.boot:
-        # The shell ends at the end of its input, which we hold open. It is the first process: nspawn's own in its place
-        # would be an init that Ansible takes for the name of a service manager. While it waits for the subshell, it
-        # buries what others leave behind.
+        # The shell exits at the end of its input, which we hold open. It is the first process instead of nspawn's own
+        # init, whose name Ansible would take for a service manager. While the shell waits for the subshell, it
+        # reaps orphans.
         argv = tree_shell.nspawn_argv(
             order.root,
             order.machine,
@@ -63,7 +63,7 @@ def _network(order: Order) -> list[str]:
 
 
 def keep(order: Order, ansible: int) -> None:
-    """Keep the container up until the process of the pidfd ``ansible``, or the container, ends; leave nothing of it."""
+    """Keep the container running until it or the process of the pidfd ``ansible`` ends, then clean up."""
     with ExitStack() as stack:
         stack.enter_context(locks.locked(f"{order.state}.held", what=order.root))
         stack.enter_context(tree_shell.resolver_taken_back(order.root))
@@ -85,11 +85,11 @@ def keep(order: Order, ansible: int) -> None:
 
 
 def _start(order: Order, ansible: int, stack: ExitStack) -> tuple[process.Popen, int]:
-    """Start nspawn and return it, once it is ready, with the pid of the container's first process."""
+    """Start nspawn, wait until it is ready, and return it with the pid of the container's first process."""
     ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
     ready.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    ready.bind("")  # an abstract name that the kernel chooses (unix(7), autobind)
-    # The tree's shell gets it too, and must neither hold up nspawn by it nor fill anything of the host's.
+    ready.bind("")  # the kernel picks an abstract name (unix(7), autobind)
+    # The tree's shell inherits it too, so it must not be able to block nspawn or fill the host's disk.
     log, log_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     stack.callback(os.close, log)
     with os.fdopen(log_end, "wb"):
@@ -102,7 +102,7 @@ def _start(order: Order, ansible: int, stack: ExitStack) -> tuple[process.Popen,
             env={"NOTIFY_SOCKET": "@" + ready.getsockname()[1:].decode()},
         )
     stack.callback(_end, child, order.boot)
-    # Without a boot the first word of the tree's shell says that it is up.
+    # Without a boot, the first output of the tree's shell shows that it is up.
     shell, is_up = child.stdout.fileno() if child.stdout else None, order.boot
     told: dict[str, str] = {}
     deadline = time.monotonic() + _START_SECONDS
@@ -127,9 +127,9 @@ def _start(order: Order, ansible: int, stack: ExitStack) -> tuple[process.Popen,
 
 
 def _notified(ready: socket.socket, sender: int) -> dict[str, str]:
-    """Return the fields of a message on the socket ``ready`` (sd_notify(3)); none where it is not from ``sender``.
+    """Return the fields of a message on the socket ``ready`` (sd_notify(3)); empty unless ``sender`` sent it.
 
-    On the host's network the tree's own processes reach the socket too, and could name any pid of the host.
+    On the host's network, the tree's own processes can reach the socket too and could name any pid of the host.
     """
     message, attached, _, _ = ready.recvmsg(1 << 16, socket.CMSG_SPACE(_CREDENTIALS.size))
     pids = [_CREDENTIALS.unpack(data)[0] for level, kind, data in attached if kind == socket.SCM_CREDENTIALS]
@@ -141,12 +141,12 @@ def _notified(ready: socket.socket, sender: int) -> dict[str, str]:
 def _advice(order: Order) -> str:
     needed = "/bin/sh, systemd and dbus in the tree" if order.boot else "/bin/sh in the tree"
     if not order.user_namespace:
-        return f"it needs {needed}, and nobody else who runs it"
-    return f"it needs {needed}, nobody else who runs it, and a file system that can be idmapped (no overlay)"
+        return f"it needs {needed}, and nothing else may be running it"
+    return f"it needs {needed}, nothing else may be running it, and its file system must allow idmapping (no overlay)"
 
 
 def _end(child: process.Popen, boot: bool) -> None:
-    """End the container in good order, then by force, and wait until its nspawn has put everything away."""
+    """Shut the container down, by force if need be, and wait until its nspawn has cleaned up."""
     if child.stdin:
         child.stdin.close()
     for signal_number in (signal.SIGTERM if boot else 0, signal.SIGTERM, signal.SIGKILL):
@@ -159,7 +159,7 @@ def _end(child: process.Popen, boot: bool) -> None:
 
 
 def _remove_leftovers(machine: str) -> None:
-    """Remove the empty folders that nspawn leaves of the name ``machine``."""
+    """Remove the empty folders that nspawn leaves for ``machine``."""
     for kind in ("propagate", "unix-export"):
         files.remove_folder(f"/run/systemd/nspawn/{kind}/{machine}")
 
@@ -173,7 +173,7 @@ def _last_words(log: int) -> str:
 
 
 def _answer(told: object) -> None:
-    """Say how it went to whoever started us, unless they are gone; once."""
+    """Report the result, once, to the process that started us if it still exists."""
     with suppress(OSError):
         os.write(1, json.dumps(told).encode())
     null = os.open(os.devnull, os.O_WRONLY)
@@ -182,7 +182,7 @@ def _answer(told: object) -> None:
 
 
 def main() -> int:
-    """Do what the order on the command line says."""
+    """Carry out the order given on the command line."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signals.heed()

@@ -1,4 +1,4 @@
-"""Find or start the container of a tree: one for each tree and run of Ansible, whichever fork asks first."""
+"""Find or start a tree's container: one per tree and Ansible run, started by the fork that asks first."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _START_SECONDS = 150
 def reach(
     root: str, owner: int, *, boot: bool = False, user_namespace: bool = True, private_network: bool = False
 ) -> execute.Container | execute.Machine:
-    """Return the container of the tree ``root``, started if need be, which ends with the process ``owner``.
+    """Return the container of the tree ``root``, starting it if necessary; it ends with the process ``owner``.
 
-    Raises HostError when there is no tree or no container can be started in it.
+    Raises HostError when there is no such tree or no container can start in it.
     """
     state = _state(root, owner, (boot, user_namespace, private_network))
     told = _read(state)
     if told is None:
         files.make_private_folder(_FOLDER)
-        # Whatever the settings, one start at a time for a tree and a run.
+        # Whatever the settings, only one start at a time per tree and run.
         with locks.locked(f"{_state(root, owner, ())}.start", what=f"the container of {root}", wait_seconds=180):
             told = _read(state)
             if told is None:
@@ -47,7 +47,7 @@ def reach(
 
 
 def end(root: str, owner: int | None = None) -> None:
-    """End the containers of the tree ``root`` (those of ``owner`` only) and wait until nothing is left of them."""
+    """End the containers of the tree ``root`` (only those of ``owner``, if given) and wait until they are gone."""
     for held in _all_held(root, owner):
         with suppress(OSError, ValueError, ProcessLookupError):
             if locks.is_held(held):
@@ -56,7 +56,7 @@ def end(root: str, owner: int | None = None) -> None:
 
 
 def wait_ended(root: str, owner: int | None = None, *, seconds: float = 60) -> None:
-    """Wait until no keeper has the tree ``root``: it ends just after its Ansible. Raises HostError when it stays."""
+    """Wait until no keeper holds the tree ``root``; it ends just after its Ansible. Raises HostError on timeout."""
     deadline = time.monotonic() + seconds
     while any(locks.is_held(held) for held in _all_held(root, owner)):
         if time.monotonic() > deadline:
@@ -67,8 +67,8 @@ def wait_ended(root: str, owner: int | None = None, *, seconds: float = 60) -> N
 
 
 def _state(root: str, owner: int, settings: tuple[bool, ...]) -> str:
-    """Return the path of the state's file: of this tree, this very process and these settings."""
-    # The process's start, in clock ticks, tells it from a later one with its pid (proc_pid_stat(5), field 22).
+    """Return the path of the state file for this tree, this very process and these settings."""
+    # The start time in clock ticks tells the process from a later one with its pid (proc_pid_stat(5), field 22).
     with open(f"/proc/{owner}/stat", "rb") as file:
         started = file.read().rpartition(b")")[2].split()[19].decode()
     switches = "".join("01"[setting] for setting in settings)
@@ -84,7 +84,7 @@ def _all_held(root: str, owner: int | None) -> list[str]:
 
 
 def _read(state: str) -> dict[str, Any] | None:
-    """Return what a keeper that is alive says of its container."""
+    """Return what a live keeper reported about its container, or None."""
     try:
         told: dict[str, Any] = json.loads(files.read_head(state, 1 << 12))
     except FileNotFoundError:
@@ -93,9 +93,9 @@ def _read(state: str) -> dict[str, Any] | None:
 
 
 def _is_there(told: dict[str, Any]) -> bool:
-    """Return whether the pid is still the container's: a later process with it could be one of the host.
+    """Return whether the pid is still the container's: the host may have reused it.
 
-    A booted machine is called by its name, and may get another first process when it is rebooted.
+    A booted machine is addressed by name, and gets another first process when it reboots.
     """
     try:
         if told["boot"]:
@@ -115,7 +115,7 @@ def sweep() -> None:
 
 
 def remove_files() -> None:
-    """Remove the files of containers whose process was killed, and the locks of starts that were."""
+    """Remove the files of containers whose process was killed, and the locks of killed starts."""
     sweep()
     for path in [*glob.glob(f"{_FOLDER}/*.held"), *glob.glob(f"{_FOLDER}/*.start")]:
         locks.remove_unheld(path)
@@ -147,7 +147,7 @@ def _start(order: Order, owner: int) -> dict[str, Any]:
     assert child.stdout is not None  # noqa: S101
     with child.stdout:
         said = child.stdout.read()
-    child.returncode = 0  # it lives on, and is no child of ours to wait for
+    child.returncode = 0  # it outlives us and is not ours to wait for
     told: dict[str, Any] = json.loads(said or b'{"error": ["the keeper of the container died", "", ""]}')
     if "error" in told:
         what, facts, advice = told["error"]

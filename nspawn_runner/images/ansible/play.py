@@ -1,4 +1,4 @@
-"""Play a playbook in a tree, over our connection; its tasks reach only what the play names."""
+"""Run a playbook in a tree over our connection; its tasks reach only what the play names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TASK = re.compile(r"(?:TASK|RUNNING HANDLER) \[(.*)\]")
 
 
 class Played(NamedTuple):
-    """How many tasks changed the tree, or would have with ``check``; whether any play was for it."""
+    """How many tasks changed the tree, or with ``check`` would have, and whether any play matched it."""
 
     changed: int
     concerned: bool
@@ -34,9 +34,9 @@ class Played(NamedTuple):
 
 @contextmanager
 def player(spec: Spec, target: str, *, user_namespace: bool, log: str, progress: Progress) -> Iterator[Player]:
-    """Yield who plays the playbook of ``spec`` in ``target``, a tree or a running machine's name.
+    """Yield a Player that runs the playbook of ``spec`` in ``target``, a tree or a running machine's name.
 
-    In the end nothing of it runs or is left. One at a time for an image: its folder is made again.
+    Cleans up on exit. Only one can run at a time per image, because each recreates the image's folder.
     """
     folder = os.path.join(FOLDER, spec.image)
     files.make_private_folder(os.path.dirname(FOLDER))
@@ -48,7 +48,7 @@ def player(spec: Spec, target: str, *, user_namespace: bool, log: str, progress:
             "ansible_connection": "nspawn",
             "nspawn_target": target,
             "nspawn_user_namespace": user_namespace,
-            # In the tree's container. Each task makes a private folder there: one of root's would shut out other users.
+            # Inside the tree's container. Each task makes a private folder there; one of root's would shut out others.
             "ansible_remote_tmp": "/tmp",  # noqa: S108
             "ansible_python_interpreter": "auto_silent",
         }
@@ -62,7 +62,7 @@ def player(spec: Spec, target: str, *, user_namespace: bool, log: str, progress:
 
 
 class Player:
-    """Plays one playbook; see ``player``."""
+    """Runs one playbook; see ``player``."""
 
     def __init__(self, spec: Spec, folder: str, log: str, progress: Progress) -> None:
         self._spec = spec
@@ -78,7 +78,7 @@ class Player:
             raise HostError(f"Ansible cannot read {self._spec.playbook}", facts=f"its whole output: {self._log}")
 
     def play(self, *, check: bool = False) -> Played:
-        """Play it and return what changed; with ``check`` nothing does. Raises HostError that names the failed task."""
+        """Run it (with ``check``, changing nothing) and return what changed; HostError names a failed task."""
         ended = self._run("playing the playbook", *(["--check"] if check else []))
         report = self._report()
         if ended.status:
@@ -90,7 +90,7 @@ class Player:
             )
         hosts = report.get("hosts", {})
         counts = hosts.get(self._spec.image, {})
-        # A play without a task counts for no host.
+        # A play without tasks counts no host.
         return Played(counts.get("changed", 0), bool(counts) or not (hosts or report.get("unmatched")))
 
     def _run(self, phase: str, *options: str) -> program_log.EndedProgram:
@@ -109,7 +109,7 @@ class Player:
             raise process.missing([program])
         argv = ["setpriv", "--pdeathsig", "KILL", "--", program, *options]
         argv += [f"--inventory={self._folder}/inventory.json", "--", playbook]
-        # There lie roles, files and perhaps an ansible.cfg.
+        # Roles, files and perhaps an ansible.cfg are in this folder.
         where = os.path.dirname(playbook)
         return program_log.run(argv, log=self._log, heard=heard, end=_end, env=self._environment(), cwd=where)
 
@@ -136,13 +136,13 @@ class Player:
 
 
 def _program() -> str:
-    """Return the ansible-playbook that is installed beside our own Python, as in a virtual environment, or any."""
+    """Return the ansible-playbook installed beside our own Python, as in a virtual environment, else any."""
     beside = os.path.join(os.path.dirname(sys.executable), "ansible-playbook")
     return beside if os.access(beside, os.X_OK) else "ansible-playbook"
 
 
 def _end(child: process.Popen) -> None:
-    """End Ansible with all its forks, in good order and then by force."""
+    """End Ansible with all its forks, first gently, then by force."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if child.poll() is None:
             with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Playbooks of images: where they are, and what their variables say, read without running anything."""
+"""Find the playbooks of images and read their variables without running anything."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
 FOLDER = paths.SETTINGS_FOLDER
 PREFIX = "nspawn_runner_"
-# They say where tasks run, and would be believed before the inventory.
+# They decide where tasks run and would override the inventory.
 WHERE = {"ansible_connection", "ansible_host", "nspawn_target", "ansible_nspawn_target"}
-OWNER = 0  # whose playbooks are run as root: root's
+OWNER = 0  # root's: only root's playbooks run as root
 _ENDINGS = (".yaml", ".yml")
 
 
 class Playbook(NamedTuple):
-    """The playbook of the image ``image``: the file's path."""
+    """The path of the playbook of the image ``image``."""
 
     image: str
     path: str
 
 
 class Value(NamedTuple):
-    """What a variable was given, and the line it stands in, counted from 1."""
+    """A variable's value, and the number of its line, counted from 1."""
 
     value: Any
     line: int
 
 
 def find_all(state_folder: str) -> tuple[dict[str, Playbook], list[str]]:
-    """Return the playbook of each image that has one, by the image's name, and a note for each that another hides."""
+    """Return the playbooks by their image's name, and a note for each one that was ignored."""
     found: dict[str, Playbook] = {}
     notes = []
     for path in [*_files(FOLDER), *_files(state_folder)]:
@@ -52,14 +52,14 @@ def find_all(state_folder: str) -> tuple[dict[str, Playbook], list[str]]:
 
 
 class NoPlaybookError(HostError):
-    """The file is not made of plays; other files may lie beside playbooks."""
+    """The file is not a list of plays; other files may lie beside playbooks."""
 
 
 def variables(playbook: Playbook) -> dict[str, Value]:
-    """Return what the first play's ``vars`` give to variables of ours, or to those that say where tasks run.
+    """Return the first play's ``vars`` that are our variables or decide where tasks run.
 
-    Nothing else of the file is looked at. Raises HostError for a file that cannot be read, or that others than root
-    may write: it says what is run as root; NoPlaybookError for one that is not made of plays.
+    Ignores the rest of the file. Raises HostError when the file cannot be read, or when anyone but root can write it,
+    because it defines what runs as root; NoPlaybookError when it is not a list of plays.
     """
     try:
         import yaml
@@ -80,7 +80,7 @@ def variables(playbook: Playbook) -> dict[str, Value]:
 
 
 def digest(playbook: Playbook) -> str:
-    """Return the SHA-256 of the playbook's text; raises HostError for a file that cannot be read."""
+    """Return the SHA-256 of the playbook's text; raises HostError when it cannot be read."""
     from hashlib import file_digest
 
     try:
@@ -95,7 +95,7 @@ def _unreadable(playbook: Playbook, error: OSError) -> HostError:
 
 
 def _plays(top: yaml.Node | None) -> list[yaml.MappingNode]:
-    """Return the plays in ``top``; raises TypeError where it holds something else."""
+    """Return the plays in ``top``; raises TypeError if it holds anything else."""
     import yaml
 
     if not isinstance(top, yaml.SequenceNode):
@@ -128,7 +128,7 @@ def _own_variables(path: str, play: yaml.MappingNode) -> dict[str, Value]:
 
 
 def _constructed(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
-    """Return the node's plain value; None, which no variable can be, for what only Ansible understands."""
+    """Return the node's plain value; None, which no variable can have, for what only Ansible understands."""
     import yaml
 
     try:
@@ -152,8 +152,8 @@ def _check_owner(status: os.stat_result, path: str) -> None:
     for each, what in ((status, path), *((os.stat(folder), folder) for folder in folders)):
         if each.st_uid != OWNER or stat.S_IMODE(each.st_mode) & 0o022:
             raise HostError(
-                f"{what} can be written by others than root, and says what is run as root",
-                advice=f"mend it: chown root {what}; chmod go-w {what}",
+                f"{what} can be written by others than root, and defines what runs as root",
+                advice=f"fix it: chown root {what}; chmod go-w {what}",
             )
 
 
@@ -164,16 +164,16 @@ def _yaml_problem(path: str, error: Exception) -> str:
 
 
 def in_order(parents: Mapping[str, str]) -> list[str]:
-    """Return the keys of ``parents`` (image to its parent, empty for none), each after its parent, else by name.
+    """Return the keys of ``parents`` (image → parent, or empty), each after its parent, otherwise by name.
 
-    A parent that is no key itself does not matter. Raises HostError where images are each other's parents.
+    Ignores a parent that is not a key itself. Raises HostError when images are each other's parents.
     """
     done: list[str] = []
 
     def add(name: str, children: Sequence[str]) -> None:
         if name in children:
             circle = " extends ".join([*children[children.index(name) :], name])
-            raise HostError(f"images cannot be each other's parents: {circle}", advice="end one of them elsewhere")
+            raise HostError(f"images cannot be each other's parents: {circle}", advice="change one of their parents")
         if name in parents and name not in done:
             add(parents[name], [*children, name])
             done.append(name)
@@ -184,7 +184,7 @@ def in_order(parents: Mapping[str, str]) -> list[str]:
 
 
 def close_to(word: str, known: Collection[str]) -> str:
-    """Return the word of ``known`` that ``word`` may be a misspelling of, or nothing."""
+    """Return the word of ``known`` that ``word`` may misspell, or an empty string."""
     from difflib import get_close_matches
 
     return next(iter(get_close_matches(word, known, n=1, cutoff=0.7)), "")

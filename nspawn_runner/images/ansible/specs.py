@@ -1,4 +1,4 @@
-"""Read and check all playbooks together: if one is wrong, nothing is touched."""
+"""Read and check all playbooks together: if one is wrong, nothing changes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def read(settings: Settings, names: Sequence[str] = ()) -> list[Spec]:
-    """Return what the playbooks of the images ``names`` say, or all, each after its parent; notes go to stderr.
+    """Return the specs of the images ``names``, or of all, each after its parent; notes go to stderr.
 
-    Parents that are missing are added. Raises HostError when anything is wrong in one of them, having told all of it.
+    Adds missing parents. If any playbook is wrong, prints all problems and raises HostError.
     """
     state_folder = settings.state_folder
     found, notes = playbooks.find_all(state_folder)
@@ -50,7 +50,7 @@ def read(settings: Settings, names: Sequence[str] = ()) -> list[Spec]:
 
 
 def _with_own_names_of_parents(specs: Mapping[str, Spec], state_folder: str) -> dict[str, Spec]:
-    """Return ``specs`` with parents called by their images' own names, where an alias was said."""
+    """Return ``specs`` with aliases replaced by the images' own names wherever they name a parent."""
     real = [*specs, *(name for name in store.names(state_folder) if not store.alias_of(state_folder, name))]
     owners = {alias: name for name, each in specs.items() for alias in each.aliases if alias not in real}
 
@@ -75,7 +75,7 @@ def _with_missing_parents(
 
 
 def _add_problems_of_names(specs: Mapping[str, Spec], known: Collection[str], problems: dict[str, list[str]]) -> None:
-    """Add what is wrong with how the images call each other."""
+    """Add the problems with parents and aliases."""
     owners = dict.fromkeys(specs, "an image with a playbook")
     for name, each in specs.items():
         if each.extends and each.extends not in known:

@@ -14,7 +14,7 @@ from .unpack import Report
 
 # Magic numbers: RFC 1952, the xz file format 1.2.1, RFC 8878, and what bzip2(1) writes.
 _MAGIC = ((b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2"))
-# What is called like this sees no network and dies with us. What decompresses runs as nobody: it needs only its pipes.
+# Commands with this prefix see no network and die with us. Decompressors run as nobody: they need only their pipes.
 ALONE = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--net", "--ipc", "--pid", "--fork",
           "--kill-child", "--"]  # fmt: skip
 _NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--"]
@@ -31,12 +31,12 @@ class UnpackLimits(NamedTuple):
 
 
 def compression(head: bytes) -> str:
-    """Return the program that decompresses what begins with ``head``, or nothing where it looks uncompressed."""
+    """Return the program that decompresses data that begins with ``head``, or nothing if it looks uncompressed."""
     return next((program for magic, program in _MAGIC if head.startswith(magic)), "")
 
 
 def open_archive(path: str) -> int:
-    """Open the file ``path`` and return its descriptor; raises HostError where it cannot be read."""
+    """Open the file ``path`` and return its descriptor; raises HostError when it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -48,10 +48,10 @@ def open_archive(path: str) -> int:
 
 
 def unpack(fd: int, root: str, *, what: str, limits: UnpackLimits, layer: bool = False) -> Report:
-    """Make in the folder ``root`` what the archive ``fd`` holds (from its start) and return what that was.
+    """Unpack the archive ``fd`` (from its start) into the folder ``root`` and return a report.
 
-    ``layer`` applies it as a layer of a container image, over what is there. Raises HostError about ``what`` when the
-    archive is damaged, hostile or too big; what was made until then stays in ``root``.
+    ``layer`` applies it as a layer of a container image, on top of the present content. Raises HostError about
+    ``what`` when the archive is damaged, hostile or too big; files unpacked until then stay in ``root``.
     """
     program = compression(os.pread(fd, 6, 0))
     os.lseek(fd, 0, os.SEEK_SET)
@@ -68,7 +68,7 @@ def unpack(fd: int, root: str, *, what: str, limits: UnpackLimits, layer: bool =
                                  stdout=process.PIPE, stderr=process.PIPE, own_session=True)  # fmt: skip
         children.append(unpacker)
         if source:
-            source.close()  # or the program would not hear of the unpacker's end
+            source.close()  # or the program would not notice the unpacker's end
         output, said = process.output_of(unpacker)
         complaint = _end(children[0], program) if program else ""
     finally:
@@ -82,7 +82,7 @@ def unpack(fd: int, root: str, *, what: str, limits: UnpackLimits, layer: bool =
 
 
 def _end(child: process.Popen, program: str) -> str:
-    """Wait for the decompressing program and return its complaint, unless that is that nobody wanted to hear more."""
+    """Wait for the decompressing program and return its error message, unless that is a closed pipe."""
     said = process.output_of(child)[1].decode(errors="replace").strip()
     status = child.returncode
     if status in {0, _SIGPIPE, 128 - _SIGPIPE} or "roken pipe" in said:

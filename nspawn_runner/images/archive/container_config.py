@@ -1,4 +1,4 @@
-"""How a container image wants to be run: stored among the image's facts; jobs get its environment.
+"""A container image's configuration: stored in the image's facts; jobs get its environment.
 
 Source: OCI image specification 1.1, "Image Configuration"; docker writes the same names.
 """
@@ -12,33 +12,33 @@ from ...errors import printable
 
 FACT = "container"
 _KEPT = ("Env", "Entrypoint", "Cmd", "WorkingDir", "User", "ExposedPorts", "Volumes", "StopSignal", "Labels")
-# What jobs do not go by, as a Dockerfile calls it.
+# Settings that jobs ignore → their names in a Dockerfile.
 _TOLD = {"Entrypoint": "ENTRYPOINT", "Cmd": "CMD", "WorkingDir": "WORKDIR", "User": "USER", "Volumes": "VOLUME"}
 _MOST_ENVIRONMENT_BYTES = 64 << 10
 
 
 def kept(configuration: Any) -> dict[str, Any]:
-    """Return what is kept of an image's configuration, as it stands there; nothing of one that says nothing."""
+    """Return the parts of an image's configuration that we keep, unchanged; empty if there are none."""
     given = configuration.get("config") if isinstance(configuration, dict) else None
     return {key: given[key] for key in _KEPT if given.get(key)} if isinstance(given, dict) else {}
 
 
 def environment(facts: Mapping[str, Any]) -> str:
-    """Return shell commands, one a variable, that set the environment which the image's ``facts`` name; or nothing."""
+    """Return shell commands, one per variable, that set the environment in the image's ``facts``; may be empty."""
     return "".join(_exports(facts).values())
 
 
 def left_out(facts: Mapping[str, Any]) -> list[str]:
     """Return the names of the variables that ``environment`` leaves out.
 
-    No shell can set a name that has other than letters, digits and _; all of them together may take 64 KiB.
+    A shell can only set names of letters, digits and _; together the variables may take 64 KiB.
     """
     exports = _exports(facts)
     return [name for name, _ in _variables(facts) if name not in exports]
 
 
 def _exports(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return by name the commands that set variables: of as many, in their order, as find room."""
+    """Return the commands that set variables, by name: in order, as many as fit."""
     found, room = {}, _MOST_ENVIRONMENT_BYTES
     for name, value in _variables(facts):
         if _is_name(name, value) and (size := len((line := f"export {name}={_quoted(value)}\n").encode())) <= room:
@@ -55,7 +55,7 @@ def _variables(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def told(facts: Mapping[str, Any]) -> str:
-    """Return in one line what the image says that jobs do not go by; nothing where it says nothing of that kind."""
+    """Return one line with the settings of the image that jobs ignore; empty if there are none."""
     container = facts.get(FACT)
     given = container if isinstance(container, dict) else {}
     return ", ".join(f"{word} {printable(_shown(given[key]), 80)}" for key, word in _TOLD.items() if key in given)

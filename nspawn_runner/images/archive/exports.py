@@ -8,17 +8,17 @@ from ...errors import HostError, UsageError
 from ...host import files, process
 from . import archives
 
-# Ending of a file's name → how to compress. The number of threads and the size of blocks are fixed: what xz and
-# zstd write depends on them. gzip leaves out name and time.
+# File name ending → compressor. The number of threads and the block size are fixed because the output of xz and
+# zstd depends on them. gzip leaves out name and time.
 _COMPRESSORS = {
     ".tar": [],
     ".tar.gz": ["gzip", "--no-name", "--stdout"],
     ".tar.xz": ["xz", "--threads=2", "--block-size=64MiB", "--stdout"],
     ".tar.zst": ["zstd", "--quiet", "--threads=2", "--stdout"],
 }
-# GNU tar manual, "Reproducibility": order, owners as numbers, no name of a process and no times but the files' own in
-# extended headers. Into the names of sparse files it writes its own number all the same: it runs in a PID namespace of
-# its own, where that is 1. trusted.* belongs to this host's file systems, overlay's above all.
+# GNU tar manual, "Reproducibility": fixed order, numeric owners, and no process ids and no times but the files' own in
+# extended headers. tar still writes its pid into the names of sparse files, so it runs in its own PID namespace, where
+# its pid is 1. trusted.* belongs to this host's file systems, mainly to overlay.
 _OPTIONS = (
     "--create", "--format=posix", "--sort=name", "--numeric-owner", "--sparse", "--xattrs", "--xattrs-include=*",
     "--xattrs-exclude=trusted.*", "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime",
@@ -27,19 +27,19 @@ _OPTIONS = (
 
 
 def compression(path: str) -> str:
-    """Return the ending of ``path`` that says how to compress; raises UsageError where there is none that is known."""
+    """Return the ending of ``path`` that selects the compression; raises UsageError when it is unknown."""
     if path == "-":
         return ".tar"
     found = [ending for ending in _COMPRESSORS if path.endswith(ending) and path != ending]
     if not found:
         raise UsageError(
-            f"the name {path} does not say how to compress", advice=f"let it end in {', '.join(_COMPRESSORS)}"
+            f"the name {path} does not say how to compress", advice=f"use one of the endings {', '.join(_COMPRESSORS)}"
         )
     return found[-1]
 
 
 def write_file(root: str, path: str, ending: str) -> int:
-    """Write the tree ``root`` to the file ``path``, whole or not at all, and return the file's size in bytes."""
+    """Write the tree ``root`` to the file ``path`` atomically and return the file's size in bytes."""
     draft = f"{path}.{os.getpid()}.new"
     try:
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -70,7 +70,7 @@ def write(root: str, fd: int, ending: str) -> None:
             source = children[0].stdout
             assert source is not None  # noqa: S101  (tells mypy about PIPE)
             children.append(process.spawn(compressor, stdin=source.fileno(), stdout=fd, stderr=process.PIPE))
-            source.close()  # or tar would not hear of the compressor's end
+            source.close()  # or tar would not notice the compressor's end
         for child in reversed(children):
             said = process.output_of(child)[1]
             if child.returncode:

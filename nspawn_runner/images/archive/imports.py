@@ -18,14 +18,14 @@ from .archives import UnpackLimits
 from .unpack import HARMLESS_DEVICES, Report
 
 MOST_FILES = 10_000_000
-# Part of the disk's free space that an archive may not take.
+# The fraction of the disk's free space that an archive must leave.
 _RESERVE = 0.05
 # What systemd-nspawn --boot tries, in its order.
 _INITS = ("usr/lib/systemd/systemd", "lib/systemd/systemd", "sbin/init")
 
 
 class Source(NamedTuple):
-    """Where a tree comes from: a file's or folder's path; which of several images; how much is too much."""
+    """Where a tree comes from: a file's or folder's path; which of several images; the limits."""
 
     path: str
     reference: str
@@ -33,16 +33,16 @@ class Source(NamedTuple):
 
 
 def default_limits(state_folder: str, *, files_count: int = MOST_FILES) -> UnpackLimits:
-    """Return the limits of an import: nearly what is free on the disk that holds ``state_folder``."""
+    """Return the limits of an import: nearly all the free space on the disk of ``state_folder``."""
     paths.keep_others_out(state_folder)
     there = os.statvfs(state_folder)
     return UnpackLimits(int(there.f_bavail * there.f_frsize * (1 - _RESERVE)), files_count)
 
 
 def fill(root: str, source: Source, progress: Progress) -> tuple[Report, dict[str, Any]]:
-    """Make the tree ``root``, which must not exist yet, from ``source``; return what was made and facts about it.
+    """Create the tree ``root``, which must not exist yet, from ``source``; return a report and facts about it.
 
-    It has no name and no id of the computer that it comes from. Raises HostError; then something may be in ``root``.
+    Removes the hostname and machine-id of its origin. Raises HostError; ``root`` may then be partly filled.
     """
     filled = _fill(root, source, progress)
     identity.forget(root)
@@ -52,7 +52,7 @@ def fill(root: str, source: Source, progress: Progress) -> tuple[Report, dict[st
 def _fill(root: str, source: Source, progress: Progress) -> tuple[Report, dict[str, Any]]:
     """Fill ``root``, as for ``fill``.
 
-    Beside ``root`` lies a folder with a container image meanwhile.
+    Meanwhile a folder beside ``root`` holds the container image.
     """
     if os.path.isdir(source.path):
         if layouts.kind(source.path):
@@ -80,7 +80,7 @@ def _fill(root: str, source: Source, progress: Progress) -> tuple[Report, dict[s
 
 @contextmanager
 def _moved(root: str) -> Iterator[str]:
-    """Yield where what is at ``root`` was put, out of the way, until the end."""
+    """Move ``root`` out of the way until exit, and yield its new path."""
     layout = f"{root}.layout"
     try:
         os.rename(root, layout)
@@ -117,14 +117,14 @@ def _apply(root: str, layout: str, layer: layouts.Layer, limits: UnpackLimits) -
     if layer.diff_id.startswith("sha256:") and report.sha256 != layer.diff_id.partition(":")[2]:
         raise HostError(
             f"the digest of the layer {layer.path} is wrong",
-            facts=f"{layer.diff_id} was promised, {report.sha256} is there",
+            facts=f"expected {layer.diff_id}, found {report.sha256}",
             advice="the archive is damaged or was changed: get it again",
         )
     return report
 
 
 def _remove_devices(root: str) -> int:
-    """Remove the device nodes that an archive would have been refused, and return how many there were."""
+    """Remove the device nodes that would not be unpacked from an archive, and return their number."""
     nodes = process.run(["find", root, "(", "-type", "b", "-o", "-type", "c", ")", "-print0"]).stdout.split(b"\0")
     removed = 0
     for path in filter(None, nodes):
@@ -137,7 +137,7 @@ def _remove_devices(root: str) -> int:
 
 
 def _refuse_busy(folder: str, root: str) -> None:
-    """Refuse a folder that would be copied into itself, or with what is mounted in it, such as /proc."""
+    """Refuse a folder that would be copied into itself, or that has mounts in it, such as /proc."""
     real = os.path.realpath(folder)
     if os.path.commonpath([real, os.path.realpath(root)]) == real:
         raise HostError(f"{folder} holds the images themselves", advice="copy what you want to another folder first")
@@ -147,7 +147,7 @@ def _refuse_busy(folder: str, root: str) -> None:
 
 
 def suite(root: str) -> str:
-    """Return what the tree ``root`` says it is: the suite's name, or the distribution's and its version; or nothing."""
+    """Return the suite's name, or the distribution's name and version, according to the tree ``root``; or nothing."""
     for path in ("etc/os-release", "usr/lib/os-release"):
         try:
             fd = beneath.open_file(root, path)
@@ -162,5 +162,5 @@ def suite(root: str) -> str:
 
 
 def can_boot(root: str) -> bool:
-    """Return whether there is something in the tree ``root`` that systemd-nspawn --boot starts (systemd-nspawn(1))."""
+    """Return whether the tree ``root`` has an init that systemd-nspawn --boot starts (systemd-nspawn(1))."""
     return any(beneath.exists(root, path) for path in _INITS)

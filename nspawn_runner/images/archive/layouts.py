@@ -1,8 +1,8 @@
-"""Container images in a folder: which ones there are, and the layers of the wanted one.
+"""Container images in a folder: list them, and find the layers of one.
 
 Two kinds: an OCI image layout (OCI image specification 1.1, "Image Layout", "Image Index", "Image Manifest", "Image
 Configuration"), and what `docker save` writes (Docker image specification 1.2, "Combined Image JSON + Filesystem
-Changeset Format": manifest.json). Nothing of it is trusted: digests are checked, paths stay inside the folder.
+Changeset Format": manifest.json). None of it is trusted: digests are checked, paths stay inside the folder.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _MOST_DEPTH = 4
 _MOST_IMAGES = 10000
 _HEX_DIGITS = {"sha256": 64, "sha512": 128}
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
-# uname -m and what Go, and so the specification, calls it (GOARCH).
+# uname -m → the name in Go (GOARCH) and in the specification.
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "riscv64": "riscv64",
                   "ppc64le": "ppc64le", "s390x": "s390x"}  # fmt: skip
 
 
 class Layer(NamedTuple):
-    """A layer: ``path`` in the folder; its ``digest`` as it lies there (empty: not known), ``diff_id`` unpacked."""
+    """A layer: ``path`` in the folder; ``digest`` of that file (empty: unknown), ``diff_id`` of it unpacked."""
 
     path: str
     digest: str
@@ -35,7 +35,7 @@ class Layer(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """An image there is: what it is called, its platform, and where its manifest is (docker: its number)."""
+    """An available image: its names, its platform, and where its manifest is (docker: its number)."""
 
     names: tuple[str, ...]
     platform: str
@@ -43,7 +43,7 @@ class Candidate(NamedTuple):
 
 
 class Found(NamedTuple):
-    """An image that was found: its layers, lowest first, its configuration as it stands there, what it is called."""
+    """An image that was found: its layers, lowest first, its unchanged configuration, and its name."""
 
     layers: list[Layer]
     configuration: Any
@@ -51,16 +51,16 @@ class Found(NamedTuple):
 
 
 def kind(root: str) -> str:
-    """Return "oci" or "docker" where the folder ``root`` holds container images, else nothing."""
+    """Return "oci" or "docker" if the folder ``root`` holds container images, else an empty string."""
     if beneath.exists(root, "oci-layout") and beneath.exists(root, "index.json"):
         return "oci"
     return "docker" if beneath.exists(root, "manifest.json") and not beneath.exists(root, "etc") else ""
 
 
 def find_layers(root: str, *, reference: str, machine: str) -> Found:
-    """Return the layers of the image ``reference`` in the folder ``root``, what it is called, and its configuration.
+    """Return the layers, the name and the configuration of the image ``reference`` in the folder ``root``.
 
-    Without a reference there must be one image for the architecture ``machine`` (``uname -m``). Raises HostError.
+    Without a reference, there must be one image for the architecture ``machine`` (``uname -m``). Raises HostError.
     """
     try:
         if kind(root) == "oci":
@@ -74,7 +74,7 @@ def find_layers(root: str, *, reference: str, machine: str) -> Found:
 
 
 def choose(candidates: list[Candidate], *, reference: str, machine: str) -> Candidate:
-    """Return the one of ``candidates`` that is meant; raises HostError that lists them where that is not clear."""
+    """Return the wanted one of ``candidates``; raises HostError that lists them when the choice is ambiguous."""
     named = [each for each in candidates if not reference or _is_called(each, reference)]
     here = f"linux/{_ARCHITECTURES.get(machine, machine)}"
     fitting = [each for each in named if not each.platform or f"{each.platform}/".startswith(f"{here}/")]
@@ -88,7 +88,7 @@ def choose(candidates: list[Candidate], *, reference: str, machine: str) -> Cand
 
 
 def oci_candidates(root: str) -> list[Candidate]:
-    """Return the images that the OCI layout ``root`` names, in indexes of indexes too."""
+    """Return the images that the OCI layout ``root`` lists, including those in nested indexes."""
     found: list[Candidate] = []
     waiting: list[tuple[Any, tuple[str, ...], int]] = [(_json(root, "index.json", ""), (), 0)]
     while waiting:
@@ -105,12 +105,12 @@ def oci_candidates(root: str) -> list[Candidate]:
                 found.append(Candidate(called, _platform(descriptor.get("platform")), digest))
             if len(found) > _MOST_IMAGES:
                 raise _wrong("there are too many images")
-    # Attestations lie beside images as if they were for an unknown platform.
+    # Attestations are listed beside images, as images for an unknown platform.
     return [each for each in found if not each.platform.startswith("unknown")]
 
 
 def docker_candidates(saved: list[Any]) -> list[Candidate]:
-    """Return the images that the content of a manifest.json names."""
+    """Return the images that the content of a manifest.json lists."""
     found = []
     for number, entry in enumerate(saved):
         image = _object(entry, "manifest.json")
@@ -129,7 +129,7 @@ def _oci_layers(root: str, digest: str) -> tuple[list[Layer], Any]:
         layer = _object(entry, "layer")
         media_type = _text(layer.get("mediaType"), "mediaType")
         if (".layer." not in media_type and ".diff.tar" not in media_type) or "encrypted" in media_type:
-            raise HostError("it is no image of a file system", facts=f"a layer is of the type {media_type}")
+            raise HostError("it is not a file system image", facts=f"a layer has the type {media_type}")
         layer_digest = _digest(layer.get("digest"))
         found.append(Layer(_blob(layer_digest), layer_digest, diff_id))
     return found, config
@@ -155,17 +155,17 @@ def _diff_ids(config: Any, count: int) -> list[str]:
 
 
 def check_digest(fd: int, digest: str, path: str) -> None:
-    """Compare the content of ``fd`` with ``digest``; raises HostError where they differ."""
+    """Compare the content of ``fd`` with ``digest``; raises HostError when they differ."""
     os.lseek(fd, 0, os.SEEK_SET)
     with open(os.dup(fd), "rb") as file:
         found = hashlib.file_digest(file, digest.partition(":")[0]).hexdigest()
     if found != digest.partition(":")[2]:
-        raise HostError(f"the digest of {path} is wrong", facts=f"{digest} was promised, {found} is there",
+        raise HostError(f"the digest of {path} is wrong", facts=f"expected {digest}, found {found}",
                         advice="the archive is damaged or was changed: get it again")  # fmt: skip
 
 
 def open_blob(root: str, path: str) -> int:
-    """Open the file ``path`` of the layout ``root``, wherever links in it lead, as if that were "/"."""
+    """Open the file ``path`` of the layout ``root``, resolving links as if ``root`` were "/"."""
     try:
         return beneath.open_file(root, path)
     except OSError as error:
@@ -196,7 +196,7 @@ def _names(descriptor: dict[str, Any], digest: str) -> tuple[str, ...]:
 
 
 def _is_called(candidate: Candidate, reference: str) -> bool:
-    """Tell whether ``reference`` is a whole name, a name without its registry, its tag, or the digest or its start."""
+    """Return whether ``reference`` is a full name, a name without its registry, a tag, or a digest or its prefix."""
     wholes = (*candidate.names, candidate.manifest)
     return any(
         reference == name or name.endswith((f"/{reference}", f":{reference}"))
@@ -221,7 +221,7 @@ def _digest(value: Any) -> str:
     text = _text(value, "digest")
     algorithm, _, digits = text.partition(":")
     if len(digits) != _HEX_DIGITS.get(algorithm) or digits.strip("0123456789abcdef"):
-        raise _wrong(f"{text[:100]!r} is no digest")
+        raise _wrong(f"{text[:100]!r} is not a digest")
     return text
 
 
@@ -243,7 +243,7 @@ def _array(value: Any, what: str) -> list[Any]:
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= 4096 or "\0" in value:
-        raise _wrong(f"{what} must be a text")
+        raise _wrong(f"{what} must be a string")
     return value
 
 

@@ -1,6 +1,6 @@
-"""Convert POSIX ACLs from their text in archives to the kernel's format (acl(5)).
+"""Convert POSIX ACLs from their text form in archives to the kernel's format (acl(5)).
 
-Source: star(5) and bsdtar write ``user:lisa:r-x:502``, GNU tar the same without the number, or it in the name's place.
+Source: star(5) and bsdtar write ``user:lisa:r-x:502``; GNU tar omits the number or replaces the name with it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ _TAGS = {(b"user", False): _OWNER, (b"user", True): _USER, (b"group", False): _O
          (b"mask", False): _MASK, (b"other", False): _OTHER}  # fmt: skip
 _SHORT = {b"u": b"user", b"g": b"group", b"m": b"mask", b"o": b"other"}
 _MOST_ENTRIES = 1024
-# Gives the number of the user (True) or group of a name; raises ValueError where there is none.
+# Returns the number of the user (True) or group with a name; raises ValueError when there is none.
 Numbers = Callable[[bool, bytes], int]
 
 
 def binary(text: bytes, numbers: Numbers) -> bytes:
-    """Return the list ``text`` as the value of an extended attribute; raises ValueError for one that is none."""
+    """Return the list ``text`` as the value of an extended attribute; raises ValueError when it is malformed."""
     packed = b"".join(struct.pack("<HHI", *entry) for entry in sorted(_entries(text, numbers)))
     return struct.pack("<I", _VERSION) + packed
 
 
 def group_mode(text: bytes) -> int | None:
-    """Return what the owning group may by the list ``text`` (0 to 7): the file's mode has the mask in that place."""
+    """Return the owning group's permissions (0 to 7) in the list ``text``; the file's mode has the mask there."""
 
     def any_number(_is_user: bool, _name: bytes) -> int:
         return 0
@@ -45,10 +45,10 @@ def _entries(text: bytes, numbers: Numbers) -> list[tuple[int, int, int]]:
 
 
 def _entry(word: bytes, numbers: Numbers) -> tuple[int, int, int]:
-    kind, name, rights, *more = word.split(b":")  # ValueError where there are fewer
+    kind, name, rights, *more = word.split(b":")  # ValueError when there are fewer
     tag = _TAGS.get((_SHORT.get(kind, kind), bool(name)))
     if tag is None or len(more) > 1 or rights.strip(b"rwx-"):
-        raise ValueError(f"no entry of an access control list: {word[:60]!r}")
+        raise ValueError(f"not an entry of an access control list: {word[:60]!r}")
     mode = sum(bit for letter, bit in ((b"r", 4), (b"w", 2), (b"x", 1)) if letter in rights)
     if not name:
         return tag, mode, _NO_ID

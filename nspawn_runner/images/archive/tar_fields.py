@@ -1,4 +1,4 @@
-"""Fields of tar headers and pax records: each is read exactly, or refused.
+"""Parse fields of tar headers and pax records: exactly, or not at all.
 
 Sources as for tar_reader: POSIX.1-2017 (pax) and the GNU tar manual, "Tar Internals".
 """
@@ -9,18 +9,18 @@ BLOCK = 512
 
 
 class DamagedError(Exception):
-    """The archive is not what it should be; the text says how."""
+    """The archive is damaged or not acceptable; the text says why."""
 
 
 def check_sum(block: bytes) -> None:
-    """Raise DamagedError where the header ``block`` does not have the sum it says (each byte counted unsigned)."""
+    """Raise DamagedError when the header ``block`` does not match its checksum (of unsigned bytes)."""
     said = number(block[148:156])
     if sum(block) - sum(block[148:156]) + 8 * 32 != said:
-        raise DamagedError("no tar archive, or a damaged one: a header's checksum is wrong")
+        raise DamagedError("not a tar archive, or a damaged one: a header's checksum is wrong")
 
 
 def member_name(block: bytes, pax: dict[bytes, bytes]) -> bytes:
-    """Return the raw name of the member with the header ``block``, which ``pax`` may override."""
+    """Return the raw name of the member with the header ``block``; ``pax`` may override it."""
     if b"GNU.sparse.name" in pax:
         return pax[b"GNU.sparse.name"]
     if b"path" in pax:
@@ -30,7 +30,7 @@ def member_name(block: bytes, pax: dict[bytes, bytes]) -> bytes:
 
 
 def pax_records(content: bytes) -> dict[bytes, bytes]:
-    """Return the records "length key=value\\n" of a pax header; pieces of a sparse file (0.0) are gathered as a map."""
+    """Return the records "length key=value\\n" of a pax header; pieces of a sparse file (0.0) become a map."""
     records: dict[bytes, bytes] = {}
     pieces = []
     at = 0
@@ -53,12 +53,12 @@ def pax_records(content: bytes) -> dict[bytes, bytes]:
 
 
 def text(field: bytes) -> bytes:
-    """Return what a header's field holds up to the first NUL."""
+    """Return a header field's content up to the first NUL."""
     return field.split(b"\0", 1)[0]
 
 
 def number(field: bytes) -> int:
-    """Return a header's number: octal digits, or base 256 where the first bit is set; not below 0."""
+    """Return a header's number: octal digits, or base 256 if the first bit is set; never below 0."""
     if field[0] & 0x80:
         found = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
         return found if found < 1 << 62 else _refuse_number(field)
@@ -69,20 +69,20 @@ def number(field: bytes) -> int:
 
 
 def seconds(field: bytes) -> int:
-    """Return a header's time, which may lie before 1970, bounded to what file systems take."""
+    """Return a header's time, which may be before 1970, clamped to what file systems can store."""
     if field[0] == 0xFF:
         return max(int.from_bytes(field, "big", signed=True), -(1 << 33))
     return min(number(field), 1 << 33)
 
 
 def _refuse_number(field: bytes) -> int:
-    raise DamagedError(f"no tar archive, or a damaged one: {field!r} is no number")
+    raise DamagedError(f"not a tar archive, or a damaged one: {field!r} is not a number")
 
 
 def decimal(digits: bytes) -> int:
     """Return the number of at most 19 decimal digits; raises DamagedError for anything else."""
     if not digits.isdigit() or len(digits) > 19:
-        raise DamagedError(f"an extended header is damaged: {digits[:20]!r} is no number")
+        raise DamagedError(f"an extended header is damaged: {digits[:20]!r} is not a number")
     return int(digits)
 
 
@@ -90,17 +90,17 @@ def owner(pax: dict[bytes, bytes], key: bytes, field: bytes) -> int:
     """Return a user or group (0 to 2^32 - 2), from ``pax`` or the header; raises DamagedError."""
     found = decimal(pax[key]) if key in pax else number(field)
     if not 0 <= found < (1 << 32) - 1:
-        raise DamagedError(f"{found} is no user or group")
+        raise DamagedError(f"{found} is not a user or group")
     return found
 
 
 def nanoseconds(decimals: bytes) -> int:
-    """Return the decimal seconds ``decimals`` in nanoseconds, exactly, bounded to what file systems take (64 bits)."""
+    """Return the decimal seconds ``decimals`` as nanoseconds, clamped to what file systems can store (64 bits)."""
     sign, plain = (-1, decimals[1:]) if decimals[:1] == b"-" else (1, decimals)
     whole, _, fraction = plain.partition(b".")
     return sign * (min(decimal(whole), 1 << 33) * 10**9 + decimal((fraction or b"0")[:9].ljust(9, b"0")))
 
 
 def padded(size: int) -> int:
-    """Return the bytes that ``size`` bytes take in whole blocks."""
+    """Return ``size`` in bytes, rounded up to whole blocks."""
     return -(-size // BLOCK) * BLOCK

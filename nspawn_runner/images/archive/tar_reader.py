@@ -1,8 +1,8 @@
 """Read an untrusted tar archive as a stream, in bounded memory.
 
 Formats: ustar and pax as in POSIX.1-2017 (pax, "ustar Interchange Format" and "pax Header Block"), GNU's long names,
-base-256 numbers and sparse files, old and pax 0.0 to 1.0 (GNU tar manual, "Tar Internals"). Not tarfile: that takes
-a damaged header in the middle for the end, reads headers of any length into memory, and decodes names and values.
+base-256 numbers and sparse files, old and pax 0.0 to 1.0 (GNU tar manual, "Tar Internals"). Not tarfile: it takes a
+damaged header in the middle for the end, reads headers of any length into memory, and decodes names and values.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _MOST_EXTENTS = 1 << 20
 _CHUNK_BYTES = 1 << 20
 _XATTR = b"SCHILY.xattr."
 _ACLS = {b"SCHILY.acl.access": "system.posix_acl_access", b"SCHILY.acl.default": "system.posix_acl_default"}
-# What else a file may have that is none of its attributes here: flags, labels, access control lists as of NFS.
+# File properties that we do not restore: flags, labels, NFS access control lists.
 _NOT_KEPT = (b"SCHILY.acl.ace", b"SCHILY.fflags", b"RHT.security.selinux")
 # Records whose empty value means what the header says (POSIX.1-2017, pax).
 _OVERRIDES = (b"path", b"linkpath", b"size", b"mtime", b"uid", b"gid")
 
 
 class Hash(Protocol):
-    """What hashlib makes."""
+    """A hash object of hashlib."""
 
     def update(self, data: bytes, /) -> None:
         """Take in more."""
@@ -37,7 +37,7 @@ class Hash(Protocol):
 
 
 class Extent(NamedTuple):
-    """A run of bytes that a sparse file has; between the runs are holes."""
+    """A run of data in a sparse file; between the runs are holes."""
 
     offset: int
     size: int
@@ -46,9 +46,9 @@ class Extent(NamedTuple):
 class TarEntry(NamedTuple):
     """A member: ``kind`` is one of "file", "link", "symlink", "folder", "fifo", "char", "block".
 
-    ``name`` and ``target`` are raw bytes, ``mtime_ns`` nanoseconds, ``size`` what the file has with its holes; the
-    data of a file must be taken with ``Reader.data`` before the next entry. ``acls`` are access control lists as text,
-    by the attribute's name; ``not_kept`` counts what there is no place for here.
+    ``name`` and ``target`` are raw bytes, ``mtime_ns`` nanoseconds, ``size`` includes holes. Read the
+    data of a file with ``Reader.data`` before the next entry. ``acls`` are access control lists as text, by attribute
+    name; ``not_kept`` counts properties that have no field here.
     """
 
     kind: str
@@ -71,7 +71,7 @@ _KINDS = {b"0": "file", b"\0": "file", b"7": "file", b"S": "file", b"1": "link",
 
 
 class Reader:
-    """Reads the archive that comes from ``fd``; stops with DamagedError after ``most_bytes``; ``hash`` sees all."""
+    """Reads an archive from ``fd``; raises DamagedError after ``most_bytes``; ``digest`` is updated with all of it."""
 
     def __init__(self, fd: int, *, most_bytes: int = 1 << 62, digest: Hash | None = None) -> None:
         self._fd = fd
@@ -94,17 +94,17 @@ class Reader:
             self._skip()
 
     def data(self) -> Iterator[bytes]:
-        """Yield what the current member holds, without its holes."""
+        """Yield the current member's data, without its holes."""
         while self._unread:
             yield self._part(min(self._unread, _CHUNK_BYTES))
 
     def drain(self) -> None:
-        """Read what follows the end mark, so that whoever writes the stream ends well and the digest is whole."""
+        """Read past the end mark, so that the writer of the stream exits normally and the digest is complete."""
         while self._fill():
             self._at = len(self._buffer)
 
     def _header(self, global_pax: dict[bytes, bytes]) -> tuple[bytes | None, dict[bytes, bytes]]:
-        """Return the next member's header block and what the extended headers before it say; None at the end."""
+        """Return the next member's header block and the extended headers before it; None at the end."""
         pax = dict(global_pax)
         while True:
             block = self._exactly(BLOCK)
@@ -124,7 +124,7 @@ class Reader:
             elif kind == b"V":
                 self._header_text(tar_fields.number(block[124:136]))
             elif kind == b"M" or b"GNU.volume.filename" in pax:
-                raise DamagedError("it is one volume of several: join them to one archive first")
+                raise DamagedError("it is one volume of several: join them into one archive first")
             else:
                 return block, {key: value for key, value in pax.items() if value or key not in _OVERRIDES}
 
@@ -136,14 +136,14 @@ class Reader:
     def _entry(self, block: bytes, pax: dict[bytes, bytes]) -> TarEntry:
         kind = _KINDS.get(block[156:157])
         if kind is None:
-            raise DamagedError(f"a member of a type that is not known: {block[156:157]!r}")
+            raise DamagedError(f"a member of an unknown type: {block[156:157]!r}")
         name, target = tar_fields.member_name(block, pax), pax.get(b"linkpath", tar_fields.text(block[157:257]))
         if kind == "file" and name.endswith(b"/") and block[156:157] in b"\00":
-            kind = "folder"  # before ustar, folders were files with such a name
+            kind = "folder"  # before ustar, folders were files with such names
         stored = tar_fields.decimal(pax[b"size"]) if b"size" in pax else tar_fields.number(block[124:136])
         if b"\0" in name or b"\0" in target:
             raise DamagedError("a name holds a NUL byte")
-        # An incremental archive's folder comes with a list of what was in it.
+        # In an incremental archive, a folder's data is a list of its content.
         self._unread = stored if kind == "file" or block[156:157] == b"D" else 0
         self._padding = tar_fields.padded(self._unread) - self._unread
         size, extents = self._sparse(block, pax, stored) if kind == "file" else (0, ())
@@ -170,7 +170,7 @@ class Reader:
         )
 
     def _sparse(self, block: bytes, pax: dict[bytes, bytes], stored: int) -> tuple[int, tuple[Extent, ...]]:
-        """Return a file's size with holes and its extents; for the most part one that is all of it."""
+        """Return a file's size with holes and its extents; usually a single one."""
         if block[156:157] == b"S":
             numbers = self._old_sparse(block)
             size = tar_fields.number(block[483:495])
@@ -198,7 +198,7 @@ class Reader:
         return [tar_fields.number(word) for word in words if word.strip(b"\0")]
 
     def _sparse_map(self) -> list[int]:
-        """Read the map that stands before the data in format 1.0: lines of numbers, their count first."""
+        """Read the map that precedes the data in format 1.0: lines of numbers, their count first."""
         first = self._part(BLOCK)
         count = tar_fields.decimal(first.partition(b"\n")[0])
         parts, lines = [first], first.count(b"\n")

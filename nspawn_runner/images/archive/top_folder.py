@@ -7,15 +7,15 @@ import stat
 
 from .unpack import Report
 
-# What the top of a tree holds, whoever made it.
+# The folders at the top of every tree.
 _OF_A_TREE = ("etc", "usr")
 _ASIDE = ".top"
 
 
 def move_up(root: str, report: Report) -> Report:
-    """Where the one folder in ``root`` holds a tree, let that be ``root``; files beside it, such as lists, go.
+    """If ``root`` holds a single folder with a tree, make that ``root``; remove files beside it, such as lists.
 
-    Return ``report`` with the folder's name; unchanged where it is not so. No link is followed.
+    Return ``report`` with the folder's name, or unchanged. Follows no links.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     outer = os.open(root, flags)
@@ -30,7 +30,7 @@ def move_up(root: str, report: Report) -> Report:
                 return report
             for name in modes.keys() - {*folders}:
                 os.unlink(name, dir_fd=outer)
-            # Or what is in it could not have its name.
+            # Otherwise nothing in it could have its name.
             os.rename(folders[0], _ASIDE, src_dir_fd=outer, dst_dir_fd=outer)
             there = os.fstat(inner)
             for name in os.listdir(inner):

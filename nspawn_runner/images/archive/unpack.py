@@ -2,10 +2,10 @@
 
     python3 -IS -c … ROOT MOST_BYTES MOST_ENTRIES layer|archive      the archive on stdin; a Report as JSON on stdout
 
-The process has no other folder of the host in sight (host/confine.py), no network, and the capabilities that making
-files takes: a link that leads astray leads to somewhere in ROOT, as it will in the machine; and a mistake in here does
-no harm to the host either. tar(1) could not be shut in like this, as it would have to find itself and its libraries in
-the tree; and it knows no whiteouts. Layers: OCI image specification 1.1, "Image Layer Filesystem Changeset".
+The process sees no other folder of the host (host/confine.py) and no network, and has only the capabilities needed to
+create files. A malicious link leads to somewhere in ROOT, as it will in the machine, and a bug in here cannot harm the
+host either. tar(1) could not be confined like this, because it would need itself and its libraries in the tree; and it
+does not support whiteouts. Layers: OCI image specification 1.1, "Image Layer Filesystem Changeset".
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from . import tar_acl
 from .tar_fields import DamagedError
 from .tar_reader import Reader, TarEntry
 
-# null, zero, full, random, urandom; tty, console, ptmx: the nodes that trees have and that hold nothing of the host
-# (the kernel's devices.txt). With others, a shell in the tree could reach its disks.
+# null, zero, full, random, urandom; tty, console, ptmx: usual in trees, and they give no access to the host
+# (the kernel's devices.txt). With other nodes, a shell in the tree could reach the host's disks.
 HARMLESS_DEVICES = {*((1, minor) for minor in (3, 5, 7, 8, 9)), *((5, minor) for minor in (0, 1, 2))}
 _XATTRS = {"security.capability", "system.posix_acl_access", "system.posix_acl_default"}
 _DEFAULT_ACL = "system.posix_acl_default"
 _HIGHEST_ID = 65535
 _WHITEOUT, _AUFS, _OPAQUE = b".wh.", b".wh..wh.", b".wh..wh..opq"
-# What a file takes of a disk besides its content, about.
+# The approximate disk space of a file besides its content.
 _ENTRY_BYTES = 1024
 _HEADERS_BYTES = 1 << 30
 _NAME_FILES = ((True, b"passwd"), (False, b"group"))
@@ -39,9 +39,9 @@ _MOST_NAMES_BYTES = 16 << 20
 
 
 class Report(NamedTuple):
-    """What was made: entries, bytes of content; what was left out or cannot be used; the SHA-256 of the archive.
+    """What was unpacked: entries, bytes of content; what was left out or is unusable; the archive's SHA-256.
 
-    ``top`` is the archive's folder that became the tree, ``beside_top`` counts what lay beside it and went.
+    ``top`` is the archive's folder that became the tree, ``beside_top`` counts the removed entries beside it.
     """
 
     entries: int = 0
@@ -60,20 +60,20 @@ class Report(NamedTuple):
 
 
 class Unpacker:
-    """Makes entries below ``root`` (bytes, no slash at the end: empty for "/"); ``layer`` heeds whiteouts."""
+    """Creates entries below ``root`` (bytes, no slash at the end: empty for "/"); ``layer`` applies whiteouts."""
 
     def __init__(self, root: bytes, *, most_bytes: int, most_entries: int, layer: bool) -> None:
         self._root = root
         self._most_bytes = most_bytes
         self._most_entries = most_entries
         self._layer = layer
-        self._made: set[bytes] = set()  # by this layer: its whiteouts are about those below
-        self._folders: dict[bytes, tuple[int, bytes | None]] = {}  # modification time, default ACL: come last
-        self._acls: dict[bytes, tuple[dict[str, bytes], int]] = {}  # lists as text, mode: names are known at the end
+        self._made: set[bytes] = set()  # by this layer: its whiteouts apply only to those below
+        self._folders: dict[bytes, tuple[int, bytes | None]] = {}  # modification time, default ACL: set last
+        self._acls: dict[bytes, tuple[dict[str, bytes], int]] = {}  # lists as text, mode: users are known at the end
         self.report = Report()
 
     def unpack(self, reader: Reader) -> None:
-        """Make all that ``reader`` yields; raises DamagedError and OSError."""
+        """Create all entries that ``reader`` yields; raises DamagedError and OSError."""
         for entry in reader:
             try:
                 self._count(entries=1)
@@ -81,7 +81,7 @@ class Unpacker:
             except OSError as error:
                 if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                     raise
-                raise DamagedError(f"cannot make {shown(entry.name)}: {error.strerror}") from error
+                raise DamagedError(f"cannot create {shown(entry.name)}: {error.strerror}") from error
             except (DamagedError, OverflowError, ValueError) as error:
                 raise DamagedError(f"{shown(entry.name)}: {error}") from None
         self._set_acls()
@@ -122,7 +122,7 @@ class Unpacker:
         self._dress(path, entry)
 
     def _make_room(self, path: bytes, name: bytes, entry: TarEntry) -> None:
-        """Remove what ``entry`` takes the place of; make its folders, and the folder that it is."""
+        """Remove what ``entry`` replaces; create its parent folders, and ``entry`` itself if it is a folder."""
         if not name:
             if entry.kind != "folder":
                 raise DamagedError(f"the top of the tree would be a {entry.kind}")
@@ -162,7 +162,7 @@ class Unpacker:
             os.close(fd)
 
     def _dress(self, path: bytes, entry: TarEntry) -> None:
-        """Give the new file its owner, then its mode and attributes, which a change of the owner takes away."""
+        """Set the new file's owner, then its mode and attributes, which a change of owner clears."""
         os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
         if max(entry.uid, entry.gid) > _HIGHEST_ID:
             self.report = self.report._replace(high_ids=self.report.high_ids + 1)
@@ -180,7 +180,7 @@ class Unpacker:
             os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
 
     def _set_xattr(self, path: bytes, name: str, value: bytes) -> None:
-        """Set an attribute of a kind that means the same everywhere; overlayfs takes its own for orders."""
+        """Set an attribute if it means the same everywhere; overlayfs would act on its own ones."""
         kept = name in _XATTRS or (name.startswith("user.") and not name.startswith("user.overlay."))
         try:
             if kept:
@@ -195,7 +195,7 @@ class Unpacker:
         self.report = self.report._replace(attributes_left_out=self.report.attributes_left_out + count)
 
     def _set_acls(self) -> None:
-        """Set the access control lists that came as text. Where one cannot be set, no one gets more by the mode."""
+        """Set the text access control lists. If one cannot be set, the mode must not grant more than it."""
         numbers = _Numbers(self._root)
         for path, (lists, mode) in self._acls.items():
             for name, text in lists.items():
@@ -208,7 +208,7 @@ class Unpacker:
                         os.chmod(path, mode & ~0o070 | (mode & group << 3))
 
     def _hide(self, folder: bytes, last: bytes) -> None:
-        """Take away what a whiteout in ``folder`` names of the layers below, or all of the folder in them."""
+        """Apply a whiteout in ``folder``: remove the named entry of the layers below, or all their entries there."""
         if last == _OPAQUE:
             with suppress(FileNotFoundError, NotADirectoryError):
                 for name in os.listdir(self._path(folder) or b"/"):
@@ -220,7 +220,7 @@ class Unpacker:
             self._hide_one(folder, hidden)
 
     def _hide_one(self, folder: bytes, name: bytes) -> None:
-        """Remove what the layers below have at ``name``; what this layer made there or deeper stays."""
+        """Remove what the layers below have at ``name``; keep what this layer created there or deeper."""
         waiting = [b"/".join(filter(None, (folder, name)))]
         while waiting:
             inner = waiting.pop()
@@ -232,7 +232,7 @@ class Unpacker:
                 waiting += [inner + b"/" + deeper for deeper in os.listdir(path)]
 
     def _note(self, name: bytes) -> None:
-        """Remember that this layer made ``name``, and with it something in each folder on the way."""
+        """Record that this layer created ``name``, and thus something in each of its parent folders."""
         while name and name not in self._made:
             self._made.add(name)
             name = name.rpartition(b"/")[0]
@@ -241,7 +241,7 @@ class Unpacker:
         return self._root + b"/" + name if name else self._root or b"/"
 
     def _remove(self, path: bytes) -> None:
-        """Remove what lies at ``path``, without recursion: a tree may be deeper than Python's stack."""
+        """Remove ``path`` without recursion: a tree may be deeper than Python's stack."""
         folders = []
         waiting = [path]
         while waiting:
@@ -267,19 +267,19 @@ class Unpacker:
 
 
 class _Numbers:
-    """The numbers of users and groups by the tree's own names."""
+    """The tree's own user and group ids, by name."""
 
     def __init__(self, root: bytes) -> None:
         self._known = {is_user: _numbers(root + b"/etc/" + file) for is_user, file in _NAME_FILES}
 
     def __call__(self, is_user: bool, name: bytes) -> int:
         if name not in self._known[is_user]:
-            raise ValueError(f"nobody is called {shown(name)}")
+            raise ValueError(f"there is no user or group {shown(name)}")
         return self._known[is_user][name]
 
 
 def _numbers(path: bytes) -> dict[bytes, int]:
-    """Return the numbers by name of a file such as /etc/passwd (passwd(5), group(5)); empty where there is none."""
+    """Return the ids by name in a file such as /etc/passwd (passwd(5), group(5)); empty if there is no such file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -299,15 +299,15 @@ def _inner(name: bytes) -> bytes:
 
 
 def shown(name: bytes) -> str:
-    """Return a member's name for a message: on one line, bounded, whatever bytes it holds."""
+    """Return a member's name for a message: on one line, truncated, whatever bytes it contains."""
     return repr(os.fsdecode(name[:200]))
 
 
 def main(arguments: list[str]) -> int:
-    """Unpack stdin as ``arguments`` say (see the top of this file); 1 with a sentence on stderr when that fails."""
+    """Unpack stdin according to ``arguments`` (see the module docstring); 1 with a message on stderr on failure."""
     root, most_bytes, most_entries, kind = arguments
     os.umask(0)
-    os.fsencode("ä").decode("utf-8", "surrogateescape")  # loads the codecs: no library is in sight later
+    os.fsencode("ä").decode("utf-8", "surrogateescape")  # loads the codecs: no library is reachable later
     digest = hashlib.sha256()
     try:
         confine.lock_in(root)

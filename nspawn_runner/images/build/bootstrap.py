@@ -1,4 +1,4 @@
-"""Build a Debian tree with mmdebstrap or debootstrap: watched, logged, ended with all its processes."""
+"""Build a Debian tree with mmdebstrap or debootstrap: show progress, log output, leave no process behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..progress import BuilderOutput, Progress
 from . import failure, suite_source
 from .suite_source import SuiteSource
 
-# The builder dies with us, all that it started dies with it, and its mounts are seen by nobody else.
+# The builder dies with us, its children die with it, and nobody else sees its mounts.
 _CONFINED = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--pid", "--fork", "--kill-child",
              "--mount-proc", "--"]  # fmt: skip
 
@@ -22,8 +22,8 @@ _CONFINED = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--pi
 def build(source: SuiteSource, root: str, *, log: str, progress: Progress, builder: str = "") -> str:
     """Build ``source`` in the empty tree ``root`` and return the builder's name; its output goes to the file ``log``.
 
-    ``builder`` names it, by default it is what the host has. Raises HostError with what is known of the reason; then no
-    process of the builder is left, nor when cancelled.
+    ``builder`` names it; by default it is the one the host has. Raises HostError with the reason, if known. No process
+    of the builder is left on failure or cancellation.
     """
     builder = builder or find_builder()
     output = BuilderOutput()
@@ -45,7 +45,7 @@ def build(source: SuiteSource, root: str, *, log: str, progress: Progress, build
 
 @contextmanager
 def _no_keys(root: str) -> Iterator[None]:
-    """Have an empty folder beside ``root``, for apt to find keys in that are not those asked for: none."""
+    """Keep an empty folder beside ``root`` as apt's key folder, so that it trusts no keys but the requested ones."""
     folder = _no_keys_folder(root)
     os.mkdir(folder)
     try:
@@ -59,9 +59,9 @@ def _no_keys_folder(root: str) -> str:
 
 
 def run_command(command: Sequence[str], root: str, *, log: str, progress: Progress) -> None:
-    """Fill the empty tree ``root`` by ``command``, in whose words {root} is its path; output is added to ``log``.
+    """Fill the empty tree ``root`` with ``command``, in which {root} stands for its path; append output to ``log``.
 
-    Raises HostError when it fails or leaves nothing there; then no process of it is left, nor when cancelled.
+    Raises HostError when it fails. No process of it is left on failure or cancellation.
     """
     argv = [word.replace("{root}", root) for word in command]
     program = process.quoted(argv[:1])
@@ -85,11 +85,11 @@ def _run(argv: Sequence[str], log: str, heard: Callable[[str], None]) -> program
 
 
 def find_builder() -> str:
-    """Return which builder this host has; raises HostError when it has none."""
+    """Return the builder that this host has; raises HostError when it has none."""
     for builder in ("mmdebstrap", "debootstrap"):
         if _is_installed(builder):
             return builder
-    raise HostError("no program is installed that makes Debian trees", advice="install one: apt install mmdebstrap")
+    raise HostError("no program that builds Debian trees is installed", advice="install one: apt install mmdebstrap")
 
 
 def _is_installed(program: str) -> bool:
@@ -97,11 +97,11 @@ def _is_installed(program: str) -> bool:
 
 
 def builder_argv(builder: str, source: SuiteSource, root: str, *, keyring: str) -> list[str]:
-    """Return how to call ``builder`` for ``source``.
+    """Return the command line of ``builder`` for ``source``.
 
-    No eatmydata: around the whole builder every program in the tree complains of the missing library, and through
-    mmdebstrap's own hook it gained nothing (27 s instead of 18 s). dpkg is told instead not to sync each file, and
-    the tree is written out once at the end.
+    No eatmydata: around the whole builder, every program in the tree complains about the missing library, and through
+    mmdebstrap's own hook it gained nothing (27 s instead of 18 s). Instead, dpkg does not sync each file, and
+    the tree is synced once at the end.
     """
     options = [f"--variant={source.variant}", f"--include={','.join(source.all_packages)}",
                f"--components={','.join(source.components)}"]  # fmt: skip
@@ -109,13 +109,13 @@ def builder_argv(builder: str, source: SuiteSource, root: str, *, keyring: str) 
     if builder == "mmdebstrap":
         options += ["--mode=root", "--format=directory", "--verbose", "--dpkgopt=force-unsafe-io"]
         options += [f"--architectures={source.arch}"] if source.arch else []
-        # Without one it finds the usual file itself and names it in the image's list of sources, as apt there needs.
-        # A file counts beside the folder of keys that the host trusts, and a usual file that is found beside both.
+        # Without one, it finds the usual file itself and names it in the image's list of sources, as apt there needs.
+        # Keys from a file are used in addition to the host's trusted folder and to the usual file, if found.
         if source.keyring:
             options += [f"--keyring={keyring}", f"--keyring={_no_keys_folder(root)}", "--skip=check/signed-by"]
     else:
-        options += ["--force-check-gpg"]  # without the keys it would go on unchecked
+        options += ["--force-check-gpg"]  # without keys it would continue unchecked
         options += [f"--arch={source.arch}"] if source.arch else []
         options += [f"--keyring={keyring}"] if keyring else []
-    # No "--" before the rest, which debootstrap does not know: none of it starts with a dash (source.checked).
+    # debootstrap does not support "--" before the rest; none of it starts with a dash (source.checked).
     return [builder, *options, source.suite, root, *mirror]

@@ -17,9 +17,9 @@ from . import bootstrap, identity, inputs, suite_source
 
 
 def make(spec: Spec, root: str, state_folder: str, *, log: str, progress: Progress) -> dict[str, Any]:
-    """Make the tree ``root``, which must not exist yet, as ``spec`` says what it begins as; return facts about it.
+    """Create the tree ``root``, which must not exist yet, from the base of ``spec``; return facts about it.
 
-    What programs say is added to the file ``log``. Raises HostError.
+    Appends the output of programs to the file ``log``. Raises HostError.
     """
     facts: dict[str, Any] = {"built": round(time.time()), "inputs": inputs.noted(spec.inputs, {})}
     if spec.extends:
@@ -37,7 +37,7 @@ def make(spec: Spec, root: str, state_folder: str, *, log: str, progress: Progre
     if spec.command:
         bootstrap.run_command(spec.command, root, log=log, progress=progress)
         if not os.listdir(root):
-            raise HostError(f"{process.quoted(spec.command)} made nothing", advice="it must fill the folder {root}")
+            raise HostError(f"{process.quoted(spec.command)} created nothing", advice="it must fill the folder {root}")
         builder = spec.command[0]
     else:
         builder = bootstrap.build(spec.source, root, log=log, progress=progress, builder=spec.builder)
@@ -46,15 +46,15 @@ def make(spec: Spec, root: str, state_folder: str, *, log: str, progress: Progre
 
 
 def why_anew(spec: Spec, image: store.Image, state_folder: str) -> str:
-    """Return why a changed copy of ``image`` will not do and its tree is made again; nothing where it will."""
+    """Return why the tree of ``image`` must be created again; empty if a changed copy will do."""
     return next(_reasons(spec, store.facts(image), state_folder), "")
 
 
 def _reasons(spec: Spec, known: dict[str, Any], state_folder: str) -> Iterator[str]:
     if spec.recreate:
-        yield "its playbook wants it made anew each time"
+        yield "its playbook asks for a new tree each time"
     if known.get("base_digest", spec.base_digest) != spec.base_digest:
-        yield "its playbook says something else of what it begins as"
+        yield "its playbook names another base"
     if "base_digest" not in known and spec.names_suite and known.get("suite") not in {None, "", spec.source.suite}:
         yield f"its suite was {known['suite']}"
     if spec.extends:
@@ -69,7 +69,7 @@ def _reasons(spec: Spec, known: dict[str, Any], state_folder: str) -> Iterator[s
 
 
 def _shown(parent: store.Image) -> str:
-    """Return what tells the parent's tree from one that takes its place: its generation, or a plain folder's change."""
+    """Return what identifies the parent's tree: its generation, or a plain folder's time of change."""
     if parent.generation:
         return parent.generation
     there = os.stat(parent.root)
@@ -79,5 +79,5 @@ def _shown(parent: store.Image) -> str:
 def _parent(spec: Spec, state_folder: str) -> store.Image:
     parent = store.find(state_folder, spec.extends)
     if parent is None:
-        raise HostError(f"its parent {spec.extends} is not there", advice="mend that image first")
+        raise HostError(f"its parent {spec.extends} is not there", advice="fix that image first")
     return parent

@@ -1,4 +1,4 @@
-"""Why a builder failed, from its last words, and what can be done about it."""
+"""Explain from its last output why a builder failed, and what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NETWORK = "is the network up, and the proxy (http_proxy) right?"
 def failure(builder: str, source: SuiteSource, status: int, last: Sequence[str], log: str) -> HostError:
     """Return the error for a ``builder`` that ended with ``status`` after the lines ``last``, its output in ``log``."""
     said = "\n".join(last)
-    # apt's words where it sees beforehand that there is no room.
+    # apt's words when it sees in advance that there is no space.
     if trees.NO_SPACE in said or "enough free space" in said:
         return HostError(trees.NO_SPACE)
     known = next((advice for signs, advice in _reasons(builder, source) if any(sign in said for sign in signs)), "")
@@ -28,9 +28,9 @@ def failure(builder: str, source: SuiteSource, status: int, last: Sequence[str],
 
 
 def _reasons(builder: str, source: SuiteSource) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield what the builders, apt and debootstrap's helpers say, and what to do then; the first that fits counts."""
+    """Yield messages of the builders, apt and debootstrap's helpers, and what to do; the first match counts."""
     suite = source.suite
-    yield ("required for Release verification",), "install what checks the keys: apt install gpgv"
+    yield ("required for Release verification",), "install the program that checks signatures: apt install gpgv"
     yield ("407  Proxy Authentication", "407 Proxy Authentication"), "the proxy wants a password: see http_proxy"
     yield ("Could not resolve", "Temporary failure resolving"), f"the mirror's name cannot be looked up: {_NETWORK}"
     unreachable = ("Could not connect", "Unable to connect", "Cannot initiate the connection", "Connection timed out",
@@ -44,7 +44,7 @@ def _reasons(builder: str, source: SuiteSource) -> Iterator[tuple[tuple[str, ...
         "the mirror is being updated, or is stale: try again in some minutes, or name another with --mirror"
     )
     yield ("does not have a Release file", "404  Not Found"), f"the mirror has no suite {suite}: {_elsewhere(suite)}"
-    # debootstrap does not tell the two apart.
+    # debootstrap does not distinguish the two.
     yield ("Failed getting release file",), (
         f"the mirror cannot be reached, or has no suite {suite}: {_elsewhere(suite)}; {_NETWORK}"
     )
@@ -60,7 +60,7 @@ def _reasons(builder: str, source: SuiteSource) -> Iterator[tuple[tuple[str, ...
 
 
 def _elsewhere(suite: str) -> str:
-    """Return where a suite may be that its usual mirror no longer has."""
+    """Return where to look for a suite that its usual mirror no longer has."""
     archive = {"Debian": "http://archive.debian.org/debian", "Ubuntu": "http://old-releases.ubuntu.com/ubuntu"}
     moved = archive.get(suite_source.family(suite))
     return f"check --suite, or if it is an old one: --mirror {moved}" if moved else "check --suite and --mirror"
@@ -68,7 +68,7 @@ def _elsewhere(suite: str) -> str:
 
 def _other_keys(builder: str, source: SuiteSource) -> str:
     if source.keyring:
-        return f"{source.keyring} holds no key that signed this suite, and no other keys count beside it"
+        return f"{source.keyring} holds no key that signed this suite, and no other keys are used"
     # Without it mmdebstrap only warns, long before apt misses the keys.
     if builder == "mmdebstrap" and not shutil.which("gpg", path=process.environment()["PATH"]):
         return "mmdebstrap needs gpg to choose the keyring: apt install gpg"

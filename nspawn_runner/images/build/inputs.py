@@ -1,4 +1,4 @@
-"""Files that an image is made from, such as a tarball: when one changes, the image is created again."""
+"""Files that an image is created from, such as a tarball: when one changes, the image is created again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ...errors import HostError
 
 
 def noted(paths: Iterable[str], known: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return for each of the files ``paths`` the SHA-256 of its content, and what shows cheaply that it is the same.
+    """Return for each of the files ``paths`` its SHA-256, and metadata that shows cheaply that it is unchanged.
 
-    ``known`` is what this returned before: a file that looks as it did then is not read again. Raises HostError.
+    ``known`` is an earlier result: a file with the same metadata is not read again. Raises HostError.
     """
     found = {}
     for path in paths:
@@ -21,7 +21,7 @@ def noted(paths: Iterable[str], known: Mapping[str, Any]) -> dict[str, dict[str,
         try:
             with open(path, "rb") as file:
                 there = os.fstat(file.fileno())
-                # The change time is the kernel's to set: not even a copied date hides other content.
+                # Only the kernel sets the change time: not even a copied date hides other content.
                 seen = [there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns]
                 if isinstance(before, dict) and before.get("seen") == seen:
                     found[path] = before
@@ -33,7 +33,7 @@ def noted(paths: Iterable[str], known: Mapping[str, Any]) -> dict[str, dict[str,
 
 
 def changed(paths: Iterable[str], known: Mapping[str, Any]) -> list[str]:
-    """Return which of the files ``paths`` have other content than ``known`` says; raises HostError."""
+    """Return the files of ``paths`` whose content differs from ``known``; raises HostError."""
     return [
         path
         for path, now in noted(paths, known).items()

@@ -1,4 +1,4 @@
-"""Suite, mirror and packages that an image is made from, checked before a builder sees them."""
+"""Suite, mirror and packages that an image is built from, checked before a builder sees them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import NamedTuple
 from ...errors import HostError, UsageError
 
 # What jobs and their machine expect: an init with a bus, git for the runner's scripts, Python with apt's module for
-# Ansible, sessions of users with a bus of their own and names for the users that systemd makes up, and the small
-# programs that every tutorial takes for granted.
+# Ansible, user sessions with their own bus, names for systemd's dynamic users, and the small programs that every
+# tutorial takes for granted.
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "git", "ca-certificates", "python3", "python3-apt", "iproute2", "iputils-ping",
     "netbase", "passwd", "mount", "procps", "libpam-systemd", "dbus-user-session", "libnss-systemd",
 )  # fmt: skip
 
-# The settings of the kernel that Debian's systemd itself had until bookworm.
+# The kernel settings that were part of Debian's systemd package until bookworm.
 _SINCE_TRIXIE = ("linux-sysctl-defaults",)
 
 _DEBIAN = (
@@ -29,7 +29,7 @@ _UBUNTU = (
     "trusty", "xenial", "bionic", "focal", "jammy", "kinetic", "lunar", "mantic", "noble", "oracular", "plucky",
     "questing", "devel",
 )  # fmt: skip
-# Where the packages of these names put the keys; the builders know the same places.
+# Package → its file of keys; the builders know the same paths.
 _KEYRINGS = {
     "debian-archive-keyring": (
         "/usr/share/keyrings/debian-archive-keyring.gpg",
@@ -55,7 +55,7 @@ class SuiteSource(NamedTuple):
 
     @property
     def all_packages(self) -> list[str]:
-        """The packages that every image of the suite gets and those asked for, each once."""
+        """The packages that every image of the suite gets, and the requested ones, each once."""
         base = self.suite.partition("-")[0]
         newer = _SINCE_TRIXIE if base in _DEBIAN and base not in _UNTIL_BOOKWORM else ()
         return list(dict.fromkeys([*PACKAGES, *newer, *self.packages]))
@@ -86,7 +86,7 @@ def checked(source: SuiteSource) -> SuiteSource:
 
 
 def facts(source: SuiteSource) -> dict[str, object]:
-    """Return what is to be written down of an image that was made from ``source``."""
+    """Return the facts to record about an image built from ``source``."""
     return {
         "suite": source.suite,
         "arch": source.arch,
@@ -97,15 +97,15 @@ def facts(source: SuiteSource) -> dict[str, object]:
 
 
 def problem(field: str, text: str) -> str:
-    """Return what is wrong with ``text`` as a source's ``field``, or as one of its words; nothing if it is enough."""
+    """Return what is wrong with ``text`` as a source's ``field``, or as one of its words; empty if nothing is."""
     shape, wanted = _SHAPES.get(field, (None, ""))
     return "" if shape is None or shape.fullmatch(text) else f"{text!r} is not {wanted}"
 
 
 def keyring(source: SuiteSource) -> str:
-    """Return the file of keys to check ``source`` with, empty where the builder's own choice has to do.
+    """Return the file of keys to check ``source`` with; empty to leave the choice to the builder.
 
-    Raises HostError naming the package that has the keys of a Debian or Ubuntu suite, when it is not installed.
+    Raises HostError naming the package with the keys of a Debian or Ubuntu suite when it is not installed.
     """
     if source.keyring:
         return os.path.abspath(source.keyring)
@@ -122,6 +122,6 @@ def keyring(source: SuiteSource) -> str:
 
 
 def family(suite: str) -> str:
-    """Return the distribution that has ``suite``, Debian or Ubuntu; nothing where that is not known."""
+    """Return the distribution that has ``suite``, Debian or Ubuntu; empty if unknown."""
     base = suite.partition("-")[0]
     return "Debian" if base in _DEBIAN else "Ubuntu" if base in _UBUNTU else ""

@@ -1,4 +1,4 @@
-"""The folder that Ansible looks for its callback `nspawn_runner_report` in (ANSIBLE_CALLBACK_PLUGINS)."""
+"""The folder where Ansible finds the callback `nspawn_runner_report` (ANSIBLE_CALLBACK_PLUGINS)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Report to nspawn-runner how a playbook ended: what changed, which task failed."""
+"""Report a playbook's result to nspawn-runner: what changed, which task failed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DOCUMENTATION = """
     type: aggregate
     short_description: counts for nspawn-runner
     description:
-        - Writes a JSON object with the counts of each host and the task that failed to a file.
+        - Writes a JSON object with each host's counts and the failed task to a file.
     requirements:
         - the file's path in the environment, as NSPAWN_RUNNER_REPORT
 """
@@ -33,14 +33,14 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._unmatched = 0
 
     def v2_playbook_on_no_hosts_matched(self) -> None:
-        """Count a play that was for nobody."""
+        """Count a play that matched no host."""
         self._unmatched += 1
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """Remember the last task that failed: those before it may have been rescued."""
         if not ignore_errors:
             self._failed = str(result._task.get_name())
-            # Of a task with no_log nothing but that is here.
+            # A task with no_log has only this field.
             known = result._result
             said = [str(known.get("msg", "")), *str(known.get("stderr", "")).strip().splitlines()[-1:]]
             self._message = ": ".join(part for part in said if part)[:300]

@@ -1,4 +1,4 @@
-"""The folder that Ansible looks for its connection `nspawn` in (ANSIBLE_CONNECTION_PLUGINS)."""
+"""The folder where Ansible finds the connection `nspawn` (ANSIBLE_CONNECTION_PLUGINS)."""
 
 from __future__ import annotations
 

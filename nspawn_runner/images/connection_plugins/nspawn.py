@@ -1,4 +1,4 @@
-"""Ansible's connection `nspawn`: its options, and its calls turned into commands inside."""
+"""Ansible's connection `nspawn`: its options, and its calls translated into commands inside."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ name: nspawn
 author: the authors of nspawn-runner
 short_description: Run tasks in a tree or a running machine of systemd-nspawn
 description:
-  - The host is the absolute path of a tree (an image's folder), or a running machine's name in machinectl.
-  - For a tree one container is started at the first task and ends with the run of Ansible, however that ends.
-  - It needs root on the controller, and nothing in the tree but C(/bin/sh) (and Python for most modules).
+  - The host is the absolute path of a tree (an image's folder), or a running machine's name as in machinectl.
+  - For a tree, one container starts at the first task and ends with the run of Ansible, however that ends.
+  - Needs root on the controller, and in the tree only C(/bin/sh) (and Python for most modules).
 options:
   target:
     description: The tree's absolute path or the machine's name. By default the host's address or its inventory name.
@@ -33,8 +33,8 @@ options:
       - name: nspawn_target
   boot:
     description:
-      - Boot the tree, so that services can be started. It needs systemd and dbus, and a host run by systemd.
-      - Without it the container has only what the tasks start.
+      - Boot the tree, so that services can run. This needs systemd and dbus in the tree and systemd on the host.
+      - Otherwise the container runs only what the tasks start.
     type: bool
     default: false
     vars:
@@ -42,15 +42,15 @@ options:
       - name: nspawn_boot
   user_namespace:
     description:
-      - Give the tree's root a range of uids of its own, so that it is not the host's root.
-      - On the host's network it then can neither ping nor listen on ports below 1024.
+      - Give the tree its own range of uids, so that its root is not the host's root.
+      - On the host's network it can then neither ping nor listen on ports below 1024.
     type: bool
     default: true
     vars:
       - name: ansible_nspawn_user_namespace
       - name: nspawn_user_namespace
   private_network:
-    description: Give the tree a network of its own, with a loopback device only, in place of the host's.
+    description: Give the tree its own network, with only a loopback device, instead of the host's.
     type: bool
     default: false
     vars:
@@ -64,7 +64,7 @@ options:
       - name: ansible_executable
       - name: ansible_nspawn_executable
   pipelining:
-    description: Feed modules to Python through its standard input, in place of copying each as a file first.
+    description: Feed modules to Python through its standard input, instead of copying each as a file first.
     type: bool
     default: true
     ini:
@@ -80,7 +80,7 @@ options:
       - name: ansible_nspawn_pipelining
   fetch_max:
     description:
-      - How many MiB a file may have that is fetched. What is inside may send without end.
+      - The maximum size of a fetched file in MiB. A malicious tree might send data forever.
     type: int
     default: 8192
     vars:
@@ -89,7 +89,7 @@ options:
 """
 
 class Connection(ConnectionBase):  # type: ignore[misc]
-    """A connection for one task in one of Ansible's worker processes; what it reaches lives longer."""
+    """A connection for one task in one of Ansible's worker processes; the container lives longer."""
 
     transport = "nspawn"
     has_pipelining = True
@@ -113,7 +113,7 @@ class Connection(ConnectionBase):  # type: ignore[misc]
         return containers.reach(target, _main_process(), **switches)
 
     def _target(self) -> str:
-        # The address of a host that a task is delegated to is known to the play's context only.
+        # Only the play's context knows the address of a host that a task is delegated to.
         return str(self.get_option("target") or self._play_context.remote_addr)
 
     def exec_command(self, cmd: str, in_data: bytes | None = None, sudoable: bool = True) -> tuple[int, bytes, bytes]:
@@ -135,7 +135,7 @@ class Connection(ConnectionBase):  # type: ignore[misc]
             os.close(source)
 
     def fetch_file(self, in_path: str, out_path: str) -> None:
-        """Copy the file ``in_path``, opened inside, to the controller's ``out_path``; a failed one leaves none."""
+        """Copy the file ``in_path``, opened inside, to the controller's ``out_path``; leave no file on failure."""
         super().fetch_file(in_path, out_path)
         most_bytes = self.get_option("fetch_max") << 20
         with open(os.fsencode(out_path), "wb") as target:
@@ -163,7 +163,7 @@ class Connection(ConnectionBase):  # type: ignore[misc]
             raise _failure(error) from error
 
     def close(self) -> None:
-        """Forget the place; it lives on for the other tasks of the play."""
+        """Forget the container; it keeps running for the other tasks of the play."""
         self._connected = False
 
     def reset(self) -> None:
