@@ -137,7 +137,7 @@ DOCUMENTS: dict[str, Callable[[str], str]] = {
         "<!-- settings: script/write_docs.py -->\n", "<!-- end of settings -->", settings_table
     ),
     # A comment would end the table.
-    "docs/playbooks.md": _between("that jobs may ask for | none |\n", "\nAn image is **", playbook_rows),
+    "docs/playbooks.md": _between("that jobs may ask for | none |\n", "\nAn image is made from ", playbook_rows),
     "docs/nspawn-runner.toml.5": _between(
         '.\\" The keys are written by script/write_docs.py.\n', ".SS [[policy]]\n", manual_keys
     ),
