@@ -21,6 +21,8 @@ from by_hand import SYSTEM_FAILURE, Job, Unchanged, lines_of, payload, wait_unti
 from disposable_host import CHECKOUT, STATE_FOLDER, DisposableHost, State
 
 OPEN = 'profile = "trusted"\n'
+# For what has nothing to do with where layers lie.
+ONE_FIELD = pytest.mark.parametrize("field", ["either_host"], indirect=True)
 # What the open machine gives away; it still has namespaces, a limited set of capabilities and devices, and seccomp.
 GIVEN_AWAY = {
     "the host's loopback", "the host on the bridge", "the host on its own network", "the host by IPv6",
@@ -180,6 +182,7 @@ def test_root_ends_at_its_machine(field: Field) -> None:
     assert field.other.output("echo up") == "up\n"
 
 
+@ONE_FIELD
 def test_no_machine_takes_the_place_of_another_on_the_bridge(field: Field) -> None:
     """Neither its address nor its hardware address; without what the host was told of these it would."""
     host = field.host
@@ -378,6 +381,7 @@ def test_full_disk(job_image: Path, state: State) -> None:
 EVERY_BYTE = bytes(range(1, 256))
 
 
+@ONE_FIELD
 def test_every_byte_value(field: Field) -> None:
     """In a script, its output, names of files and what the job's variables say; none of it is run or breaks a stage."""
     odd = EVERY_BYTE.decode(errors="surrogateescape")

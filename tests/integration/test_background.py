@@ -1,11 +1,12 @@
 """What a script leaves running: it stays until cleanup, its later output goes to the machine's journal, and the stage
-ends without it. The tests share a machine per host."""
+ends without it. The tests share a machine."""
 
 import time
 from collections.abc import Iterator
 
 import pytest
 from by_hand import BUILD_FAILURE, SECONDS, Job, wait_until
+from disposable_host import DisposableHost
 
 LONG = 600  # as long as this runs what must not be waited for
 SERVER = "python3 -m http.server --bind 127.0.0.1 {port} {output} &\n"
@@ -14,9 +15,9 @@ MUCH = "yes \"$(printf '%1000s' x)\" | head -c 30000000"
 WAIT = "until (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.05; done\n"
 
 
-@pytest.fixture(scope="module", params=["overlay_host", "btrfs_host"])
-def machine(request: pytest.FixtureRequest) -> Iterator[Job]:
-    with Job(request.getfixturevalue(request.param)) as job:
+@pytest.fixture(scope="module")
+def machine(either_host: DisposableHost) -> Iterator[Job]:
+    with Job(either_host) as job:
         job.prepare()
         yield job
 

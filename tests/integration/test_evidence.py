@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from backends import ON_ONE
 from by_hand import BUILD_FAILURE, SYSTEM_FAILURE, Job, Unchanged, payload, terminate
 from disposable_host import STATE_FOLDER, DisposableHost
 
@@ -30,6 +31,7 @@ def job(host: DisposableHost) -> Iterator[Job]:
         yield own
 
 
+@ON_ONE
 def test_a_unit_that_failed(job: Job) -> None:
     done = job.script(f"{WEB}\nexit 7")
     assert (done.status, done.code) == (BUILD_FAILURE, "7\n")
@@ -41,6 +43,7 @@ def test_a_unit_that_failed(job: Job) -> None:
     assert "port 80" not in again
 
 
+@ON_ONE
 def test_a_unit_whose_name_systemd_has_escaped(job: Job) -> None:
     """As those of disks and mounts; no unit of ours could hold such a name."""
     unit = r"web-a\x2db.service"
@@ -50,11 +53,13 @@ def test_a_unit_whose_name_systemd_has_escaped(job: Job) -> None:
     assert "told\n" in done.message
 
 
+@ON_ONE
 def test_nothing_is_said_of_a_success(job: Job) -> None:
     done = job.script(WEB)
     assert (done.status, done.err) == (0, b"")
 
 
+@ON_ONE
 def test_units_that_start_again_and_again_or_never(job: Job) -> None:
     again = "[Service]\nExecStart=false\nRestart=always\nRestartSec=600\n"
     start = f"printf '{again}' >/etc/systemd/system/again.service; systemctl start again"
@@ -63,6 +68,7 @@ def test_units_that_start_again_and_again_or_never(job: Job) -> None:
     assert "still waited for in the machine: hang.service\n" in done.message
 
 
+@ON_ONE
 def test_a_cancelled_job_tells_too_and_soon(job: Job) -> None:
     running = job.start(f"{HANG}\necho ready; systemctl start hang")
     assert running.stdout is not None
@@ -76,6 +82,7 @@ def test_a_cancelled_job_tells_too_and_soon(job: Job) -> None:
     assert job.output("echo works") == "works\n"
 
 
+@ON_ONE
 @pytest.mark.parametrize("tool", ["systemctl", "sh", "journalctl"])
 def test_a_machine_that_lies(job: Job, tool: str) -> None:
     """Root of the machine may have it say anything, without end."""
@@ -94,6 +101,7 @@ def test_a_machine_that_lies(job: Job, tool: str) -> None:
     assert all(char.isprintable() or char == "\n" for char in done.message)
 
 
+@ON_ONE
 def test_a_machine_that_is_lost(job: Job) -> None:
     running = job.start("echo a line of the console >/dev/console; sleep 0.5; echo ready; sleep 60")
     assert running.stdout is not None
@@ -165,6 +173,7 @@ def test_what_a_job_had_used_before_a_reboot(job: Job) -> None:
 SETTINGS = 'journal_file = "reports/journal.txt"\n'
 
 
+@ON_ONE
 def test_the_journal_as_an_artifact(host: DisposableHost) -> None:
     with Unchanged(host), Job(host, settings=SETTINGS) as job:
         job.prepare()
@@ -191,6 +200,7 @@ def test_the_journal_of_another_user_s_job(host: DisposableHost) -> None:
             assert len(done.message.splitlines()) == 1
 
 
+@ON_ONE
 def test_no_secret_is_in_it(host: DisposableHost) -> None:
     secret = "s3cr3t-0f-the-j0b"  # noqa: S105
     job = Job(host, "7701", payload=payload(7701, variables=[{"key": "TOKEN", "value": secret}]))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from backends import ON_ONE
 from by_hand import TOOL, Job, Unchanged, holdings, payload, wait_until, write
 from disposable_host import STATE_FOLDER, DisposableHost
 
@@ -121,6 +122,7 @@ def test_run_that_was_killed_leaves_the_machine_to_its_job(host: DisposableHost)
         assert job.output("echo works") == "works\n"
 
 
+@ON_ONE
 def test_gitlab_runner_that_was_killed_takes_its_jobs_along(host: DisposableHost) -> None:
     """Also where sudo, or a script of the administrator's, stands between it and the tool."""
     with Unchanged(host):
@@ -375,9 +377,11 @@ def test_beside_machines_that_come_and_go(host: DisposableHost) -> None:
 
 
 def test_of_two_at_once_the_second_says_so(overlay_host: DisposableHost) -> None:
-    with overlay_host.popen(["flock", f"{RUN}/gc.lock", "sleep", "5"]):
+    with overlay_host.popen(["flock", f"{RUN}/gc.lock", "sleep", "60"]) as first:
         wait_until(lambda: shell(overlay_host, f"flock -n {RUN}/gc.lock true && echo free || true") == "")
         done = overlay_host.run([TOOL, "gc"], check=False)
+        os.killpg(first.pid, signal.SIGKILL)
+        shell(overlay_host, "pkill --full --exact 'sleep 60' || true")
     assert done.returncode != 0
     assert b"gc is in use by another process" in done.stderr
 

@@ -5,10 +5,12 @@ import signal
 import time
 
 import pytest
+from backends import ON_ONE
 from by_hand import SECONDS, SYSTEM_FAILURE, Job, write
 from disposable_host import DisposableHost
 
 
+@ON_ONE
 def test_script_that_restarts_the_bus_runs_on(host: DisposableHost) -> None:
     """systemd-run loses its connection then, and ends before the script does."""
     with Job(host) as job:
@@ -17,6 +19,7 @@ def test_script_that_restarts_the_bus_runs_on(host: DisposableHost) -> None:
         assert (done.out, done.code) == (b"before\nafter\nend\n", "5\n")
 
 
+@ON_ONE
 @pytest.mark.parametrize("seconds", [0.03, 0.06, 0.1, 0.2])
 def test_signal_at_the_start_of_a_script_ends_it(host: DisposableHost, seconds: float) -> None:
     with Job(host) as job:
@@ -29,6 +32,7 @@ def test_signal_at_the_start_of_a_script_ends_it(host: DisposableHost, seconds: 
         assert job.script("! pgrep --full '^sleep 60'").status == 0
 
 
+@ON_ONE
 def test_output_is_whole_up_to_a_signal(host: DisposableHost) -> None:
     with Job(host) as job:
         job.prepare()
@@ -41,6 +45,7 @@ def test_output_is_whole_up_to_a_signal(host: DisposableHost) -> None:
         assert numbers == [str(number).encode() for number in range(1, len(numbers) + 1)]
 
 
+@ON_ONE
 @pytest.mark.parametrize("merged", [True, False])
 def test_signal_ends_a_script_whose_output_nobody_reads(host: DisposableHost, merged: bool) -> None:
     with Job(host) as job:

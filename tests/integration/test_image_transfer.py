@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from abilities import require
+from backends import ON_ONE
 from disposable_host import CHECKOUT, STATE_FOLDER, DisposableHost
 
 from nspawn_runner.errors import HostError
@@ -602,6 +603,7 @@ def test_a_real_image_goes_and_comes_back_and_boots(host: DisposableHost, remove
         tool(host, "cleanup", "--id", "901")
 
 
+@ON_ONE
 def test_jobs_get_the_environment_that_a_container_image_names(host: DisposableHost, removed: None) -> None:
     odd = "a 'quoted' \"word\" of 5 %d $HOME `id` \\ and\na line"
     unusual = ["no name=x", "EMPTY=", "1=2", f"BIG={'x' * 65536}"]

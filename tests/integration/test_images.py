@@ -32,6 +32,13 @@ class Made(NamedTuple):
 _made: dict[str, Made] = {}
 
 
+@pytest.fixture(params=["xfs", "btrfs"])
+def host(request: pytest.FixtureRequest) -> DisposableHost:
+    """A host with plain folders, whose copies share their blocks, and one with subvolumes."""
+    found: DisposableHost = request.getfixturevalue(f"{request.param}_host")
+    return found
+
+
 @pytest.fixture
 def made(host: DisposableHost) -> Made:
     """The host with an image made in it, once per host, while a second call wanted the same."""

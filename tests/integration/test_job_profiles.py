@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from backends import ON_ONE
 from by_hand import SYSTEM_FAILURE, Job, Unchanged
 from debian_tree import debian_tree
 from disposable_host import IMAGE_PACKAGES, STATE_FOLDER, DisposableHost
@@ -41,9 +42,9 @@ podman run --rm --cgroups=disabled --network=none --rootfs ~/root /busybox id
 """
 
 
-@pytest.fixture(scope="module", params=["overlay_host", "btrfs_host", "trixie_host"])
+@pytest.fixture(scope="module", params=["btrfs_host", "trixie_host"])
 def nesting_host(request: pytest.FixtureRequest) -> Iterator[DisposableHost]:
-    """A host with an image that has podman, mmdebstrap, gdb and strace."""
+    """A host with snapshots, one with overlays: with an image that has podman, mmdebstrap, gdb and strace."""
     host: DisposableHost = request.getfixturevalue(request.param)
     tree = debian_tree("nesting", "bookworm", PACKAGES)
     path = f"{STATE_FOLDER}/{IMAGE}"
@@ -107,6 +108,7 @@ def test_only_that_profile_has_them(nesting_host: DisposableHost) -> None:
         assert job.script(f"{RUN} tiny").status != 0
 
 
+@ON_ONE
 def test_trusted_is_root_on_the_host(host: DisposableHost) -> None:
     links = "ls /sys/class/net"
     with Unchanged(host), Job(host, settings='profile = "trusted"\n') as job:
@@ -153,6 +155,7 @@ def test_a_profile_of_the_admins(host: DisposableHost) -> None:
     host.run(["rm", "--recursive", shown, given])
 
 
+@ON_ONE
 @pytest.mark.parametrize("line", ['binds = ["/nonesuch"]', 'devices = ["/dev/nonesuch"]'])
 def test_what_the_host_lacks_is_told(host: DisposableHost, line: str) -> None:
     with Unchanged(host), Job(host, settings=f'profile = "own"\n[profiles.own]\n{line}\n') as job:

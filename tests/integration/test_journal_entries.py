@@ -34,11 +34,12 @@ def ends(found: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 @pytest.fixture
-def job(host: DisposableHost) -> Iterator[Job]:
+def job(either_host: DisposableHost) -> Iterator[Job]:
     """A job as gitlab-runner calls it, with secrets wherever a job has some."""
-    job_id = int(Job(host).id)
+    job_id = int(Job(either_host).id)
     variables = [{"key": "TOKEN", "value": SECRET, "masked": True}]
-    with Job(host, str(job_id), payload=payload(job_id, variables=variables, token=SECRET), env=SECRETS) as made:
+    data = payload(job_id, variables=variables, token=SECRET)
+    with Job(either_host, str(job_id), payload=data, env=SECRETS) as made:
         yield made
 
 

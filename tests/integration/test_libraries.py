@@ -15,6 +15,7 @@ TOOLS = ("pytest", "pytest-xdist", "hypothesis")
 USERS = ("ci_file", "ci_scripts", "fuzz", "playbooks", "runner_toml", "toml_cache")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("age", VERSIONS)
 def test_libraries_of_any_supported_version_do(tmp_path: Path, age: str) -> None:
     python = tmp_path / "venv/bin/python"

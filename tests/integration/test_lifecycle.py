@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from backends import ON_ONE
 from by_hand import (
     BUILD_FAILURE,
     SECONDS,
@@ -29,9 +30,9 @@ LONG = 600
 READY = f"echo ready; sleep {LONG}; echo not seen"
 
 
-@pytest.fixture(scope="module", params=["overlay_host", "btrfs_host"])
-def machine(request: pytest.FixtureRequest) -> Iterator[Job]:
-    with Job(request.getfixturevalue(request.param), settings="stop_grace_seconds = 1\n") as job:
+@pytest.fixture(scope="module")
+def machine(either_host: DisposableHost) -> Iterator[Job]:
+    with Job(either_host, settings="stop_grace_seconds = 1\n") as job:
         job.prepare()
         yield job
 
@@ -115,6 +116,7 @@ def test_machine_that_is_cleaned_up_under_its_script(job: Job) -> None:
     assert job.machine.encode() in err
 
 
+@ON_ONE
 def test_poweroff_by_the_job(job: Job) -> None:
     done = job.script(f"systemctl poweroff; sleep {LONG}")
     assert done.status == BUILD_FAILURE
@@ -172,6 +174,7 @@ def test_sigterm_stops_the_script_not_the_machine(machine: Job, kind: str) -> No
     assert machine.output("systemctl is-system-running") == "running\n"
 
 
+@ON_ONE
 @pytest.mark.parametrize("grace_seconds", [0, 2])
 def test_deaf_script_ends_with_its_grace(host: DisposableHost, grace_seconds: int) -> None:
     """At most two seconds after it, and the machine is there for after_script."""

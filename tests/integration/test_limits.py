@@ -10,9 +10,9 @@ LIMITS = '[limits]\nmemory_max = "300M"\ntasks_max = 150\ncpu_weight = 23\nrunti
 HOG = "python3 -c 'bytearray(600 << 20)'"
 
 
-@pytest.fixture(scope="module", params=["overlay_host", "btrfs_host"])
-def machine(request: pytest.FixtureRequest) -> Iterator[Job]:
-    with Job(request.getfixturevalue(request.param), settings=LIMITS) as job:
+@pytest.fixture(scope="module")
+def machine(either_host: DisposableHost) -> Iterator[Job]:
+    with Job(either_host, settings=LIMITS) as job:
         job.prepare()
         yield job
 

@@ -34,6 +34,8 @@ while True:
         time.sleep(0.001)
 END
 """
+# For limits that are not the disk's.
+ON_ONE = pytest.mark.parametrize("host", ["either_host"], indirect=True)
 SHARE = """
 import time
 end = time.monotonic() + 3
@@ -65,6 +67,7 @@ def assert_job_failed(job: Job, script: str, *texts: str) -> None:
         assert text in done.message
 
 
+@ON_ONE
 def test_cpus_and_open_files(job: Job) -> None:
     assert job.output("nproc; ulimit -Sn; ulimit -Hn") == "1\n2048\n2048\n"
     assert job.script("ulimit -Hn 3000").status != 0
@@ -92,6 +95,7 @@ def test_a_full_disk_after_a_reboot(job: Job) -> None:
     assert_job_failed(job, FILL.format("/big"), "disk full: limit 200 MiB, ")
 
 
+@ON_ONE
 def test_memory(job: Job) -> None:
     text = "nspawn-runner: out of memory: limit 300 MiB, peak 300 MiB; processes killed: 1\n"
     assert_job_failed(job, "python3 -c 'bytearray(600 << 20)'", text)
@@ -107,12 +111,14 @@ def test_a_machine_that_memory_ends(job: Job) -> None:
     assert not layer.exists()
 
 
+@ON_ONE
 def test_tasks(job: Job) -> None:
     assert_job_failed(job, f"{FORK}\nsleep 2; exit 4", "task limit reached: the job may have 150 processes and threads")
     for _ in range(2):
         assert_job_failed(job, "echo next", "no script can be started", "task limit reached", "150 there are")
 
 
+@ON_ONE
 def test_time_that_reboots_do_not_lengthen(job: Job) -> None:
     record = {**job.record(), "created": 1}
     job.host.path(f"/run/nspawn-runner/{job.machine}.json").write_text(json.dumps(record))
@@ -149,6 +155,7 @@ def test_a_job_may_wish_for_less(host: DisposableHost) -> None:
         assert_job_failed(job, FILL.format("/big"), "disk full: limit 100 MiB")
 
 
+@ON_ONE
 @pytest.mark.parametrize(
     ("variable", "value", "text"),
     [
@@ -199,6 +206,7 @@ def test_the_greatest_and_least_wishes_are_a_machine_at_once(host: DisposableHos
         job.cleanup()
 
 
+@ON_ONE
 @pytest.mark.parametrize("value", ["999999999999999T", "9" * 400, "\x00\ud800", "1048577T"])
 def test_what_is_no_amount_is_refused_at_once(host: DisposableHost, value: str) -> None:
     for variable in ("NSPAWN_DISK_MAX", "NSPAWN_MEMORY_MAX", "NSPAWN_OPEN_FILES", "NSPAWN_CPUS"):
@@ -207,6 +215,7 @@ def test_what_is_no_amount_is_refused_at_once(host: DisposableHost, value: str) 
         assert f"nspawn-runner: {variable} must be " in done.message
 
 
+@ON_ONE
 def test_a_rule_lets_a_job_have_more(host: DisposableHost) -> None:
     wishes = {"NSPAWN_MEMORY_MAX": "400M", "NSPAWN_CPUS": "2", "NSPAWN_DISK_MAX": "300M"}
     with with_wishes(host, wishes, LIMITS + RULE) as job:
@@ -218,6 +227,7 @@ def test_a_rule_lets_a_job_have_more(host: DisposableHost) -> None:
     assert "may have at most 300 MiB" in with_wishes(host, elsewhere, LIMITS + RULE).call("prepare").message
 
 
+@ON_ONE
 def test_auto_is_a_share_of_the_host(host: DisposableHost) -> None:
     config = write(host, b"concurrent = 4\n")
     with Job(host, settings='[limits]\nmemory_max = "auto"\n', env={"CONFIG_FILE": config}) as job:

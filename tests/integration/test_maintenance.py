@@ -18,6 +18,8 @@ from disposable_host import STATE_FOLDER, DisposableHost
 SECONDS = 300
 PLAYBOOKS = "/etc/nspawn-runner"
 FILE_SYSTEMS = ("overlay", "btrfs", "xfs")
+# The code for plain folders is one; on xfs cp shares the blocks of what it copies, on ext4 it takes its time.
+BRIEFLY = ("btrfs", "xfs")
 
 
 @pytest.fixture(params=FILE_SYSTEMS)
@@ -139,6 +141,7 @@ ROLE = """
 """
 
 
+@pytest.mark.parametrize("host", BRIEFLY, indirect=True)
 def test_an_image_is_made_kept_and_taken_back(host: DisposableHost) -> None:
     write(host, "kept-a", {**BASE, "aliases": ["kept-alias"]}, copy("/etc/version", "1"))
     made = maintain(host, "kept-a")["kept-a"]
@@ -202,6 +205,7 @@ def test_parents_come_first_and_take_their_children_along(one_host: DisposableHo
     assert (content(host, "kept-a/etc/parent"), content(host, "kept-a/etc/child")) == ("2", "1")
 
 
+@pytest.mark.parametrize("host", BRIEFLY, indirect=True)
 def test_a_booted_tree_has_its_services_and_keeps_no_trace(host: DisposableHost) -> None:
     tasks = (
         {"ansible.builtin.systemd": {"name": "systemd-logind", "state": "restarted"}, "changed_when": False},
@@ -239,9 +243,9 @@ def test_a_failure_leaves_the_image_and_gives_others_their_turn(one_host: Dispos
     assert [content(host, f"kept-{name}/etc/version") for name in "abc"] == ["1", "1", "2"]
 
 
-@pytest.mark.parametrize(("newer", "boot"), [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize(("newer", "boot"), [(True, False), (False, True)])
 def test_roles_meet_what_they_know(newer: bool, boot: bool, request: pytest.FixtureRequest) -> None:
-    for host in cleaned(request.getfixturevalue("trixie_host" if newer else "overlay_host")):
+    for host in cleaned(request.getfixturevalue("trixie_host" if newer else "xfs_host")):
         host.run(["mkdir", "-p", "-m", "755", PLAYBOOKS])
         host.path(f"{PLAYBOOKS}/kept-role.2.yaml").write_text(ROLE.replace("BOOT", str(boot).lower()))
         facts = "{{ ansible_hostname }} {{ ansible_fqdn }} {{ ansible_nodename }} {{ ansible_service_mgr }}\n"
@@ -447,10 +451,11 @@ def wait_for(host: DisposableHost, command: str) -> None:
         time.sleep(0.1)
 
 
-KILLS = {"overlay": 2, "btrfs": 2, "xfs": 1}
+KILLS = {"overlay": 2, "btrfs": 2, "xfs": 2}
 KILLS_OF_SOAK = {"overlay": 8, "btrfs": 8, "xfs": 4}
 
 
+@pytest.mark.parametrize("host", [pytest.param("overlay", marks=pytest.mark.soak), *BRIEFLY], indirect=True)
 def test_killed_at_any_point_beside_ten_jobs(host: DisposableHost, soak: bool) -> None:
     """Every tree that jobs ever get is whole: both of its files are of one version."""
     seed = int(os.environ.get("SEED", time.time_ns() % (1 << 32)))

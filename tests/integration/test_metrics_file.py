@@ -15,10 +15,10 @@ COUNTERS = f"{STATE_FOLDER}/.metrics.json"
 
 
 @pytest.fixture
-def counting(host: DisposableHost) -> Iterator[DisposableHost]:
-    host.run(["mkdir", FOLDER])
-    yield host
-    host.run(["rm", "-rf", FOLDER, COUNTERS, "/run/nspawn-runner/metrics.problem"])
+def counting(either_host: DisposableHost) -> Iterator[DisposableHost]:
+    either_host.run(["mkdir", FOLDER])
+    yield either_host
+    either_host.run(["rm", "-rf", FOLDER, COUNTERS, "/run/nspawn-runner/metrics.problem"])
 
 
 def text(host: DisposableHost) -> str:

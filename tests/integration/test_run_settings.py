@@ -18,6 +18,8 @@ LINKS = "ip -brief link | awk '{print $1}' | cut -d@ -f1 | sort"
 LOCAL = {"127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"}
 
 Say = Callable[..., None]
+# For what has nothing to do with where layers lie and whose files are in them.
+ON_ONE = pytest.mark.parametrize("own", ["either_host"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=["overlay_host", "btrfs_host"])
@@ -66,6 +68,7 @@ def test_the_image_stands_over_the_file(job: Job, say: Say) -> None:
     assert job.output("cat /proc/$$/comm; cat /sys/class/net/host0/operstate") == "sh\nup\n"
 
 
+@ON_ONE
 def test_what_is_wrong_is_told_before_anything_is_made(job: Job, say: Say) -> None:
     say(memory_max="lots", user="a b", nonesuch=1)
     with Unchanged(job.host):
@@ -94,6 +97,7 @@ def test_gitlab_runner_in_a_machine_is_the_hosts(overlay_host: DisposableHost, o
             file.unlink()
 
 
+@ON_ONE
 def test_no_network(job: Job, say: Say) -> None:
     say(network="none")
     with Unchanged(job.host):
@@ -109,6 +113,7 @@ def test_no_network(job: Job, say: Say) -> None:
         job.cleanup()
 
 
+@ON_ONE
 def test_network_of_the_host(job: Job, say: Say) -> None:
     say(network="host")
     host = job.host
@@ -173,6 +178,7 @@ def test_a_user_who_cannot_log_in(job: Job, say: Say) -> None:
     assert job.output("id -un; echo $SHELL; pwd; touch /builds/x") == "daemon\n/bin/bash\n/usr/sbin\n"
 
 
+@ON_ONE
 def test_cancel_ends_what_a_user_runs(job: Job, say: Say) -> None:
     say(user=USER)
     job.prepare(None)
@@ -199,6 +205,7 @@ def test_caches_of_users_are_apart_and_their_own(own: DisposableHost, say: Say) 
     assert on_cache("", "cat /cache/p/zip").out == b"roots\n"
 
 
+@ON_ONE
 @pytest.mark.parametrize("name", ["nonesuch", "root.x"])
 def test_a_user_that_the_image_lacks(job: Job, say: Say, name: str) -> None:
     say(user=name)
@@ -208,6 +215,7 @@ def test_a_user_that_the_image_lacks(job: Job, say: Say, name: str) -> None:
     assert f"the image {IMAGE} has no user {name}" in done.message
 
 
+@ON_ONE
 def test_an_image_that_answers_without_end(own: DisposableHost, job: Job, say: Say) -> None:
     say(user=USER)
     program = own.path(f"{STATE_FOLDER}/{IMAGE}/usr/bin/chown")
@@ -236,6 +244,7 @@ def test_a_local_job_of_a_user(own: DisposableHost, say: Say) -> None:
     assert [line for line in said if line in {USER, "message", "root"}] == [USER, "message", USER]
 
 
+@ON_ONE
 def test_the_settings_file_may_say_it_too(own: DisposableHost) -> None:
     with Job(own, settings=f'user = "{USER}"\nbuilds_dir = "/srv/a/b"\n[network]\nmode = "none"\n') as one:
         one.prepare(IMAGE)

@@ -1,4 +1,4 @@
-"""One script in a machine: its output, its true status, its environment. The tests share a machine per host."""
+"""One script in a machine: its output, its true status, its environment. The tests share a machine."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from by_hand import BUILD_FAILURE, SECONDS, SYSTEM_FAILURE, Done, Job, wait_until, write
+from disposable_host import DisposableHost
 
 SECRET = "s3cr3t-of-the-job"  # noqa: S105
 LINES = 200_000
@@ -28,9 +29,9 @@ SERVICE = {
 }
 
 
-@pytest.fixture(scope="module", params=["overlay_host", "btrfs_host"])
-def machine(request: pytest.FixtureRequest) -> Iterator[Job]:
-    with Job(request.getfixturevalue(request.param)) as job:
+@pytest.fixture(scope="module")
+def machine(either_host: DisposableHost) -> Iterator[Job]:
+    with Job(either_host) as job:
         assert job.call("prepare", "bookworm", env=SERVICE).status == 0
         yield job
 

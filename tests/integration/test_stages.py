@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from backends import ON_ONE
 from by_hand import BUILD_FAILURE, SYSTEM_FAILURE, TOOL, Done, Job, Unchanged, payload, write
 from disposable_host import STATE_FOLDER, DisposableHost
 
@@ -186,6 +187,7 @@ def test_gitlab_runner_of_the_host_is_lent(host_with_runner: DisposableHost) -> 
 OLD_RUNNER = r"printf '#!/bin/sh\necho an old one\n' >{0}; chmod 755 {0}"
 
 
+@ON_ONE
 @pytest.mark.parametrize(
     ("image_has", "called"),
     [

@@ -38,7 +38,7 @@ OTHERS = re.compile(
 )
 
 
-@pytest.fixture(params=[("bookworm", "overlay"), ("bookworm", "btrfs"), ("trixie", "overlay")], ids="-".join)
+@pytest.fixture(params=[("bookworm", "btrfs"), ("trixie", "xfs")], ids="-".join)
 def fresh(request: pytest.FixtureRequest, job_image: Path) -> Iterator[DisposableHost]:
     """A host where the tool has never been."""
     suite, state = request.param

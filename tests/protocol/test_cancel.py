@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from backends import ON_ONE
 from disposable_host import DisposableHost
 from our_driver import FAST, IMAGE, SETTINGS, TOOL, assert_sound, in_machine, stand_in, write
 from runner import ANCIENT, OLD, Action, Behaviour, Event, Job, RunnerStandIn
@@ -40,6 +41,7 @@ def slow(action: Action, script: str = "echo begun; sleep 300; echo never") -> J
     return Job(scripts=scripts, image=IMAGE, events=[Event(action, "build_script", 0.1, output="begun")])
 
 
+@ON_ONE
 @pytest.mark.parametrize(("form", "one_pipe"), [(form, False) for form in FORMS] + [("subshell", True)])
 def test_cancel_leaves_the_machine_to_after_script(runner: RunnerStandIn, form: str, one_pipe: bool) -> None:
     behaviour = replace(FAST, script_form=form, one_pipe=one_pipe)  # type: ignore[arg-type]
@@ -58,6 +60,7 @@ def test_cancel_leaves_the_machine_to_after_script(runner: RunnerStandIn, form: 
     assert result.seconds < 15
 
 
+@ON_ONE
 @pytest.mark.parametrize(("behaviour", "form"), [(OLD, "plain"), (OLD, "trap"), (ANCIENT, "plain")])
 def test_cancel_of_old_runners_ends_the_job(runner: RunnerStandIn, behaviour: Behaviour, form: str) -> None:
     result = runner.job(slow("cancel"), replace(behaviour, script_form=form))  # type: ignore[arg-type]
@@ -68,6 +71,7 @@ def test_cancel_of_old_runners_ends_the_job(runner: RunnerStandIn, behaviour: Be
     assert result.seconds < 15
 
 
+@ON_ONE
 @pytest.mark.parametrize(("action", "status"), [("time_out", "timed_out"), ("abort", "system_failure")])
 def test_the_end_of_the_whole_job(runner: RunnerStandIn, action: Action, status: str) -> None:
     result = runner.job(slow(action))
@@ -77,6 +81,7 @@ def test_the_end_of_the_whole_job(runner: RunnerStandIn, action: Action, status:
     assert result.stages[4:] == ["build_script", "cleanup"]
 
 
+@ON_ONE
 def test_the_script_s_own_time_is_over(runner: RunnerStandIn) -> None:
     result = runner.job(replace(slow("cancel"), events=[], script_timeout_seconds=3))
     assert result.status == "timed_out", result.trace.decode()
@@ -85,6 +90,7 @@ def test_the_script_s_own_time_is_over(runner: RunnerStandIn) -> None:
     assert b"uploaded\n" in result.trace
 
 
+@ON_ONE
 def test_a_script_may_tidy_up_when_it_is_cancelled(runner: RunnerStandIn) -> None:
     # systemd may send its SIGTERM to the first sleep of the trap too
     tidy = "for n in $(seq 10); do sleep 0.1 || true; done; echo tidied up; exit 0"
@@ -96,6 +102,7 @@ def test_a_script_may_tidy_up_when_it_is_cancelled(runner: RunnerStandIn) -> Non
     assert_sound(result)
 
 
+@ON_ONE
 @pytest.mark.parametrize("behaviour", [FAST, OLD], ids=["new", "old"])
 def test_a_script_that_ignores_sigterm_is_killed_after_the_grace(
     runner: RunnerStandIn, grace: None, behaviour: Behaviour
@@ -110,6 +117,7 @@ def test_a_script_that_ignores_sigterm_is_killed_after_the_grace(
     assert (b"no sleep\n" in result.trace) == (behaviour.cancel == "new")
 
 
+@ON_ONE
 def test_cancel_ends_what_the_script_has_in_the_background_too(runner: RunnerStandIn, host: DisposableHost) -> None:
     """What an earlier stage left running stays."""
     job = slow("cancel", "setsid sleep 301 & echo begun; sleep 300")
@@ -184,6 +192,7 @@ def test_a_driver_killed_by_its_runner_is_cleaned_up_after(runner: RunnerStandIn
     assert_sound(result)
 
 
+@ON_ONE
 def test_cancel_of_one_job_leaves_another_alone(runner: RunnerStandIn, host: DisposableHost) -> None:
     other = Job(id=1002, image=IMAGE, scripts={"build_script": "echo begun; until [ -e /go ]; do sleep 0.1; done"})
     with runner.start(other) as beside:
@@ -195,6 +204,7 @@ def test_cancel_of_one_job_leaves_another_alone(runner: RunnerStandIn, host: Dis
     assert_sound(result)
 
 
+@ON_ONE
 @pytest.mark.parametrize(
     ("behaviour", "build", "ignore", "expected"),
     [
@@ -230,6 +240,7 @@ def test_an_after_script_that_does_not_end(
     assert_sound(result)
 
 
+@ON_ONE
 @pytest.mark.parametrize("action", ["cancel", "time_out"])
 def test_a_job_that_ends_in_its_after_script(runner: RunnerStandIn, action: Action) -> None:
     """What the runner knows better stays: the job's own time, and a person's wish."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from backends import ON_ONE
 from disposable_host import STATE_FOLDER, DisposableHost
 from our_driver import FAST, IMAGE, assert_sound, stand_in, write
 from runner import ANCIENT, Job, JobResult, RunnerStandIn
@@ -52,6 +53,7 @@ def found(result: JobResult) -> str:
     return line.removeprefix("found: ")
 
 
+@ON_ONE
 def test_the_next_job_of_the_project_finds_the_cache(runner: RunnerStandIn) -> None:
     job = Job(scripts=SCRIPTS, image=IMAGE)
     first = runner.job(job)
@@ -67,6 +69,7 @@ def test_the_next_job_of_the_project_finds_the_cache(runner: RunnerStandIn) -> N
     assert b"Missing" not in first.trace + second.trace
 
 
+@ON_ONE
 def test_the_cache_is_nobody_else_s(runner: RunnerStandIn) -> None:
     """Another project finds another cache, as does an unprotected ref, whatever they call themselves."""
     claims = {"CI_PROJECT_ID": "7", "CI_COMMIT_REF_PROTECTED": "true", "CI_SERVER_HOST": "gitlab.example.org"}
@@ -80,6 +83,7 @@ def test_the_cache_is_nobody_else_s(runner: RunnerStandIn) -> None:
     assert found(runner.job(replace(job, id=1006, protected=False))) == "from job 1002"
 
 
+@ON_ONE
 def test_an_ancient_runner_s_protected_refs_share_no_cache_with_others(runner: RunnerStandIn) -> None:
     """Only the environment tells of the job there, and a project may set that: protected is not believed."""
     job = Job(scripts=SCRIPTS, image=IMAGE, protected=True)
@@ -88,6 +92,7 @@ def test_an_ancient_runner_s_protected_refs_share_no_cache_with_others(runner: R
     assert found(runner.job(replace(job, id=1003), ANCIENT)) == "from job 1002"
 
 
+@ON_ONE
 def test_without_a_gitlab_runner_on_the_host_the_job_goes_on(runner: RunnerStandIn, host: DisposableHost) -> None:
     host.path(HELPER).unlink()
     result = runner.job(Job(scripts=SCRIPTS, image=IMAGE))

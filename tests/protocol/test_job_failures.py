@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from backends import ON_ONE
 from disposable_host import STATE_FOLDER, DisposableHost
 from our_driver import DRIVER, FAST, IMAGE, SETTINGS, TOOL, assert_sound, stand_in, traces, with_prepare, write
 from runner import ANCIENT, OLD, Behaviour, Job, RunnerStandIn
@@ -67,6 +68,7 @@ def dead_image(host: DisposableHost) -> Iterator[str]:
     host.run(["rm", "--recursive", image])
 
 
+@ON_ONE
 @pytest.mark.parametrize("behaviour", [FAST, OLD, ANCIENT], ids=["new", "old", "ancient"])
 @pytest.mark.parametrize("image", ["nosuch", "../../etc", "registry.example.com:5000/group/nosuch:1", "--help"])
 def test_an_unknown_image_is_the_job_s_fault(runner: RunnerStandIn, image: str, behaviour: Behaviour) -> None:
@@ -82,6 +84,7 @@ def test_an_unknown_image_is_the_job_s_fault(runner: RunnerStandIn, image: str, 
     assert_sound(result)
 
 
+@ON_ONE
 def test_no_image_is_the_job_s_fault(runner: RunnerStandIn) -> None:
     result = runner.job(Job(scripts=UP))
     assert result.status == "script_failure"
@@ -91,6 +94,7 @@ def test_no_image_is_the_job_s_fault(runner: RunnerStandIn) -> None:
     assert RunnerStandIn(runner.host, driver, FAST).job(Job(scripts=UP)).status == "success"
 
 
+@ON_ONE
 def test_bad_settings(runner: RunnerStandIn, bad_settings: None) -> None:
     """All mistakes are told, at each try."""
     result = runner.job(Job(scripts=UP, image=IMAGE))
@@ -119,6 +123,7 @@ def test_settings_broken_during_a_job_do_not_keep_its_machine(runner: RunnerStan
     assert not [line for line in traces(host) if "run-1001" in line]
 
 
+@ON_ONE
 def test_a_network_that_the_host_has_already(runner: RunnerStandIn, overlapping_network: None) -> None:
     result = runner.job(Job(scripts=UP, image=IMAGE))
     assert result.status == "system_failure"
@@ -149,6 +154,7 @@ def test_no_room_for_layers_until_the_third_try(runner: RunnerStandIn, no_room: 
     assert_sound(result)
 
 
+@ON_ONE
 @pytest.mark.parametrize("behaviour", [FAST, ANCIENT], ids=["new", "ancient"])
 def test_settings_mended_before_the_third_try(
     runner: RunnerStandIn, overlapping_network: None, tries: None, behaviour: Behaviour

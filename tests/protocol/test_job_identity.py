@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from backends import ON_ONE
 from disposable_host import DisposableHost
 from our_driver import FAST, IMAGE, TOOL, assert_sound, in_machine, stand_in
 from runner import ANCIENT, Behaviour, Job, RunnerStandIn
@@ -30,6 +31,7 @@ def machine_of_4242(runner: RunnerStandIn, host: DisposableHost) -> Iterator[Non
     host.run([TOOL, "cleanup", "--id", "4242"])
 
 
+@ON_ONE
 def test_a_job_s_own_variables_change_nothing_but_its_scripts(
     runner: RunnerStandIn, host: DisposableHost, machine_of_4242: None
 ) -> None:
@@ -63,6 +65,7 @@ def test_a_job_s_own_variables_change_nothing_but_its_scripts(
     assert_sound(result)
 
 
+@ON_ONE
 @pytest.mark.parametrize("behaviour", [FAST, ANCIENT], ids=["new", "ancient"])
 def test_variables_that_steer_programs_do_not_reach_the_driver(
     runner: RunnerStandIn, host: DisposableHost, behaviour: Behaviour
@@ -144,6 +147,7 @@ def test_secrets_stay_where_they_belong(runner: RunnerStandIn, host: DisposableH
     assert b"secret-of-job-1001" not in journal + result.trace
 
 
+@ON_ONE
 def test_two_servers_with_the_same_job_id(runner: RunnerStandIn, host: DisposableHost) -> None:
     """Started at the same moment: each has its own machine, and takes away that one alone."""
     script = f'hostname; cat /etc/machine-id; echo "begun $CI_SERVER_URL"; {WAIT}; exit '

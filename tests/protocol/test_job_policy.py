@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from backends import ON_ONE
 from disposable_host import STATE_FOLDER, DisposableHost
 from our_driver import DRIVER, FAST, IMAGE, SETTINGS, TOOL, assert_sound, stand_in, write
 from runner import ANCIENT, OLD, Behaviour, Job, JobResult, RunnerStandIn
@@ -60,6 +61,7 @@ def assert_refused(result: JobResult, behaviour: Behaviour, *texts: str) -> None
     assert_sound(result)
 
 
+@ON_ONE
 @pytest.mark.parametrize("behaviour", [FAST, OLD], ids=["new", "old"])
 def test_a_rule_gives_an_image(runner: RunnerStandIn, behaviour: Behaviour) -> None:
     for job in (RELEASE, replace(RELEASE, image="docker:27"), replace(RELEASE, image="builder", protected=False)):
@@ -68,6 +70,7 @@ def test_a_rule_gives_an_image(runner: RunnerStandIn, behaviour: Behaviour) -> N
         assert b"image release-1, " in result.trace or b"image builder, " in result.trace
 
 
+@ON_ONE
 @pytest.mark.parametrize("behaviour", [FAST, OLD], ids=["new", "old"])
 @pytest.mark.parametrize("image", ["release-1", "docker:27"])
 def test_an_image_that_a_rule_gives_to_others(runner: RunnerStandIn, image: str, behaviour: Behaviour) -> None:
@@ -82,6 +85,7 @@ def test_an_image_that_a_rule_gives_to_others(runner: RunnerStandIn, image: str,
         assert_refused(result, behaviour, "release-1", image, given)
 
 
+@ON_ONE
 def test_an_alias_is_what_it_stands_for(runner: RunnerStandIn) -> None:
     """Whatever rules say of its own name."""
     assert_refused(runner.job(replace(RELEASE, image="open", protected=False)), FAST, "release-1, which 'open' means")
@@ -89,6 +93,7 @@ def test_an_alias_is_what_it_stands_for(runner: RunnerStandIn) -> None:
     assert result.status == "success", result.trace.decode()
 
 
+@ON_ONE
 def test_before_the_payload_had_such_fields(runner: RunnerStandIn) -> None:
     """GitLab's variables tell then; where a project sets one itself, what it says is not believed."""
     older = {"job_info": {"project_full_path": ""}, "git_info": {"protected": None}}
@@ -101,6 +106,7 @@ def test_before_the_payload_had_such_fields(runner: RunnerStandIn) -> None:
         assert_refused(runner.job(job), FAST, text)
 
 
+@ON_ONE
 def test_a_runner_that_does_not_tell_whose_job_it_is(runner: RunnerStandIn) -> None:
     for job in (RELEASE, replace(RELEASE, image="builder"), replace(RELEASE, protected=False, variables=PRETENCE)):
         image = "release-1" if job.variables else job.image
@@ -109,12 +115,14 @@ def test_a_runner_that_does_not_tell_whose_job_it_is(runner: RunnerStandIn) -> N
     assert runner.job(replace(RELEASE, image=IMAGE), ANCIENT).status == "success"
 
 
+@ON_ONE
 def test_an_image_that_the_admin_names_is_no_exception(runner: RunnerStandIn) -> None:
     driver = replace(DRIVER, prepare=[TOOL, "prepare", "--default-image", "builder"])
     other = replace(RELEASE, image=None, payload={"variables": []})
     assert_refused(RunnerStandIn(runner.host, driver, FAST).job(other), FAST, "image builder", "other runners")
 
 
+@ON_ONE
 def test_root_may_use_everything_by_hand(runner: RunnerStandIn, host: DisposableHost) -> None:
     try:
         assert b"image release-1, " in host.run([TOOL, "prepare", "--id", "4242", "docker:27"]).stdout
@@ -122,6 +130,7 @@ def test_root_may_use_everything_by_hand(runner: RunnerStandIn, host: Disposable
         host.run([TOOL, "cleanup", "--id", "4242"])
 
 
+@ON_ONE
 def test_rules_that_others_may_write_hold_for_nobody(runner: RunnerStandIn, host: DisposableHost) -> None:
     folder = host.path(SETTINGS).parent
     folder.chmod(0o777)
@@ -135,6 +144,7 @@ def test_rules_that_others_may_write_hold_for_nobody(runner: RunnerStandIn, host
     assert b"so can their folder /etc/nspawn-runner, where they can be replaced" in result.call("config").stderr
 
 
+@ON_ONE
 @pytest.mark.parametrize(
     ("given", "told"),
     [('profiles = ["tools"]', "the profile tools"), ('profiles = ["tools"]\nbinds = ["/srv/else"]', "the host's /srv")],
