@@ -232,10 +232,10 @@ def test_rules_that_were_removed(overlay_host: DisposableHost) -> None:
     with Job(overlay_host) as job:
         job.prepare()
     with broken(overlay_host, "nft delete table inet nspawn_runner", ":"):
-        found = doctor(overlay_host, check="address translation").one("address translation")
+        found = doctor(overlay_host).one("address translation")
         assert found.level == "warning"
         assert found.mend == "nspawn-runner gc"
-        assert not doctor(overlay_host, check="address translation").bad("address translation")
+        assert not doctor(overlay_host).bad("address translation")
 
 
 @pytest.mark.parametrize(("options", "said"), [("size=50M", "GiB free"), ("size=8G,nr_inodes=2000", "inodes are free")])
