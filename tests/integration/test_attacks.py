@@ -22,7 +22,7 @@ from disposable_host import CHECKOUT, STATE_FOLDER, DisposableHost, State
 
 OPEN = 'profile = "trusted"\n'
 # For what has nothing to do with where layers lie.
-ONE_FIELD = pytest.mark.parametrize("field", ["either_host"], indirect=True)
+ONE_FIELD = pytest.mark.parametrize("field", ["overlay_host"], indirect=True)
 # What the open machine gives away; it still has namespaces, a limited set of capabilities and devices, and seccomp.
 GIVEN_AWAY = {
     "the host's loopback", "the host on the bridge", "the host on its own network", "the host by IPv6",

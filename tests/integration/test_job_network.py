@@ -17,7 +17,7 @@ REACH = f"timeout 3 bash -c 'exec 3<>/dev/tcp/{{address}}/{PORT}' 2>/dev/null &&
 ADDRESS = "ip -brief -4 address show host0 | awk '{print $3}' | cut -d/ -f1"
 GATEWAY = "ip route show default | awk '{print $3}'"
 # The network is the same wherever layers lie.
-ONE_MACHINE = pytest.mark.parametrize("machine", ["either_host"], indirect=True)
+ONE_MACHINE = pytest.mark.parametrize("machine", ["overlay_host"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=["overlay_host", "btrfs_host"])

@@ -35,7 +35,7 @@ while True:
 END
 """
 # For limits that are not the disk's.
-ON_ONE = pytest.mark.parametrize("host", ["either_host"], indirect=True)
+ON_ONE = pytest.mark.parametrize("host", ["overlay_host"], indirect=True)
 SHARE = """
 import time
 end = time.monotonic() + 3

@@ -19,7 +19,7 @@ LOCAL = {"127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"}
 
 Say = Callable[..., None]
 # For what has nothing to do with where layers lie and whose files are in them.
-ON_ONE = pytest.mark.parametrize("own", ["either_host"], indirect=True)
+ON_ONE = pytest.mark.parametrize("own", ["overlay_host"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=["overlay_host", "btrfs_host"])
