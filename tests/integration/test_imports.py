@@ -19,7 +19,7 @@ EXPECTED = {
         "names",
         "settings",
         "settings.amounts",
-        "settings.load",
+        "settings.value_checks",
         "settings.machine_settings",
         "settings.quantities",
         "settings.schema",
