@@ -128,6 +128,7 @@ def _or_empty(check: Callable[[str], str]) -> Callable[[Any], str]:
     return _text(lambda value: check(value) if value else "")
 
 
+# The least of memory and tasks below: a machine needs some 30 MiB and 10 tasks to boot.
 def _limit(
     key: str, number: Count | Size | Cpus, text: str, details: str = "", *, job: bool = True, image: bool = True
 ) -> Setting:
