@@ -2,8 +2,8 @@
 
     arguments.py FILE
 
-For units: what systemd would change or misread in a command line is not in it. It runs with nothing but the standard
-library (python3 -I -S).
+Units call this, so that systemd does not change or misread the words. It needs only the standard library
+(python3 -I -S).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Read below an untrusted folder: its links are resolved as if the folder were "/" (openat2(2))."""
+"""Read below an untrusted folder: links resolve as if the folder were "/" (openat2(2))."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _OpenHow(ctypes.Structure):
 def open_file(root: str, path: str) -> int:
     """Open the regular file ``path`` below ``root`` and return its descriptor; raises OSError.
 
-    Nothing outside ``root`` is reached; anything but a regular file is not even opened.
+    Never reaches outside ``root``, and opens nothing but regular files.
     """
     fd = _open(root, path, os.O_PATH)
     try:
@@ -29,7 +29,7 @@ def open_file(root: str, path: str) -> int:
 
 
 def exists(root: str, path: str) -> bool:
-    """Return whether there is anything at ``path`` below ``root``, all links followed."""
+    """Return whether anything exists at ``path`` below ``root``, following all links."""
     try:
         os.close(_open(root, path, os.O_PATH))
     except OSError:
@@ -38,7 +38,7 @@ def exists(root: str, path: str) -> bool:
 
 
 def is_free(root: str, path: str) -> bool:
-    """Return whether there is nothing at ``path`` below ``root``, not even a link that leads nowhere."""
+    """Return whether nothing exists at ``path`` below ``root``, not even a dangling link."""
     try:
         os.close(_open(root, path, os.O_PATH | os.O_NOFOLLOW))
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def is_free(root: str, path: str) -> bool:
 
 
 def file_name(root: str, path: str) -> str:
-    """Return the name of the regular file that ``path`` below ``root`` leads to, all links followed; empty for none."""
+    """Return the name of the regular file at ``path`` below ``root``, following all links; empty if there is none."""
     try:
         fd = _open(root, path, os.O_PATH)
     except OSError:

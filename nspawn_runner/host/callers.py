@@ -10,9 +10,9 @@ _GITLAB_RUNNER = "gitlab-runner"
 
 
 def gitlab_runner() -> str:
-    """Return the gitlab-runner that called this process as "pid start", or nothing where it was called otherwise.
+    """Return the gitlab-runner that called this process as "pid start"; empty if none did.
 
-    It is looked for among all ancestors: sudo or a script of the administrator's may stand between.
+    Searches all ancestors, as sudo or an administrator's script may come in between.
     """
     pid = os.getppid()
     while pid > 1:
@@ -29,7 +29,7 @@ def this_process() -> str:
 
 
 def _is_gitlab_runner(pid: int, name: bytes) -> bool:
-    """Tell it by the process's name or its program's: either may have a version behind it, as gitlab-runner-17.0."""
+    """Check the names of the process and its program: either may carry a version, as in gitlab-runner-17.0."""
     if name.startswith(_GITLAB_RUNNER.encode()):
         return True
     try:
@@ -39,7 +39,7 @@ def _is_gitlab_runner(pid: int, name: bytes) -> bool:
 
 
 def is_gone(caller: str) -> bool:
-    """Tell for sure that the process ``caller``, "pid start", has ended."""
+    """Return whether the process ``caller``, "pid start", has certainly ended."""
     pid, _, start = caller.partition(" ")
     if not pid.isdigit():
         return False
@@ -48,7 +48,7 @@ def is_gone(caller: str) -> bool:
 
 
 def _stat(pid: int) -> tuple[bytes, list[str]]:
-    """Return a process's name, and its state and what follows; the 20th is its start (proc_pid_stat(5))."""
+    """Return a process's name, and the fields from its state on; the 20th is its start time (proc_pid_stat(5))."""
     try:
         before, _, after = files.read_head(f"/proc/{pid}/stat", 4096).rpartition(b")")
     except (FileNotFoundError, ProcessLookupError):

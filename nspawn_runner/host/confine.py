@@ -1,7 +1,7 @@
 """Lock this process into one folder: it can reach nothing else of the host from then on.
 
-To be called in a process that has namespaces of its own for mounts and network already (unshare(1)). System calls:
-pivot_root(2), whose page tells of the "." for both arguments, capset(2), prctl(2); capabilities(7).
+Call this in a process that already has its own mount and network namespaces (unshare(1)). System calls:
+pivot_root(2), which documents "." for both arguments, capset(2), prctl(2); capabilities(7).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE =
 _MNT_DETACH = 2
 _PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITY_VERSION_3 = 0x20080522
-# CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP: what making any file as any owner takes.
+# CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP: needed to create any file with any owner.
 _KEPT = sum(1 << number for number in (0, 1, 3, 4, 27, 31))
 _MEMORY_BYTES = 2 << 30
 
 
 def lock_in(folder: str) -> None:
-    """Make ``folder`` all that this process can reach, with no device and no program in it usable; raises OSError."""
+    """Confine this process to ``folder``, where no device or program is usable; raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     path = os.fsencode(folder)
     _check("mount", libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None))

@@ -10,8 +10,8 @@ _RENAME_EXCHANGE = 2
 
 
 def exchange(path: str, other_path: str) -> None:
-    """Let what lies at the two paths change places at once, so that neither is ever missing; raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)  # glibc has the call from 2.28 on
+    """Swap what lies at the two paths in one step, so that neither is ever missing; raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)  # glibc has the call since 2.28
     if libc.renameat2(_AT_FDCWD, os.fsencode(path), _AT_FDCWD, os.fsencode(other_path), _RENAME_EXCHANGE):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)

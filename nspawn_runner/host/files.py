@@ -10,15 +10,15 @@ from ..errors import HostError
 
 
 def write_atomically(path: str, content: bytes, *, mode: int = 0o600, on_disk: bool = False) -> None:
-    """Replace ``path`` by a file with ``content``, owned by us, with ``mode``; readers see the old or the new whole.
+    """Replace ``path`` with our own file of ``content`` and ``mode``; readers see the complete old or new file.
 
-    With ``on_disk`` that holds after a loss of power too; else the file may be empty then.
+    With ``on_disk`` this also holds after a power loss; otherwise the file may then be empty. Raises OSError.
     """
     draft = f"{path}.{os.getpid()}.new"
-    remove_file(draft)  # of a process of that number that was killed
-    try:  # from before it is there: a signal may arrive while it is made
+    remove_file(draft)  # left by a killed process with our pid
+    try:  # starts before the draft exists: a signal may arrive during its creation
         with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            os.fchmod(file.fileno(), mode)  # whatever our caller's umask is
+            os.fchmod(file.fileno(), mode)  # regardless of our caller's umask
             file.write(content)
             if on_disk:
                 file.flush()
@@ -26,19 +26,19 @@ def write_atomically(path: str, content: bytes, *, mode: int = 0o600, on_disk: b
         os.rename(draft, path)
     except BaseException as error:
         if isinstance(error, OSError):
-            error.filename = error.filename or path  # or a full disk would not say which
+            error.filename = error.filename or path  # the error of a full disk names no file
         remove_file(draft)
         raise
 
 
 def remove_file(path: str) -> None:
-    """Remove the file or link ``path`` if it is there."""
+    """Remove the file or link ``path`` if it exists."""
     with suppress(FileNotFoundError):
         os.unlink(path)
 
 
 def remove_drafts(path: str) -> None:
-    """Remove what killed processes left of their ``write_atomically`` to ``path``."""
+    """Remove the drafts that killed processes left of their ``write_atomically`` to ``path``."""
     folder, name = os.path.split(path)
     with suppress(FileNotFoundError):
         for entry in os.listdir(folder):
@@ -48,7 +48,7 @@ def remove_drafts(path: str) -> None:
 
 
 def remove_folder(path: str) -> None:
-    """Remove the empty folder ``path`` if it is there; one that is not empty, or a mount, stays."""
+    """Remove the empty folder ``path`` if it exists; leave it if it is not empty or a mount point."""
     try:
         os.rmdir(path)
     except OSError as error:
@@ -57,10 +57,10 @@ def remove_folder(path: str) -> None:
 
 
 def remove_tree(path: str, *, subvolumes: bool = False) -> None:
-    """Remove the tree ``path`` if it is there, whatever a job made of it; raises HostError when something stays.
+    """Remove the tree ``path`` if it exists, whatever a job made of it; raises HostError if anything remains.
 
-    rm(1) follows no link and takes any depth, where shutil.rmtree ends at Python's recursion limit. It crosses into no
-    other file system, unless ``subvolumes`` says that there are btrfs subvolumes inside, which look like that.
+    rm(1) follows no link and handles any depth, whereas shutil.rmtree fails at Python's recursion limit. It stays on
+    one file system, unless ``subvolumes`` says that there are btrfs subvolumes inside, which look like other ones.
     """
     from . import process
 
@@ -74,7 +74,7 @@ def remove_tree(path: str, *, subvolumes: bool = False) -> None:
 
 
 def _is_there(path: str) -> bool:
-    """Return whether there is anything at ``path``; raises OSError where that cannot be told."""
+    """Return whether anything exists at ``path``; raises OSError if that is impossible to determine."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -83,9 +83,9 @@ def _is_there(path: str) -> bool:
 
 
 def make_private_folder(path: str) -> None:
-    """Make the folder ``path`` and its parents, mode 0700, unless it is there; one that is there becomes private.
+    """Create the folder ``path`` and its parents with mode 0700; an existing ``path`` becomes private too.
 
-    With uids on disk that are the job's own, a setuid file in a layer must be out of every host user's reach.
+    Files keep the job's own uids on disk, so a setuid file in a layer must be out of every host user's reach.
     """
     parent = os.path.dirname(path)
     if parent and not os.path.isdir(parent):
@@ -98,7 +98,7 @@ def make_private_folder(path: str) -> None:
 
 
 def file_system(path: str) -> str:
-    """Return the type of the file system that holds ``path``, in the words of ``stat -f -c %T``."""
+    """Return the type of the file system that holds ``path``, as ``stat -f -c %T`` names it."""
     from . import process
 
     return process.run(["stat", "--file-system", "--format=%T", "--", path]).stdout.decode().strip()
@@ -111,7 +111,7 @@ def read_head(path: str, limit_bytes: int) -> bytes:
 
 
 def mounted_below(folder: str) -> list[str]:
-    """Return what is mounted below ``folder`` (a real path; itself left out): /proc/self/mountinfo, proc(5)."""
+    """Return the mount points below the real path ``folder``, without itself (/proc/self/mountinfo, proc(5))."""
     prefix = folder.rstrip("/") + "/"
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         points = [line.split(" ")[4] for line in file]

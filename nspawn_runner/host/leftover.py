@@ -1,4 +1,4 @@
-"""A leftover: something of ours that nobody needs, found without touching it, removed once that is certain."""
+"""A leftover: something of ours that nobody needs; finding it changes nothing, and removal checks again."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from . import trees
 
 
 class Leftover(NamedTuple):
-    """What was found; ``paths`` are what of it takes room on disk.
+    """A leftover; ``paths`` are the parts that take disk space.
 
-    ``remove`` looks again under the locks that its users take: it returns False where the thing is in use or gone
-    meanwhile, raises locks.Busy where somebody works on it, HostError where something of it stays.
+    ``remove`` checks again under the locks of its users: it returns False if the thing is now in use or gone, raises
+    locks.Busy while somebody works on it and HostError if anything of it remains.
     """
 
     kind: str
@@ -24,11 +24,11 @@ class Leftover(NamedTuple):
 
 
 def size_bytes(paths: Sequence[str], *, seconds: float) -> int | None:
-    """Return what ``paths`` take on disk beyond what snapshots share; None where that takes over ``seconds``."""
+    """Return the bytes that ``paths`` take on disk, without shared snapshots; None if that takes over ``seconds``."""
     try:
         return sum(_size_of(path, seconds) for path in paths)
     except (HostError, OSError, ValueError, IndexError):
-        return None  # not in time, or it went meanwhile
+        return None  # too slow, or removed meanwhile
 
 
 def _size_of(path: str, seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""Locks between processes: flock on a file that is removed with the lock."""
+"""Locks between processes: flock on a file that is removed on release."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Busy(HostError):
 
 @contextmanager
 def locked(path: str, *, what: str, wait_seconds: float = 60.0) -> Iterator[None]:
-    """Hold the lock ``path`` (a file made for it and removed after), waiting up to ``wait_seconds`` for its holder.
+    """Hold the lock ``path`` (a file created for it and removed on release), waiting up to ``wait_seconds`` for it.
 
-    The kernel drops the lock with the process that held it, so a kill leaves nothing to fix. ``what`` names the
-    locked thing in the Busy that is raised when the wait was in vain.
+    The kernel drops the lock when its holder ends, so a kill leaves nothing to fix. Raises Busy, which names the
+    locked thing by ``what``, if it is still held after the wait.
     """
     fd = _acquire(path, what, wait_seconds)
     try:
         yield
     finally:
-        # Removed while held: whoever waits on the removed file finds out in _is_current and opens the new one.
+        # Remove it while held: a waiter on the removed file notices in _is_current and opens the new one.
         os.unlink(path)
         os.close(fd)
 
@@ -40,7 +40,7 @@ def _acquire(path: str, what: str, wait_seconds: float) -> int:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_current(fd, path):
-                with suppress(OSError):  # on a full disk the lock holds as well
+                with suppress(OSError):  # the lock also holds on a full disk
                     os.ftruncate(fd, 0)
                     os.write(fd, str(os.getpid()).encode())
                 return fd
@@ -70,7 +70,7 @@ def _is_current(fd: int, path: str) -> bool:
 
 
 def remove_unheld(path: str) -> None:
-    """Remove the lock's file that a killed process left at ``path``, unless somebody holds it."""
+    """Remove the lock file that a killed process left at ``path``, unless the lock is held."""
     if os.path.lexists(path):
         with suppress(Busy, FileNotFoundError), locked(path, what=path, wait_seconds=0):
             pass
@@ -78,9 +78,9 @@ def remove_unheld(path: str) -> None:
 
 @contextmanager
 def kept(folder: str) -> Iterator[bool]:
-    """Keep the folder where it is, as long as those who would take it away ask ``unkept``; yield whether it is there.
+    """Keep the folder from being removed by those who use ``unkept``; yield whether it exists.
 
-    Many may keep it at once, also on a read-only disk.
+    Many can keep it at once, even on a read-only disk.
     """
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -105,7 +105,7 @@ def _shared(fd: int) -> bool:
 
 @contextmanager
 def unkept(folder: str) -> Iterator[bool]:
-    """Yield whether nobody has ``kept`` the folder; if so nobody can before the end."""
+    """Yield whether nobody has ``kept`` the folder; if so, nobody can until the block ends."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -120,7 +120,7 @@ def unkept(folder: str) -> Iterator[bool]:
 
 
 def is_held(path: str) -> bool:
-    """Return whether a process holds the lock ``path`` now. Asking takes it for an instant."""
+    """Return whether a process holds the lock ``path`` now. The check itself takes it for an instant."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-# For a uid that has no entry in passwd: the group of a folder may be one that its owner is not in.
+# For a uid without a passwd entry: its folder's group may be one that it is not in.
 _NO_GROUP = 65534
 
 
 class Owner(NamedTuple):
-    """A user other than root, with the groups of a login."""
+    """A user other than root, with the groups that a login gets."""
 
     uid: int
     gid: int
@@ -20,10 +20,10 @@ class Owner(NamedTuple):
 
 
 def of(folder: str) -> Owner | None:
-    """Return who decides what ``folder`` and the git repository around it are, or None for root or when we are not.
+    """Return the user who controls ``folder`` or the git repository around it; None for root, or if we are not root.
 
-    A repository is looked for upwards, so a folder of root's in a folder of another user is that user's word too,
-    unless root's own repository begins there.
+    Searches upwards for the repository, so root's folder inside another user's counts as that user's, unless root's own
+    repository begins there.
     """
     if os.geteuid() != 0:
         return None
@@ -53,9 +53,9 @@ def _owner(uid: int) -> Owner:
 
 @contextmanager
 def acting_as(owner: Owner | None) -> Iterator[None]:
-    """Look up, read and write files as ``owner`` for a while; start no process meanwhile, which could be root again.
+    """Access files as ``owner`` inside the block; None changes nothing.
 
-    /proc/self is out of reach as long. None changes nothing.
+    Start no process inside, as it could become root again. /proc/self is out of reach meanwhile.
     """
     if owner is None:
         yield

@@ -22,7 +22,7 @@ Done = subprocess.CompletedProcess[bytes]
 
 
 class Popen(subprocess.Popen[bytes]):
-    """A child of ours. Waiting for it ends when a signal asks us to end: raises Cancelled (see signals)."""
+    """A child process; waiting for it raises Cancelled when a signal asks us to end (see signals)."""
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end and return its status; raises TimeoutExpired after ``timeout`` seconds, and Cancelled."""
@@ -31,17 +31,17 @@ class Popen(subprocess.Popen[bytes]):
         return super().wait()
 
 
-# What a child may need of our own environment. Everything else stays here: CUSTOM_ENV_* holds the job's secrets and
+# What a child may need from our environment. Nothing else is passed on: CUSTOM_ENV_* holds the job's secrets and
 # could steer a tool that runs as root.
 _PASSED = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
 _READ_BYTES = 1 << 16
-# More than any program is asked for; what answers may be somebody else's, such as a machine's bus.
+# More than we ask any program for; the answer may come from somebody else, such as a machine's bus.
 _MOST_BYTES = 256 << 20
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class CommandError(HostError):
-    """A child process failed; ``returncode`` is its exit status (negative: the signal), ``stderr`` its last words."""
+    """A child process failed; ``returncode`` is its exit status (negative: the signal), ``stderr`` its error output."""
 
     def __init__(self, argv: Sequence[str], returncode: int, stderr: bytes) -> None:
         self.argv = list(argv)
@@ -57,20 +57,20 @@ announced = False  # set by --verbose
 
 
 def _announce(argv: Sequence[str]) -> None:
-    """Show ``argv`` where --verbose asks for it; no argument list of ours holds a secret."""
+    """Show ``argv`` if --verbose is given; our argument lists hold no secrets."""
     if announced:
         print(f"+ {quoted(argv)}", file=sys.stderr, flush=True)
 
 
 def quoted(argv: Sequence[str]) -> str:
-    """Return ``argv`` as a person would type it, bounded in length, for messages and debug lines."""
+    """Return ``argv`` as a person would type it, cut to 300 characters, for messages and debug lines."""
     from shlex import join
 
     return printable(join(argv), 300)
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment every child gets: a fixed PATH, C.UTF-8, the proxy settings, and ``extra``."""
+    """Return the environment of every child: a fixed PATH, C.UTF-8, the proxy settings, and ``extra``."""
     passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
     return {"PATH": _PATH, "LANG": "C.UTF-8", "HOME": "/root", **passed, **(extra or {})}
 
@@ -86,9 +86,10 @@ def run(
     cwd: str | None = None,
     owner: Owner | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run ``argv`` to its end, as ``owner`` where one is given, and return its status and output as bytes.
+    """Run ``argv`` to its end, as ``owner`` if given, and return its status and output as bytes.
 
-    Raises CommandError when it fails and ``check`` is true, or cannot be started, or takes over ``timeout_seconds``.
+    Raises CommandError if it fails and ``check`` is true or it takes over ``timeout_seconds``, HostError if it is not
+    installed.
     """
     _announce(argv)
     given = in_memory(stdin) if stdin else subprocess.DEVNULL
@@ -110,7 +111,7 @@ def run(
     try:
         output, said = output_of(child, timeout_seconds)
     except BaseException as error:
-        with signals.held(), child:  # whose end closes its pipes and waits for it
+        with signals.held(), child:  # leaving ``child`` closes its pipes and waits for it
             child.kill()
         if isinstance(error, subprocess.TimeoutExpired):
             raise CommandError(argv, -9, f"no end after {timeout_seconds:g} s".encode()) from None
@@ -122,7 +123,7 @@ def run(
 
 
 def in_memory(content: bytes) -> int:
-    """Return a descriptor to read ``content`` from: no pipe that someone has to feed."""
+    """Return a descriptor of a file in memory to read ``content`` from; unlike a pipe, nobody has to feed it."""
     fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
     write_all(fd, content)
     os.lseek(fd, 0, os.SEEK_SET)
@@ -130,14 +131,14 @@ def in_memory(content: bytes) -> int:
 
 
 def write_all(fd: int, content: bytes) -> None:
-    """Write the whole ``content`` to ``fd``, which blocks; raises OSError."""
+    """Write all of ``content`` to the blocking ``fd``; raises OSError."""
     view = memoryview(content)
     while view:
         view = view[os.write(fd, view) :]
 
 
 def output_of(child: Popen, seconds: float | None = None) -> tuple[bytes, bytes]:
-    """Return what the child says on its pipes for stdout and stderr until both are closed and it has ended.
+    """Return what the child writes to its pipes for stdout and stderr until both are closed and it has ended.
 
     Raises TimeoutExpired after ``seconds``, CommandError after 256 MiB, Cancelled when a signal asks us to end.
     """
@@ -172,8 +173,8 @@ def head(
 ) -> bytes:
     """Return at most the first ``limit_bytes`` of what ``argv`` writes within ``timeout_seconds``, then end it.
 
-    For what somebody else may make endless. It reads ``stdin`` from a file. Raises HostError when it cannot be started,
-    and with ``must_answer`` when the time is over first.
+    For output that somebody else may make endless. ``stdin`` is passed as a file. Raises HostError if ``argv`` is not
+    installed, and with ``must_answer`` if the time runs out first.
     """
     given = in_memory(stdin)
     try:
@@ -193,7 +194,7 @@ def head(
         with signals.held(), child:
             child.kill()
     if must_answer and len(found) < limit_bytes:
-        raise HostError(f"{os.path.basename(argv[0])} has no answer after {timeout_seconds:g} s")
+        raise HostError(f"{os.path.basename(argv[0])} did not answer within {timeout_seconds:g} s")
     return found
 
 
@@ -209,7 +210,7 @@ def spawn(
 ) -> Popen:
     """Start ``argv`` and return it running; stdout and stderr are inherited unless given.
 
-    ``own_session`` keeps a SIGTERM meant for our process group from it. Raises HostError when it cannot be started.
+    ``own_session`` shields it from a SIGTERM to our process group. Raises HostError if it is not installed.
     """
     _announce(argv)
     return _start(
@@ -224,7 +225,7 @@ def spawn(
 
 
 def _start(argv: Sequence[str], **options: Any) -> Popen:
-    """Start ``argv``, unless a signal has asked us to end: what is undone must not meet what is only beginning."""
+    """Start ``argv``; raises Cancelled if a signal has asked us to end, as a clean-up must not race with a start."""
     signals.check()
     if signals.is_held() and not options.get("start_new_session"):
         options["process_group"] = 0
@@ -235,7 +236,7 @@ def _start(argv: Sequence[str], **options: Any) -> Popen:
 
 
 def end(child: Popen, seconds: float) -> None:
-    """End ``child`` where it still runs, by SIGTERM and ``seconds`` later by SIGKILL; nothing cuts it."""
+    """End ``child`` if it still runs, by SIGTERM and ``seconds`` later by SIGKILL; no signal interrupts this."""
     with signals.held():
         if child.poll() is None:
             child.terminate()
@@ -247,9 +248,9 @@ def end(child: Popen, seconds: float) -> None:
 
 
 def end_confined(child: Popen) -> None:
-    """End ``child``, maybe an unshare(1) with a PID namespace, and wait until nothing that ran in it is left.
+    """Kill ``child``, which may be an unshare(1) with a PID namespace, and wait until all its processes have ended.
 
-    The first process of its namespace is killed: unshare, its parent, ends when the kernel has reaped them all.
+    Kills the namespace's first process: unshare, its parent, ends once the kernel has reaped them all.
     """
     if child.poll() is None:
         try:
@@ -270,7 +271,7 @@ PIPE = subprocess.PIPE
 STDOUT = subprocess.STDOUT
 DEVNULL = subprocess.DEVNULL
 
-# Debian's package for a program we call, for the advice when it is missing.
+# Debian packages that are not named like their program, for the advice when that is missing.
 _PACKAGES = {
     "systemd-run": "systemd",
     "systemctl": "systemd",
@@ -286,7 +287,7 @@ _PACKAGES = {
 
 
 def missing(argv: Sequence[str]) -> HostError:
-    """Return the error for a program that does not exist, with the Debian package that has it."""
+    """Return the error for a program that is not installed, naming its Debian package."""
     program = os.path.basename(argv[0])
     return HostError(
         f"the program {program} is not installed", advice=f"install it: apt install {_PACKAGES.get(program, program)}"

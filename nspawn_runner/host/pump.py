@@ -1,7 +1,7 @@
 """Copy a child's output to our own streams through pipes, so that the child never holds the streams themselves.
 
-What runs in a machine or a tree may be hostile and outlive its caller. It could go on writing to a file of the host's,
-reach our terminal, or keep a reader waiting for the end of a pipe.
+What runs in a machine or a tree may be hostile and outlive its caller. It could keep writing to a host file, reach our
+terminal, or keep a reader waiting for the end of a pipe.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class _Stream(NamedTuple):
 
 
 class Pump:
-    """Pipes for a child's stdout and stderr; what comes is passed on, other descriptors are watched meanwhile.
+    """Pipes for a child's stdout and stderr: passes on their output while watching other descriptors.
 
-    ``stderr_filter`` gets each chunk of the pipe for stderr, which may be that for stdout too, and returns what of it
-    is to be passed on. Use ``stdout`` and ``stderr`` for the child, then call ``started``.
+    ``stderr_filter`` gets each chunk from the stderr pipe, which may serve stdout too, and returns what to pass on.
+    Give ``stdout`` and ``stderr`` to the child, then call ``started``.
     """
 
     def __init__(self, stderr_filter: Callable[[bytes], bytes] = bytes) -> None:
         streams = _open_streams()
-        self.readers = {entry.reader: _unblocking(entry.target) for entry in streams}  # where what is read goes
+        self.readers = {entry.reader: _unblocking(entry.target) for entry in streams}  # with their targets
         self.stdout, self.stderr = streams[0].writer, streams[-1].writer
         self._filters = {streams[-1].reader: stderr_filter}
         self._targets = list(self.readers.values())
@@ -50,29 +50,29 @@ class Pump:
             self._poll.register(reader, select.POLLIN)
 
     def started(self) -> None:
-        """Close our copies of what the child writes to."""
+        """Close our copies of the pipe ends that the child writes to."""
         for writer in {self.stdout, self.stderr}:
             os.close(writer)
 
     def close_targets(self) -> None:
-        """Close where the output goes; the readers stay open."""
+        """Close the targets of the output; the readers stay open."""
         for target in self._targets:
             os.close(target)
 
     def watch(self, fd: int) -> None:
-        """Have ``step`` return for ``fd`` too."""
+        """Make ``step`` also return when ``fd`` is ready."""
         self._watched.add(fd)
         self._poll.register(fd, select.POLLIN)
 
     def unwatch(self, fd: int) -> None:
-        """Forget ``fd``."""
+        """Stop watching ``fd``."""
         self._watched.discard(fd)
         self._poll.unregister(fd)
 
     def step(self, milliseconds: int | None) -> set[int]:
-        """Wait for something, pass on what there is, and return the watched descriptors that are ready.
+        """Wait up to ``milliseconds``, pass on available output, and return the watched descriptors that are ready.
 
-        Raises OSError when what we write to breaks.
+        Raises OSError when writing to a target fails for another reason than a reader that has gone.
         """
         events = self._poll.poll(milliseconds)
         for fd, event in events:
@@ -86,9 +86,9 @@ class Pump:
         return {fd for fd, _ in events if fd in self._watched}
 
     def _passed(self, reader: int) -> bool:
-        """Pass a chunk of ``reader`` on; when nobody reads our stream any more, forget it and return false.
+        """Pass on a chunk from ``reader``; if nobody reads our stream any more, drop ``reader`` and return false.
 
-        With the pipe closed, the child meets the broken pipe itself, as it would without us.
+        Once the pipe is closed, the child gets the broken pipe itself, as it would without us.
         """
         try:
             self._pass_on(reader, os.read(reader, _CHUNK_BYTES))
@@ -101,7 +101,7 @@ class Pump:
         _write(self.readers[reader], self._filters.get(reader, bytes)(chunk))
 
     def pass_on_rest(self) -> None:
-        """Pass on what is in the pipes now; what a background process adds meanwhile is no longer the child's."""
+        """Pass on what is in the pipes now; what a background process adds meanwhile is not the child's."""
         for reader in self.readers:
             left = int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, b"\0" * 4), "little")
             with suppress(BrokenPipeError):
@@ -117,10 +117,11 @@ def call(
     env: Mapping[str, str] | None = None,
     hand_over: Callable[[Iterable[int]], None] | None = None,
 ) -> int:
-    """Run ``argv`` to its end, pipes between its streams and ours, and return its exit status as Popen has it.
+    """Run ``argv`` to its end, with pipes between its streams and ours, and return its exit status as Popen does.
 
-    What it left running may still write: ``hand_over`` gets the pipes for that, to close them; else they are closed.
-    Raises Cancelled when a signal asks us to end and HostError when our own streams break, once it has ended.
+    Processes that it left running may still write: ``hand_over`` gets the pipes and must close them; without it, they
+    are closed here. Once ``argv`` has ended, raises Cancelled if a signal asked us to end, HostError if our own streams
+    broke.
     """
     with signals.held() as asked:
         pump = Pump()
@@ -158,7 +159,7 @@ def call(
 
 
 def _pass_on_until_end(pump: Pump, child: process.Popen, asked: int) -> int:
-    """Return 0 when the child has ended, or the number of the signal that asks us to end."""
+    """Return 0 once the child has ended, or the number of a signal that asks us to end."""
     end = os.pidfd_open(child.pid)
     try:
         pump.watch(end)
@@ -174,18 +175,18 @@ def _pass_on_until_end(pump: Pump, child: process.Popen, asked: int) -> int:
 
 
 def _stdin() -> int:
-    """Return what a child is to read: our standard input, or a pipe that a thread feeds from a terminal or a file."""
+    """Return a child's standard input: our own, or a pipe that a thread feeds if ours is a terminal or a file."""
     mode = os.fstat(0).st_mode
     if not stat.S_ISREG(mode) and not os.isatty(0):
         return 0
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    # It may wait for a terminal for ever; nobody waits for it.
+    # It may block on a terminal for ever, so nobody waits for it.
     threading.Thread(target=_feed, args=(writer, stat.S_ISREG(mode)), daemon=True).start()
     return reader
 
 
 def _feed(writer: int, is_file: bool) -> None:
-    """Copy our standard input into the pipe ``writer`` and close it. The caller may go on to read a file of its own."""
+    """Copy our standard input to the pipe ``writer`` and close that; a file's position stays, for our caller."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signals.ASKING)
     with suppress(OSError):
         at = os.lseek(0, 0, os.SEEK_CUR) if is_file else 0
@@ -196,14 +197,14 @@ def _feed(writer: int, is_file: bool) -> None:
 
 
 def _open_streams() -> list[_Stream]:
-    """Make a pipe for stdout and one for stderr, or one for both where ours are the same: that keeps their order."""
+    """Make a pipe each for stdout and stderr, or one for both if ours are the same file, which keeps their order."""
     targets = [1] if _same_file(1, 2) else [1, 2]
     streams = []
     for target in targets:
         reader, writer = os.pipe()
-        # Else only the host's root could open it again, as a script does that writes to /dev/stderr.
+        # Otherwise only the host's root could reopen it, as a script does to write to /dev/stderr.
         os.fchmod(writer, 0o622)
-        with suppress(OSError):  # over the user's limit for pipes; then the usual 64 KiB do
+        with suppress(OSError):  # over the user's limit for pipes: then 64 KiB, the default, will do
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         streams.append(_Stream(reader, writer, target))
     return streams
@@ -215,15 +216,15 @@ def _same_file(one: int, other: int) -> bool:
 
 
 def _unblocking(fd: int) -> int:
-    """Return ``fd`` again, as a file of our own, which never blocks where it is a pipe: others share the one given."""
+    """Return our own descriptor for the file of ``fd``, non-blocking if it is a pipe: others share the one given."""
     if stat.S_ISFIFO(os.fstat(fd).st_mode):
-        with suppress(OSError):  # as when nobody reads it any more
+        with suppress(OSError):  # for example if nobody reads it any more
             return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     return os.dup(fd)
 
 
 def _write(target: int, chunk: bytes) -> None:
-    """Write ``chunk``; raises BrokenPipeError when nobody reads it, also once a signal asks us to end."""
+    """Write ``chunk``; raises BrokenPipeError if its reader has gone, or is too slow once a signal asks us to end."""
     view = memoryview(chunk)
     while view:
         try:

@@ -1,12 +1,12 @@
-"""Signals that ask us to end: noted on arrival, acted on at points that we choose.
+"""Signals that ask us to end: noted on arrival, handled at points that we choose.
 
-An exception that a handler raises can be lost in any callback of the interpreter, and can cut a library or our own
-clean-up between two of its steps. So handlers only note; whatever waits, waits here, and raises Cancelled.
+An exception raised by a handler can get lost in a callback of the interpreter, or interrupt a library or our own
+clean-up between two steps. So handlers only note the signal; all waiting is done here and raises Cancelled.
 """
 
 from __future__ import annotations
 
-import _thread  # threading would be a millisecond of each stage
+import _thread  # importing threading would cost each stage a millisecond
 import fcntl
 import os
 import select
@@ -19,12 +19,12 @@ from ..errors import Cancelled, HostError
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-# How long whoever reads our output may take for it once we are to end.
+# How long a reader of our output may keep us waiting once a signal has asked us to end.
 _UNREAD_MILLISECONDS = 3000
 
 
 def _bell() -> int:
-    """Return a descriptor that can be read from once it was written to; no standard stream, should one be closed."""
+    """Return an eventfd, readable once written to; it never takes the place of a closed standard stream."""
     low = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
         return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -36,15 +36,15 @@ class _Noted:
     number = 0  # the signal that asks us to end
     acted_on = False
     held = 0
-    thread = _thread.get_ident()  # the main one, which handlers run in
-    bell = _bell()  # can be read from as soon as a number is noted
+    thread = _thread.get_ident()  # the main one, where handlers run
+    bell = _bell()  # readable as soon as a number is noted
 
 
 _noted = _Noted()
 
 
 def heed() -> None:
-    """Note SIGTERM, SIGINT and SIGHUP from now on; one that is ignored, as nohup(1) does, stays so."""
+    """Note SIGTERM, SIGINT and SIGHUP from now on; an ignored SIGINT or SIGHUP, as under nohup(1), stays ignored."""
     for number in ASKING:
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _note)
@@ -57,27 +57,27 @@ def _note(number: int, _frame: object) -> None:
 
 
 def check() -> None:
-    """Raise Cancelled where a signal has asked us to end; once, since what follows undoes what was begun."""
+    """Raise Cancelled if a signal has asked us to end; only once, so that the clean-up that follows can finish."""
     if not _noted.held and (number := take()):
         raise Cancelled(number)
 
 
 def take() -> int:
-    """Return the number of the signal that asks us to end, or 0; from then on it is the caller's to act on it."""
+    """Return the number of the signal that asks us to end, or 0; returned only once, so the caller must act on it."""
     if not _noted.number or _noted.acted_on or _thread.get_ident() != _noted.thread:
         return 0
     _noted.acted_on = True
     if _noted.number != signal.SIGALRM:
         for number in ASKING:
-            signal.signal(number, signal.SIG_IGN)  # children that undo things are not to be ended either
+            signal.signal(number, signal.SIG_IGN)  # children inherit this, so it does not end a clean-up either
     return _noted.number
 
 
 @contextmanager
 def held() -> Iterator[int]:
-    """Raise no Cancelled inside; yield a descriptor that can be read from when ``take`` has something to give.
+    """Raise no Cancelled inside; yield a descriptor that becomes readable when ``take`` has a signal to return.
 
-    For what undoes something, which nothing may cut: Ctrl-C on a terminal does not reach children started inside.
+    For a clean-up, which nothing may interrupt: Ctrl-C on a terminal does not reach children started inside.
     """
     _noted.held += 1
     try:
@@ -92,9 +92,9 @@ def is_held() -> bool:
 
 
 def wait(fds: Iterable[int] = (), seconds: float | None = None) -> list[int]:
-    """Wait until one of ``fds`` can be read from, or has no writer any more, and return which; none after ``seconds``.
+    """Wait until some of ``fds`` are readable or have lost their writers, and return those; none after ``seconds``.
 
-    Raises Cancelled when a signal asks us to end. In other threads than the main one nothing does.
+    Raises Cancelled when a signal asks us to end, in the main thread only.
     """
     poll = select.poll()
     wanted = list(fds)
@@ -110,7 +110,7 @@ def wait(fds: Iterable[int] = (), seconds: float | None = None) -> list[int]:
 
 
 def wait_to_write(fd: int) -> bool:
-    """Wait until ``fd`` can be written to; once a signal asks us to end only a moment: tell whether it can be."""
+    """Wait until ``fd`` is writable, but at most 3 s once a signal asks us to end; return whether it is."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     poll.register(_noted.bell, select.POLLIN)
@@ -127,7 +127,7 @@ def sleep(seconds: float) -> None:
 
 @contextmanager
 def at_most(seconds: int, what: str) -> Iterator[None]:
-    """Raise HostError when what is inside takes longer than ``seconds``, at the next point where it can be cut."""
+    """Raise HostError if the block takes longer than ``seconds``, at its next wait or its end; ``what`` names it."""
     before = signal.signal(signal.SIGALRM, _note)
     signal.alarm(seconds)
     try:
@@ -136,7 +136,7 @@ def at_most(seconds: int, what: str) -> Iterator[None]:
     except Cancelled as cancelled:
         if cancelled.signal_number != signal.SIGALRM:
             raise
-        raise HostError(f"{what} was not over after {seconds} s") from None
+        raise HostError(f"{what} did not finish within {seconds} s") from None
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
@@ -146,7 +146,7 @@ def at_most(seconds: int, what: str) -> Iterator[None]:
 
 
 def ended(pid: int, seconds: float | None) -> bool:
-    """Wait up to ``seconds`` for our child ``pid``, which nobody has waited for yet; tell whether it has ended.
+    """Wait up to ``seconds`` for our child ``pid``, which must not be reaped yet; return whether it has ended.
 
     Raises Cancelled when a signal asks us to end.
     """

@@ -1,4 +1,4 @@
-"""Our own standard streams: the reader may have gone, the disk may be full, or they may be closed."""
+"""Our own standard streams: their reader may have gone, the disk may be full, or they may be closed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Stream:
 
 
 class _Output(_Stream):
-    """Standard output. Of a reader that has gone the caller hears by BrokenPipeError, of all else by HostError."""
+    """Standard output: raises BrokenPipeError if its reader has gone, HostError if it fails otherwise."""
 
     def write(self, text: str) -> int:
         self._attempt(lambda: self._stream.write(text))
@@ -44,7 +44,7 @@ class _Output(_Stream):
 
 
 class _Unbreakable(_Stream):
-    """Standard error, which nobody may read any more: what we say there must neither cut nor hold up a teardown."""
+    """Standard error, whose reader may have gone: our messages must neither interrupt nor delay a teardown."""
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -58,7 +58,7 @@ class _Unbreakable(_Stream):
 
 
 def secure() -> None:
-    """Put our streams in the place of Python's. A closed one is /dev/null, or the next file we open would be in it."""
+    """Replace Python's streams with ours; a closed one becomes /dev/null, or the next opened file would take it."""
     for fd in range(3):
         try:
             os.fstat(fd)

@@ -1,4 +1,4 @@
-"""Calls of systemd's tools, and the few questions we ask systemd."""
+"""Call systemd's tools, and ask systemd what we need to know."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from ..errors import HostError, printable
 from . import files, process, signals
 
-# What systemd expands, unquotes or splits when it reads a unit's file: $ % quotes, backslashes, control characters.
+# What systemd expands, unquotes or splits when it reads a unit file: $ % quotes, backslashes, control characters.
 _ODD = re.compile(r"[$%\"'\\\x00-\x1f\x7f]")
-# This alone is written with a %, which no specifier follows.
+# The only property whose % does not start a specifier.
 _QUOTA = re.compile(r"CPUQuota=[0-9]+%")
 _ARGUMENTS = os.path.join(os.path.dirname(__file__), "arguments.py")
 
@@ -21,23 +21,23 @@ _TRIES, _TRY_SECONDS = 5, 0.3
 
 
 def plain(text: str) -> str:
-    """Return ``text`` with _ for each character that a unit's file does not give back as it is, and for spaces."""
+    """Return ``text`` with _ for spaces and for each character that a unit file does not preserve."""
     return _ODD.sub("_", text).replace(" ", "_")
 
 
 def shell_argv(*arguments: str) -> list[str]:
     """Return the command of a shell that reads its program from its standard input, which must be a file.
 
-    The program is not in the command, where systemd would misread it. It opens the file again: its standard input stays
-    where the caller has put it.
+    The program is not in the command, where systemd would misread it. The shell reopens the file, so its standard input
+    keeps the position that the caller has set.
     """
     return ["/bin/sh", "/proc/self/fd/0", *arguments]
 
 
 def shell_program(text: str, *arguments: str) -> bytes:
-    """Return the program ``text`` for ``shell_argv`` with arguments that a unit need not be able to hold.
+    """Return the program ``text`` for ``shell_argv``, with ``arguments`` that a unit may be unable to hold.
 
-    Names of units are such: systemd writes \\x2d in them.
+    Unit names are an example: systemd writes \\x2d in them.
     """
     from shlex import join
 
@@ -45,7 +45,7 @@ def shell_program(text: str, *arguments: str) -> bytes:
 
 
 def command(argv: Sequence[str], file: str) -> list[str]:
-    """Return ``argv``, or where a unit cannot hold it a command that reads it from ``file``, which is written."""
+    """Return ``argv``; if a unit cannot hold it, write it to ``file`` and return a command that runs it from there."""
     if not any(map(_ODD.search, argv)):
         return list(argv)
     files.write_atomically(file, b"".join(word.encode() + b"\0" for word in argv))
@@ -63,11 +63,11 @@ def run_argv(
 ) -> list[str]:
     """Return the call of systemd-run(1) that starts ``command`` as the transient ``unit``.
 
-    ``properties`` are NAME=VALUE. A unit that failed is unloaded (--collect), or it would block its name.
-    Unless ``quiet``, systemd-run says on stderr that the unit has started.
+    ``properties`` are NAME=VALUE. A failed unit is unloaded (--collect), as it would block its name. Unless ``quiet``,
+    systemd-run says on stderr that the unit has started.
 
-    systemd writes the unit to a file and reads that again at every daemon-reload: raises HostError for what would not
-    come back as it was.
+    systemd writes the unit to a file and rereads that at every daemon-reload: raises HostError for text that would not
+    survive this.
     """
     for text in (description, *(item for item in properties if not _QUOTA.fullmatch(item)), *command):
         if found := _ODD.search(text):
@@ -80,7 +80,7 @@ def run_argv(
         *(["--quiet"] if quiet else []),
         "--collect",
         f"--unit={unit}",
-        # Without one systemd-run would make it of the command line.
+        # Otherwise systemd-run would use the command line.
         f"--description={description}",
         *options,
         *(f"--property={item}" for item in properties),
@@ -90,7 +90,7 @@ def run_argv(
 
 
 def is_loaded(unit: str) -> bool:
-    """Return whether the transient ``unit`` exists, by its file, without a child process."""
+    """Return whether the transient ``unit`` exists, judging by its file, without a child process."""
     return os.path.lexists(f"/run/systemd/transient/{unit}")
 
 
@@ -102,7 +102,7 @@ def state(unit: str) -> Mapping[str, str]:
 
 
 def _called(argv: Sequence[str], *, fine: Sequence[int] = (0,)) -> process.Done:
-    """Call systemctl; again a few times when it fails: a systemd that re-executes itself hangs up on its callers."""
+    """Call systemctl, with a few retries if it fails: a systemd that re-executes itself drops its connections."""
     for _ in range(_TRIES):
         done = process.run(argv, check=False)
         if done.returncode in fine:
@@ -112,29 +112,29 @@ def _called(argv: Sequence[str], *, fine: Sequence[int] = (0,)) -> process.Done:
 
 
 def is_active(unit: str) -> bool:
-    """Return whether ``unit`` runs, starts or ends just now."""
+    """Return whether ``unit`` is running, starting or stopping."""
     return state(unit).get("ActiveState", "inactive") not in {"inactive", "failed"}
 
 
 def stop(unit: str) -> None:
-    """Stop the host's ``unit`` and wait until it is gone; a unit that does not exist is fine."""
+    """Stop the host's ``unit`` and wait until it is gone; a unit that does not exist is fine. Raises CommandError."""
     done = _called(["systemctl", "stop", "--quiet", "--", unit], fine=(0, 5))  # 5: it is not loaded (systemctl(1))
     if done.returncode not in {0, 5}:
         raise process.CommandError(["systemctl", "stop", unit], done.returncode, done.stderr)
 
 
 def stop_soon(unit: str) -> None:
-    """Let systemd stop the host's ``unit``, also one that is about to start again, without waiting for it."""
+    """Make systemd stop the host's ``unit``, even one about to restart, without waiting for it."""
     process.run(["systemctl", "stop", "--quiet", "--no-block", "--", unit], check=False)
 
 
 def journal_tail(unit: str, *, since: float, lines: int = 200) -> list[str]:
     """Return the last ``lines`` lines that processes of the host's ``unit`` wrote after ``since`` (epoch seconds).
 
-    Those of their standard output, and what systemd-nspawn logs itself, but not the entries that our own tool makes in
-    the unit. Empty where the journal cannot be read in some seconds.
+    Includes their standard output and systemd-nspawn's own log, but not the entries of our tool in the unit. Empty if
+    journalctl takes more than 5 s.
     """
-    # Forwards, journalctl would give the first lines after that time.
+    # Without --reverse, journalctl would give the first lines after that time.
     output = [f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout"]
     return _journal(["--reverse", f"--lines={lines}", *output, "+", *_logged_by_nspawn(unit)], since)[::-1]
 
@@ -142,7 +142,7 @@ def journal_tail(unit: str, *, since: float, lines: int = 200) -> list[str]:
 def nspawn_log(unit: str, *, since: float) -> list[str]:
     """Return what systemd-nspawn itself logged in the host's ``unit`` after ``since``, without its machine's console.
 
-    journald tells the two apart, so no machine can put words in its mouth. Empty where the journal cannot be read.
+    journald tells the two apart, so no machine can fake it. Empty if the journal cannot be read.
     """
     return _journal(_logged_by_nspawn(unit), since)
 
@@ -152,10 +152,10 @@ def _logged_by_nspawn(unit: str) -> list[str]:
 
 
 def _journal(query: Sequence[str], since: float) -> list[str]:
-    # Whole seconds, and never later than asked for.
+    # Whole seconds, rounded down.
     argv = ["journalctl", f"--since=@{int(since)}", "--output=cat", "--no-pager", *query]
     try:
-        # What was said last may still wait for the journal to read it.
+        # The last lines may still be waiting for the journal to read them.
         process.run(["journalctl", "--sync"], check=False, timeout_seconds=_JOURNAL_SECONDS)
         done = process.run(argv, check=False, timeout_seconds=_JOURNAL_SECONDS)
     except process.CommandError:

@@ -12,27 +12,27 @@ from contextlib import contextmanager, suppress
 from ..errors import HostError
 from . import files, process
 
-# The number that every btrfs subvolume's top folder has (BTRFS_FIRST_FREE_OBJECTID in the kernel's btrfs_tree.h).
+# The inode number of every btrfs subvolume's top folder (BTRFS_FIRST_FREE_OBJECTID in the kernel's btrfs_tree.h).
 _SUBVOLUME_INODE = 256
-# What a file system may still call free while a write of a package already fails.
+# A file system may still report this much as free when writing a package already fails.
 _FULL_BELOW_BYTES = 4 << 20
 _WRITE_SECONDS = 0.5
 NO_SPACE = "No space left on device"
 
 
 def make(path: str) -> None:
-    """Make the empty tree ``path``, mode 0755; on btrfs a subvolume of its own, so that copies of it cost nothing."""
+    """Create the empty tree ``path``, mode 0755; on btrfs as its own subvolume, so that copies of it cost nothing."""
     if _is_on_btrfs(os.path.dirname(path)):
         process.run(["btrfs", "subvolume", "create", "--", path])
     else:
         os.mkdir(path)
-    os.chmod(path, 0o755)  # noqa: S103  (whatever the umask: it is the "/" of every user in the machine)
+    os.chmod(path, 0o755)  # noqa: S103  (regardless of the umask: it is "/" for every user in the machine)
 
 
 def copy(source: str, target: str) -> None:
     """Make ``target`` a copy of the tree ``source`` with owners, links, holes and extended attributes.
 
-    A subvolume becomes a snapshot; elsewhere blocks are shared where the file system can, else copied.
+    Takes a snapshot of a subvolume; otherwise shares blocks if the file system can, else copies them.
     """
     if (
         is_subvolume(source)
@@ -40,7 +40,7 @@ def copy(source: str, target: str) -> None:
     ):
         return
     make(target)
-    # It dies with us: the next to come removes what is there, and must not meet somebody who still writes.
+    # It dies with us: the next process removes the partial copy and must not race with somebody who still writes.
     die = ["setpriv", "--pdeathsig", "KILL", "--"]
     with _writing_out(target):
         process.run([*die, "cp", "--archive", "--reflink=auto", "--", f"{source}/.", target])
@@ -48,14 +48,14 @@ def copy(source: str, target: str) -> None:
 
 @contextmanager
 def _writing_out(path: str) -> Iterator[None]:
-    """Have the disk write while files are made in ``path``, so that ``write_out`` finds little left to wait for.
+    """Write files to disk while they are created in ``path``, so that ``write_out`` has little left to wait for.
 
-    The kernel alone would begin when a tenth of the memory is full of them (dirty_background_ratio in proc_sys_vm(5)).
+    The kernel alone would begin when they fill a tenth of the memory (dirty_background_ratio in proc_sys_vm(5)).
     """
     over = threading.Event()
 
     def write() -> None:
-        with suppress(HostError):  # whoever waits for the end of it hears of that
+        with suppress(HostError):  # a later ``write_out`` reports it
             while not over.wait(_WRITE_SECONDS):
                 write_out(path)
 
@@ -69,10 +69,10 @@ def _writing_out(path: str) -> Iterator[None]:
 
 
 def remove(path: str) -> None:
-    """Remove the tree ``path`` if it is there; raises HostError when something of it stays.
+    """Remove the tree ``path`` if it exists; raises HostError if anything of it remains.
 
-    A subvolume that holds others cannot be deleted as one (btrfs-progs before 6.12): rm takes those with it. Root of a
-    machine can make some in whatever lies on btrfs, a plain folder too.
+    btrfs-progs before 6.12 cannot delete a subvolume that holds others: rm removes those too. A machine's root can
+    create some in anything on btrfs, even in a plain folder.
     """
     subvolume = is_subvolume(path)
     if subvolume and not process.run(["btrfs", "subvolume", "delete", "--", path], check=False).returncode:
@@ -80,10 +80,10 @@ def remove(path: str) -> None:
     try:
         files.remove_tree(path, subvolumes=subvolume)
     except HostError:
-        # What is mounted there looks like a subvolume to rm, and is not ours to empty.
+        # To rm a mount looks like a subvolume, and we must not empty it.
         if not (subvolume or _is_on_btrfs(path)) or files.mounted_below(os.path.realpath(path)):
             raise
-        # A job may have made some of them read-only, also as if it had received them (hence -f).
+        # A job may have made some read-only, even marked as received (hence -f).
         writable = ["btrfs", "property", "set", "-f", "-t", "subvol", "{}", "ro", "false"]
         find = ["find", path, "-type", "d", "-inum", str(_SUBVOLUME_INODE), "-execdir", *writable, ";"]
         process.run(find, check=False)
@@ -99,11 +99,11 @@ def is_subvolume(path: str) -> bool:
 
 
 def size_bytes(path: str, *, seconds: float | None = None) -> int:
-    """Return what the tree ``path`` takes on disk, counted file by file (blocks shared with other trees count too).
+    """Return the bytes that the tree ``path`` takes on disk, file by file (blocks shared with other trees count too).
 
-    Raises HostError when that takes over ``seconds``.
+    Raises HostError if that takes over ``seconds``.
     """
-    # Subvolumes that a job made inside count too: they look like another file system.
+    # Subvolumes that a job made inside count too: they look like other file systems.
     bounds = ["--one-file-system"] if files.mounted_below(os.path.realpath(path)) else []
     argv = ["du", "--summarize", *bounds, "--block-size=1", "--", path]
     done = process.run(argv, check=False, timeout_seconds=seconds)
@@ -111,9 +111,9 @@ def size_bytes(path: str, *, seconds: float | None = None) -> int:
 
 
 def exclusive_bytes(path: str, *, seconds: float | None = None) -> int:
-    """Return what the btrfs subvolume ``path`` takes on disk beyond what it shares with others.
+    """Return the bytes on disk that the btrfs subvolume ``path`` does not share with others.
 
-    Raises HostError when it is none, or that takes over ``seconds``.
+    Raises HostError if it is no subvolume, or that takes over ``seconds``.
     """
     done = process.run(["btrfs", "filesystem", "du", "--summarize", "--raw", "--", path], timeout_seconds=seconds)
     figures = done.stdout.decode(errors="replace").splitlines()[-1].split()  # total, exclusive, shared, name
@@ -121,13 +121,13 @@ def exclusive_bytes(path: str, *, seconds: float | None = None) -> int:
 
 
 def write_out(path: str) -> None:
-    """Wait until the file system that holds ``path`` has everything on disk: a loss of power then costs nothing."""
+    """Wait until everything on the file system that holds ``path`` is on disk: a power loss then costs nothing."""
     process.run(["sync", "--file-system", "--", path])
 
 
 @contextmanager
 def full_disk_told(path: str) -> Iterator[None]:
-    """Turn whatever fails inside for want of space into a HostError that names the disk which holds ``path``."""
+    """Turn a failure inside caused by lack of space into a HostError that names the disk that holds ``path``."""
     try:
         yield
     except (HostError, OSError) as error:
@@ -149,7 +149,7 @@ def _for_want_of_space(error: HostError | OSError, path: str) -> bool:
 
 
 def room_bytes(path: str) -> int:
-    """Return how much more can be written to the file system that holds ``path``; 0 where it takes no more files."""
+    """Return the bytes free for us on the file system that holds ``path``; 0 if it takes no more files."""
     there = os.statvfs(path)
     return 0 if there.f_files and not there.f_favail else there.f_bavail * there.f_frsize
 

@@ -140,7 +140,7 @@ time.sleep(1.1)
 soon()
 told(lambda: signals.sleep(600))
 """
-    assert program(code) == ["the trial was not over after 1 s"] * 2 + ["cancelled 15"]
+    assert program(code) == ["the trial did not finish within 1 s"] * 2 + ["cancelled 15"]
 
 
 def test_input_and_output_of_any_size() -> None:
