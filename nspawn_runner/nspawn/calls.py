@@ -1,4 +1,4 @@
-"""Calls into a running machine through its own systemd: a unit, a question, a shell's answer."""
+"""Calls into a running machine through its own systemd: units, questions, a shell's answer."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 
 from ..host import process, systemd
 
-# Of a unit in a machine that is given a command to run there.
+# Properties of a unit that runs a command in a machine.
 INSIDE_PROPERTIES = (
     "Type=exec",
     "IgnoreSIGPIPE=no",
-    # One process killed for want of memory must not end the whole command.
+    # One process killed for lack of memory must not end the whole command.
     "OOMPolicy=continue",
-    # The machine's own limit counts; inside, 15 % of it would.
+    # The machine's own limit applies; the default would be 15 % of it.
     "TasksMax=infinity",
-    # What the command leaves in the background lives until the machine ends.
+    # Background processes of the command live until the machine ends.
     "KillMode=process",
-    # A background process may go on writing: do not end it for that (systemd.exec(5)).
+    # A background process may keep writing: do not end it for that (systemd.exec(5)).
     "SendSIGHUP=no",
-    # The command may itself change the target that the machine is in.
+    # The command itself may change the machine's target.
     "IgnoreOnIsolate=yes",
 )
 
@@ -35,9 +35,9 @@ def unit_argv(
     options: Sequence[str] = (),
     wait: bool = True,
 ) -> list[str]:
-    """Return the call that runs ``command`` as the transient ``unit`` in ``machine``, its streams those of the caller.
+    """Return the call that runs ``command`` as the transient ``unit`` in ``machine``, with its caller's streams.
 
-    As ``user`` where one is named; with ``wait`` it lasts as long as the unit, else it says when that has started.
+    Runs as ``user`` if given. With ``wait`` the call lasts as long as the unit, else it says when that has started.
     """
     whose = [f"--uid={user}"] if user else []
     lasting = ["--pipe", "--wait"] if wait else ["--pipe"]
@@ -52,7 +52,7 @@ def unit_argv(
 
 
 def systemctl_argv(machine: str, *words: str) -> list[str]:
-    """Return the call of systemctl(1) with ``words`` for the systemd of ``machine``."""
+    """Return the systemctl(1) call with ``words`` for the systemd of ``machine``."""
     return ["systemctl", f"--machine={machine}", *words]
 
 
@@ -62,7 +62,7 @@ def kill_argv(machine: str, unit: str, signal_name: str) -> list[str]:
 
 
 def manager_argv(machine: str, *words: str) -> list[str]:
-    """Return the call of busctl(1) of a method of the systemd of ``machine``, answered as JSON."""
+    """Return the busctl(1) call of a method of the systemd of ``machine``, answered as JSON."""
     manager = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
     return ["busctl", "--json=short", f"--machine={machine}", "call", *manager, *words]
 
@@ -77,9 +77,9 @@ def shell_answer(
     limit_bytes: int,
     seconds: float,
 ) -> bytes:
-    """Return at most the first ``limit_bytes`` of what root's shell in ``machine`` says to ``script`` in ``seconds``.
+    """Run ``script`` in root's shell in ``machine``; return at most the first ``limit_bytes`` it writes in ``seconds``.
 
-    ``label`` is a word for the name of the unit.
+    ``label`` is a word for the unit's name.
     """
     unit = f"nspawn-runner-{label}-{os.urandom(4).hex()}.service"
     argv = unit_argv(machine, systemd.shell_argv(), unit=unit, description=description, properties=properties)

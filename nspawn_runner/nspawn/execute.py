@@ -1,7 +1,7 @@
-"""Run commands in a tree's container or in a machine, with their exact status and bytes.
+"""Run commands in a tree's container or in a machine, with their exact status and output.
 
-A container that is not booted is entered by nsenter(1), which costs a few milliseconds. In a machine with a systemd of
-its own a command becomes a transient unit, so that it has a place there as a login or service would.
+nsenter(1) enters a container that is not booted, in a few milliseconds. In a machine with its own systemd, a command
+becomes a transient unit, so that it has a place there like a login or service.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ..host import files, process, systemd
 from . import calls
 
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# What a login as root has; the words of the command follow.
+# The environment of a root login; the words of the command follow.
 _AS_LOGIN = """umask 022
 cd 2>/dev/null || cd /
 unset OLDPWD
 """
 _ENTERED = _AS_LOGIN + 'exec "$@"'
-# systemd-run's own status says 0 also for a machine that died: the true one is the last thing said on stderr.
+# systemd-run's own status is 0 even if the machine died, so the true one is written last to stderr.
 _IN_UNIT = (
     "unset INVOCATION_ID JOURNAL_STREAM MEMORY_PRESSURE_WATCH MEMORY_PRESSURE_WRITE SYSTEMD_EXEC_PID\n"
     f"export {_PATH}\n{_AS_LOGIN}"
@@ -34,31 +34,31 @@ shift
 printf '\\n%s %s\\n' "$mark" "$?" >&2
 """
 )
-# The tree's systemd does not run: systemctl then works on files, and Ansible knows that no service can be started.
+# The tree's systemd is not running: systemctl then works on files, and Ansible knows that it cannot start services.
 _OFFLINE = {"SYSTEMD_OFFLINE": "1"}
 _READ_BYTES = 1 << 16
-_PIPE_BYTES = 1 << 20  # what a user may make a pipe hold (fs.pipe-max-size)
-# Of what a command says: Ansible holds it in memory several times.
+_PIPE_BYTES = 1 << 20  # the largest pipe a user may make (fs.pipe-max-size)
+# Limit of a command's output: Ansible holds it in memory several times.
 _MOST_BYTES = 64 << 20
 _AFTER_MACHINE_SECONDS = 5
 
 
 class Container(NamedTuple):
-    """A tree's container that is not booted: its first process, and the host's uid of its root."""
+    """A tree's container that is not booted: its first process, and its root's uid on the host."""
 
     leader: int
     uid: int
 
 
 class Machine(NamedTuple):
-    """A running machine known to machined: its name, and the host's uid of its root."""
+    """A running machine known to machined: its name, and its root's uid on the host."""
 
     name: str
     uid: int
 
 
 class Ended(NamedTuple):
-    """How a command ended: its exit status (128 and the signal that ended it), and what it said."""
+    """A command's result: its exit status (128 + the signal that ended it) and its output."""
 
     status: int
     stdout: bytes
@@ -79,7 +79,7 @@ def running_machine(name: str) -> Machine:
 
 
 def root_uid(leader: int) -> int:
-    """Return the host's uid of the user 0 that the process ``leader`` sees (user_namespaces(7))."""
+    """Return the host's uid of user 0 as the process ``leader`` sees it (user_namespaces(7))."""
     try:
         with open(f"/proc/{leader}/uid_map") as file:
             inside, outside, _ = file.readline().split()
@@ -89,7 +89,7 @@ def root_uid(leader: int) -> int:
 
 
 class Sink(NamedTuple):
-    """Where a command's output goes: the descriptor of a file, and how many bytes it may get."""
+    """Where a command's output goes: a file's descriptor, and how many bytes it may get."""
 
     fd: int
     most_bytes: int
@@ -98,11 +98,11 @@ class Sink(NamedTuple):
 def run(
     place: Container | Machine, command: Sequence[str], *, stdin: bytes | int = b"", stdout: Sink | None = None
 ) -> Ended:
-    """Run the words ``command`` as root of ``place`` to their end; processes they leave behind live on.
+    """Run ``command`` as root of ``place`` to its end; processes that it leaves behind live on.
 
-    ``stdin`` is the input's bytes or a file's descriptor, ``stdout`` gets the output in place of the returned bytes.
-    Raises HostError when the command could not be run, said more than 64 MiB or than ``stdout`` may get, or when its
-    machine died. Whatever interrupts us ends the command too.
+    ``stdin`` is the input's bytes or a file's descriptor; ``stdout``, if given, gets the output instead of the result.
+    Raises HostError if the command could not be run, wrote more than 64 MiB or than ``stdout`` may get, or if its
+    machine died. An interruption of ours ends the command too.
     """
     if isinstance(place, Container):
         with ExitStack() as stack:
@@ -134,7 +134,7 @@ def run(
 
 @contextmanager
 def _first_process(machine: str) -> Iterator[int | None]:
-    """Yield a pidfd of the machine's first process, None where machined does not tell it."""
+    """Yield a pidfd of the machine's first process, or None if machined does not know it."""
     try:
         lines = files.read_head(f"/run/systemd/machines/{machine}", 1 << 16).decode().splitlines()
         fd = os.pidfd_open(next(int(line.partition("=")[2]) for line in lines if line.startswith("LEADER=")))
@@ -156,7 +156,7 @@ def _nsenter_argv(place: Container, command: Sequence[str]) -> list[str]:
 
 
 def _bounding_set(leader: int) -> str:
-    """Return the capabilities that the container may have, in setpriv's words: nsenter alone would give it all."""
+    """Return the container's capabilities in setpriv's syntax: nsenter alone would grant all."""
     with open(f"/proc/{leader}/status") as file:
         mask = next(int(line.split()[1], 16) for line in file if line.startswith("CapBnd:"))
     with open("/proc/sys/kernel/cap_last_cap") as file:
@@ -165,15 +165,15 @@ def _bounding_set(leader: int) -> str:
 
 
 def _behind(program: bytes, stdin: bytes | int) -> int:
-    """Return a file with ``program`` and ``stdin`` behind it, to be read from there on.
+    """Return a file with ``program`` followed by ``stdin``, positioned at the latter.
 
-    A copy without a name, on disk where ``stdin`` is a file: what runs inside gets no file of the host's.
+    It is an unnamed copy, on disk if ``stdin`` is a file: what runs inside gets no host file.
     """
     if isinstance(stdin, bytes):
         fd = process.in_memory(program + stdin)
     else:
         fd = os.open("/var/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o644)  # noqa: S108
-        os.fchmod(fd, 0o644)  # a shell inside opens it again
+        os.fchmod(fd, 0o644)  # a shell inside reopens it
         process.write_all(fd, program)
         while os.sendfile(fd, stdin, None, 1 << 20):
             pass
@@ -182,7 +182,7 @@ def _behind(program: bytes, stdin: bytes | int) -> int:
 
 
 def _unit_argv(machine: str, unit: str) -> list[str]:
-    # By name alone: a proxy's address may hold a password, and everyone can read arguments. systemd-run has the values.
+    # By name only: a proxy's address may hold a password, and everyone can read arguments. systemd-run has the values.
     passed = [f"--setenv={key}" for key in process.environment() if key not in {"PATH", "HOME"}]
     return calls.unit_argv(
         machine,
@@ -204,9 +204,9 @@ def _run(
     machine: int | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Ended:
-    """Run ``argv`` with pipes that the user ``uid`` may open again, as ``echo >/dev/stderr`` does.
+    """Run ``argv`` with pipes that the user ``uid`` may reopen, as ``echo >/dev/stderr`` does.
 
-    It has a moment to end once the process of the pidfd ``machine`` is gone: systemd-run was seen waiting on.
+    It gets 5 s to end once the process of the pidfd ``machine`` is gone: systemd-run was seen to keep waiting.
     """
     out, err = _Said(stdout), _Said(None)
     with ExitStack() as stack:
@@ -245,7 +245,7 @@ def _run(
 
 
 class _Said:
-    """What comes from one pipe: held in memory, or written to a file that nothing inside gets hold of."""
+    """The output of one pipe: held in memory, or written to a file that nothing inside can reach."""
 
     def __init__(self, sink: Sink | None) -> None:
         self.held = bytearray()
@@ -253,7 +253,7 @@ class _Said:
         self._most = sink.most_bytes if sink else _MOST_BYTES
 
     def take(self, fd: int) -> bool:
-        """Take a piece of what the pipe ``fd`` holds now; tell whether there may be more."""
+        """Read a piece of what the pipe ``fd`` holds now; return whether there may be more."""
         try:
             piece = os.read(fd, _READ_BYTES)
         except BlockingIOError:
@@ -274,7 +274,7 @@ def _kept(fd: int, stack: ExitStack) -> int:
 
 
 def _gather(child: process.Popen, pipes: Mapping[int, _Said], machine: int | None) -> None:
-    """Read the pipes until the child has ended, not longer: a daemon that a task started may hold them for ever."""
+    """Read the pipes only until the child has ended: a daemon that a task started may hold them open for ever."""
     ended = os.pidfd_open(child.pid)
     try:
         with selectors.DefaultSelector() as selector:
@@ -294,7 +294,7 @@ def _gather(child: process.Popen, pipes: Mapping[int, _Said], machine: int | Non
                     if not pipes[fd].take(fd):  # nobody writes to it any more
                         selector.unregister(fd)
         for fd, said in pipes.items():
-            # No more than a pipe holds at most: what a daemon adds meanwhile is not the command's.
+            # No more than a pipe can hold: what a daemon adds meanwhile is not the command's.
             any(not said.take(fd) for _ in range(_PIPE_BYTES // _READ_BYTES))
     finally:
         os.close(ended)

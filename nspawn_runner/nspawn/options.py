@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..host import process
 
-# Each of these would wait for a network that is set from outside, or change that.
+# Each of these would wait for the network, which is set up from outside, or change it.
 NETWORK_UNITS = (
     "systemd-networkd.service",
     "systemd-networkd.socket",
@@ -17,7 +17,7 @@ NETWORK_UNITS = (
     "NetworkManager-wait-online.service",
     "systemd-resolved.service",
 )
-# What an image starts by itself and no job wants unasked: it would only take time.
+# What an image starts by itself but jobs do not need: it would only take time.
 ASLEEP = (
     *NETWORK_UNITS,
     "apt-daily.timer",
@@ -31,11 +31,11 @@ ASLEEP = (
     "console-getty.service",
     "getty.target",
 )
-# What a start without disk, console and log of logins has no use for; on the machine's kernel command line for good.
+# Useless without a disk, console and login records; masked for good on the machine's kernel command line.
 _MASKED = (
     "systemd-ask-password-console.path",
     "systemd-ask-password-wall.path",
-    # The machine's journal stays in /run, in memory as the machine is short-lived; it takes up to a tenth of that.
+    # The journal stays in /run, in memory, as the machine is short-lived; it takes up to a tenth of that.
     "systemd-journal-flush.service",
     "systemd-remount-fs.service",
     "systemd-update-utmp.service",
@@ -44,18 +44,18 @@ _MASKED = (
 
 
 def version() -> int | None:
-    """Return the version of systemd-nspawn on this host; None where it does not say."""
+    """Return the version of systemd-nspawn on this host; None if it does not say."""
     words = process.run(["systemd-nspawn", "--version"], check=False).stdout.split()[1:2]
     return int(words[0]) if words and words[0].isdigit() else None
 
 
 def help_text() -> str:
-    """Return what systemd-nspawn says of its options."""
+    """Return systemd-nspawn's help on its options."""
     return process.run(["systemd-nspawn", "--help"]).stdout.decode(errors="replace")
 
 
 def kept_options(machine: str, *, on_terminal: bool) -> list[str]:
-    """Return the options for a command in the root that is kept of ``machine``, not booted and without a network."""
+    """Return the options for a command in the kept root of ``machine``, not booted and without a network."""
     return [
         "--quiet",
         f"--machine={machine}",
@@ -64,7 +64,7 @@ def kept_options(machine: str, *, on_terminal: bool) -> list[str]:
         "--settings=no",
         "--link-journal=no",
         "--private-network",
-        # The root is evidence: nothing of the host's goes into it.
+        # The root is evidence: nothing from the host goes into it.
         "--resolv-conf=off",
         "--timezone=off",
         "--as-pid2",
@@ -74,7 +74,7 @@ def kept_options(machine: str, *, on_terminal: bool) -> list[str]:
 
 
 def boot_options(machine: str, options: Sequence[str], masked: Sequence[str] = ()) -> list[str]:
-    """Return the options that follow the ones naming the tree: the usual ones and ``options``.
+    """Return the options to follow those that name the tree: the usual ones and ``options``.
 
     The units ``masked`` are masked for good.
     """
@@ -84,7 +84,7 @@ def boot_options(machine: str, options: Sequence[str], masked: Sequence[str] = (
         "--boot",
         # Ready when the machine's own systemd says so.
         "--notify-ready=yes",
-        # Without it the machine runs in a scope of its own, where the unit's limits do not reach.
+        # Otherwise the machine would run in its own scope, out of reach of the unit's limits.
         "--keep-unit",
         # A .nspawn file beside an image must not change what we ask for.
         "--settings=no",
@@ -96,14 +96,14 @@ def boot_options(machine: str, options: Sequence[str], masked: Sequence[str] = (
 
 
 def mask_words(more: Sequence[str] = ()) -> list[str]:
-    """Return the words for a booted machine's command line that mask units for good: the usual ones and ``more``."""
+    """Return the words that mask units for good on a machine's kernel command line: the usual ones and ``more``."""
     return [f"systemd.mask={unit}" for unit in (*_MASKED, *more)]
 
 
 def boot_failure(console: Sequence[str]) -> str:
-    """Return in one line why a machine did not come up, from what it wrote to its console; empty if that says nothing.
+    """Return in one line why a machine did not come up, from the lines of its console; empty if they do not say.
 
-    A job of the machine's systemd that still waits is said every few seconds; what went well is left out.
+    The machine's systemd names a job that still waits every few seconds. Successes are left out.
     """
     lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[A-Z]|[\x00-\x1f]", "", line).strip() for line in console]
     waiting = dict.fromkeys(unit for line in lines for unit in re.findall(r"Job (\S+)/start running", line))

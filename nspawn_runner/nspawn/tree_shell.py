@@ -19,8 +19,8 @@ _END_SECONDS = 10
 def run(root: str, name: str, command: Sequence[str], *, user_namespace: bool) -> int:
     """Run ``command``, or a login shell, as root of the tree ``root`` and return its exit status.
 
-    It sees the host's network and name servers; ``name`` is what it takes for its host's name. What it is told of
-    name servers does not stay in the tree, unless the command itself changed it.
+    It has the host's network and name servers, and ``name`` as its host name. The name servers do not stay in the
+    tree, unless the command itself changed them.
     """
     interactive = os.isatty(0) and os.isatty(1)
     argv = nspawn_argv(root, name, command, user_namespace=user_namespace, interactive=interactive)
@@ -33,14 +33,14 @@ def run(root: str, name: str, command: Sequence[str], *, user_namespace: bool) -
             try:
                 status = child.wait()
             finally:
-                # On SIGTERM nspawn kills what is inside and takes its mounts away.
+                # On SIGTERM nspawn kills what is inside and removes its mounts.
                 process.end(child, _END_SECONDS)
     return status if status >= 0 else 128 - status
 
 
 @contextmanager
 def resolver_taken_back(root: str) -> Iterator[None]:
-    """Take back, in the end, what nspawn tells the tree ``root`` of name servers, unless it was changed inside."""
+    """On exit, undo what nspawn wrote to the resolv.conf of the tree ``root``, unless it was changed inside."""
     before = tree_files.read(root, _RESOLVER)
     given = [_content(path) for path in _HOST_RESOLVERS]
     try:
@@ -53,7 +53,7 @@ def resolver_taken_back(root: str) -> Iterator[None]:
 
 @contextmanager
 def machine_id_taken_back(root: str) -> Iterator[None]:
-    """Leave the tree without an identity if it had none: what a systemd writes at its first boot (machine-id(5))."""
+    """On exit, remove the machine ID that systemd writes at its first boot if the tree had none (machine-id(5))."""
     before = tree_files.read(root, _MACHINE_ID)
     try:
         yield
@@ -63,7 +63,7 @@ def machine_id_taken_back(root: str) -> Iterator[None]:
 
 
 def uid_options(*, user_namespace: bool) -> list[str]:
-    """Return the options of nspawn that give a tree's root uids of its own, the files keeping theirs on disk."""
+    """Return the options of nspawn that give a tree its own uids; its files keep theirs on disk."""
     return uid_ranges.mapped(uid_ranges.OF_CHANGES) if user_namespace else []
 
 
@@ -76,16 +76,16 @@ def nspawn_argv(
     interactive: bool,
     death_signal: str = "KILL",
 ) -> list[str]:
-    """Return how to call systemd-nspawn for ``command`` in the tree ``root``; it gets ``death_signal`` when we die."""
-    # By name alone: a proxy's address may hold a password, and everyone can read arguments. nspawn has the values.
+    """Return the systemd-nspawn call for ``command`` in the tree ``root``; it gets ``death_signal`` when we die."""
+    # By name only: a proxy's address may hold a password, and everyone can read arguments. nspawn has the values.
     passed = [f"--setenv={key}" for key in process.environment() if key.lower().endswith("_proxy")]
     return [
         "setpriv", "--pdeathsig", death_signal, "--",
         "systemd-nspawn", "--quiet", f"--directory={root}", f"--machine={name}", f"--hostname={name}", "--as-pid2",
-        # Neither known to machined nor in a unit of its own: it belongs to whoever called us.
+        # Neither registered with machined nor in its own unit: it belongs to our caller.
         "--register=no", "--keep-unit",
         *uid_options(user_namespace=user_namespace),
-        # Nothing of the host's settings is to be written into the tree, but for the resolver, which run() takes back.
+        # No host settings are written into the tree, except the resolver, which run() takes back.
         "--settings=no", "--link-journal=no", "--timezone=off", "--resolv-conf=replace-host",
         f"--console={'interactive' if interactive else 'pipe'}",
         "--setenv=LANG=C.UTF-8", "--setenv=HISTFILE=/dev/null",
@@ -95,7 +95,7 @@ def nspawn_argv(
 
 
 def boot_argv(root: str, name: str, hostname: str, more: Sequence[str], *, user_namespace: bool) -> list[str]:
-    """Return how to call systemd-nspawn to boot the tree ``root`` with the options ``more``; it ends when we die."""
+    """Return the systemd-nspawn call that boots the tree ``root`` with the options ``more``; it ends when we die."""
     return [
         "setpriv", "--pdeathsig", "TERM", "--",
         "systemd-nspawn", "--quiet", f"--directory={root}", f"--machine={name}", f"--hostname={hostname}", "--boot",
