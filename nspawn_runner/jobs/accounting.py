@@ -1,8 +1,8 @@
-"""Each stage writes an entry to the host's journal when it ends, however it ends, and is counted.
+"""Write an entry to the host's journal when a stage ends, however it ends, and count the stage.
 
     journalctl NSPAWN_RUNNER_JOB=4711
 
-A process is about one job. What its stages find out of it they note here: ids and names, nothing that is secret.
+A process serves one job. Its stages note here what they learn about it: ids and names, nothing secret.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _known = _Known()
 
 
 def about(job: Job) -> Job:
-    """Note whose story it is; return ``job``."""
+    """Note which job this process serves; return ``job``."""
     _known.job, _known.project, _known.image, _known.server = job.id, job.project, job.image, job.server
     return job
 
@@ -60,15 +60,15 @@ def machine(record: Record) -> Record:
 
 
 def event(text: str) -> None:
-    """Note a sentence that says more than that the stage succeeded."""
+    """Note a sentence for the entry that says more than that the stage succeeded."""
     _known.event = text
 
 
 @contextmanager
 def end_of(machine_name: str) -> Iterator[None]:
-    """Note what became of the job of the machine that is removed inside; to be used under the machine's lock.
+    """Note the outcome of the job whose machine is removed inside; use it under the machine's lock.
 
-    A removal that was begun before has noted that already, though it may not have ended.
+    An earlier removal has already noted it, even if it did not finish.
     """
     from ..machines import notes, records
 
@@ -77,7 +77,7 @@ def end_of(machine_name: str) -> Iterator[None]:
         yield
         return
     machine(record)
-    # A record that says starting is of a prepare that was killed.
+    # A record in the state starting comes from a killed prepare.
     outcomes = {"running": notes.failure(record.machine) or SUCCESS, "starting": SYSTEM_FAILURE}
     try:
         yield
@@ -88,9 +88,9 @@ def end_of(machine_name: str) -> Iterator[None]:
 
 
 class StageEntry:
-    """A stage in whose end an entry is written; errors pass through.
+    """Context manager for a stage that writes an entry on exit; errors pass through.
 
-    ``script`` is GitLab's name of what a run runs, ``job_id`` the job's where a person named it. The stage sets its
+    ``script`` is GitLab's name of what a run runs, ``job_id`` the job's id if given by hand. The stage sets its
     ``status`` (0: success), and ``settings`` as soon as it has them.
     """
 
@@ -136,14 +136,14 @@ class StageEntry:
 
 
 def result_of(error: BaseException) -> str:
-    """Return the word for whoever ``error`` blames, as the exit status does."""
+    """Return the result for whoever ``error`` blames, like the exit status."""
     if isinstance(error, JobError):
         return FAILED
     return CANCELED if isinstance(error, Cancelled) else SYSTEM_FAILURE
 
 
 def _find_job(job_id: str | None) -> None:
-    """Note whose story it is where the stage has failed before it asked."""
+    """Note the job if the stage failed before it did."""
     from ..gitlab import job as jobs
 
     with suppress(Error, OSError):
@@ -151,11 +151,11 @@ def _find_job(job_id: str | None) -> None:
 
 
 def sentence(stage: str, script: str, result: str, seconds: float, error: BaseException | None) -> str:
-    """Return the message of an entry; of errors only the host's own are named, others may quote what a job said."""
+    """Return the message of an entry; it names only the host's own errors, as others may quote a job's output."""
     whose = f"job {_known.job}: " if _known.job else ""
     if result == SUCCESS and _known.event:
         return whose + _known.event
     what = printable(f"{stage} {script}".strip(), 80)
-    # What a command said on stderr may be a job's words too; and who has no name yet may be no job.
+    # A command's stderr may quote a job's output too; and without an id it may not be a job.
     why = f": {error.lines()[0]}" if type(error) is HostError and _known.job else ""
     return f"{whose}{what} {_VERBS[result]} after {seconds:.1f} s{why}"

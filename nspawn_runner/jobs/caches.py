@@ -1,4 +1,4 @@
-"""Caches of projects: a folder per scope in the state folder, and a file beside it with the time of last use."""
+"""Caches of projects: a folder per scope in the state folder, beside a file whose time is that of the last use."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ class _Cache(NamedTuple):
 
 
 def prefix(server: str, project: str) -> str:
-    """Return how the scopes of a project's caches begin."""
+    """Return the prefix of the scopes of a project's caches."""
     return f"{''.join(char if char.isalnum() or char in '.-' else '_' for char in server)}-{project}-"
 
 
 def use(state_folder: str, scope: str) -> str:
-    """Return the folder of the cache ``scope``, made where it does not exist; noted as used now."""
+    """Return the folder of the cache ``scope``, created if missing, and note that it is used now."""
     folder = f"{state_folder}/{paths.CACHES}/{scope}"
     files.make_private_folder(os.path.dirname(folder))
     files.make_private_folder(RUN_FOLDER)
     with _locked():
         os.makedirs(folder, mode=0o755, exist_ok=True)
-        # In a file of our own: the folder's times are the job's to set.
+        # In our own file, as a job can set the folder's times.
         with suppress(OSError), open(f"{folder}.used", "wb"):
             os.utime(f"{folder}.used")
     return folder
 
 
 def find_leftovers(state_folder: str, limits: Gc) -> Iterator[Leftover]:
-    """Yield the caches that nobody used for long; then, while all take too much room, the longest unused ones."""
+    """Yield the caches unused for too long, then the least recently used ones while the rest takes too much space."""
     from ..host.leftover import Leftover, size_bytes
     from ..settings.quantities import size_bytes as number_of
 
@@ -89,7 +89,7 @@ def _name(cache: _Cache) -> str:
 
 
 def _look(path: str) -> _Cache:
-    """Return when a cache was used; one without its file was made by an older version, and its folder tells."""
+    """Return a cache and its last use; an older version created no file, so the folder's time counts then."""
     for place in (f"{path}.used", path):
         with suppress(FileNotFoundError):
             return _Cache(path, os.stat(place).st_mtime)
@@ -97,7 +97,7 @@ def _look(path: str) -> _Cache:
 
 
 def _in_use(cache: _Cache) -> bool:
-    """Return whether a machine may have the cache: one of its project, or any of which it is not known whose it is."""
+    """Return whether a machine may use the cache: one of its project, or one whose project is unknown."""
     if 0 <= time.time() - cache.used < _GRACE_SECONDS:
         return True
     return any(
@@ -107,7 +107,7 @@ def _in_use(cache: _Cache) -> bool:
 
 
 def _remove(cache: _Cache) -> bool:
-    """Take the cache out of the way in one step while no prepare takes it, and then remove it."""
+    """Rename the cache in one step while no prepare can take it, then remove it; return False if it is in use."""
     hidden = f"{os.path.dirname(cache.path)}/{_REMOVED}{_name(cache)}"
     trees.remove(hidden)
     with _locked():

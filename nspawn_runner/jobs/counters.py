@@ -9,13 +9,13 @@ from .results import CANCELED, FAILED, SUCCESS, SYSTEM_FAILURE
 
 RESULTS = (SUCCESS, FAILED, CANCELED, SYSTEM_FAILURE)
 STAGES = ("config", "prepare", "run", "cleanup")
-# gitlab-runner tries a prepare that the host failed again after 3 s, each time with a cleanup in between
-# (executors/custom): only when no other try came it was the end of the job.
+# gitlab-runner retries a prepare that failed because of the host after 3 s, each time with a cleanup in between
+# (executors/custom): the job has ended only if no retry follows.
 RETRY_SECONDS = 600
 
 
 class Counters(NamedTuple):
-    """Jobs by result; seconds and number of each stage; since when (epoch seconds) a job may be tried again."""
+    """Jobs by result; seconds and number of each stage; since when (epoch seconds) a job has waited for a retry."""
 
     jobs: dict[str, int]
     seconds: dict[str, float]
@@ -24,9 +24,9 @@ class Counters(NamedTuple):
 
 
 class EndedStage(NamedTuple):
-    """A stage that ended: how long it took, its result, whose it was (empty: not known), what became of the job.
+    """A stage that ended: its duration, its result, its job (empty if unknown), and the job's outcome.
 
-    ``outcome`` is what a cleanup says of the job that it ends, in the words of the results, else empty.
+    ``outcome`` is the result of the job that a cleanup ends, else empty.
     """
 
     stage: str
@@ -37,7 +37,7 @@ class EndedStage(NamedTuple):
 
 
 def load(path: str) -> Counters:
-    """Return the counters in the file ``path``; all 0 where it does not exist or is no such file."""
+    """Return the counters in the file ``path``; all 0 if it is missing or malformed."""
     try:
         with open(path, "rb") as file:
             data = json.load(file)
@@ -55,9 +55,9 @@ def load(path: str) -> Counters:
 
 
 def count(counters: Counters, ended: EndedStage, now: float) -> None:
-    """Add what ended to ``counters``, at the time ``now`` (epoch seconds).
+    """Add the ``ended`` stage to ``counters``, at the time ``now`` (epoch seconds).
 
-    A job counts once: when its machine is removed, or when a prepare failed and is not tried again.
+    A job counts once: when its machine is removed, or when a prepare failed and is not retried.
     """
     if ended.stage in STAGES:
         counters.stages[ended.stage] += 1
@@ -76,7 +76,7 @@ def count(counters: Counters, ended: EndedStage, now: float) -> None:
 
 
 def give_up_waiting(counters: Counters, now: float) -> None:
-    """Count the jobs that were not tried again by the time ``now`` (epoch seconds), or that wait since the future."""
+    """Count the jobs that were not retried in time at ``now`` (epoch seconds), or whose wait began in the future."""
     for job, since in list(counters.waiting.items()):
         if not 0 <= now - since < RETRY_SECONDS:
             del counters.waiting[job]

@@ -1,4 +1,4 @@
-"""The image of a job: which one it asks for, and the settings for machines of it."""
+"""A job's image: which one it asks for, and the settings for its machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def find(asked: str, settings: Settings) -> store.Image:
-    """Return the image that ``asked`` means; raises JobError that names the images there are, HostError for none."""
+    """Return the image that ``asked`` means; raises JobError that lists the images, HostError if there are none."""
     there = store.names(settings.state_folder)
     if not there:
         raise HostError(
@@ -42,27 +42,27 @@ def find(asked: str, settings: Settings) -> store.Image:
 
 
 def own_values(image: store.Image) -> Mapping[str, Any]:
-    """Return what ``image`` says itself of its machines, unchecked; nothing where that is no table."""
+    """Return the settings that ``image`` itself has for its machines, unchecked; empty if they are no table."""
     values = store.facts(image).get("run")
     return values if isinstance(values, dict) else {}
 
 
 def environment(image: store.Image) -> str:
-    """Return the shell's commands that set the environment which the container image named that ``image`` was."""
+    """Return shell commands that set the environment of the container image that ``image`` was made from, if any."""
     known = store.facts(image)
     if "container" not in known:
         return ""
-    from ..images.archive import container_config  # of few images
+    from ..images.archive import container_config  # few images need it
 
     return container_config.environment(known)
 
 
 def settings_of(image: store.Image, settings: Settings) -> MachineSettings:
-    """Return the settings for machines of ``image``: what it says of them itself over the host's; raises HostError."""
+    """Return the settings for machines of ``image``: its own override the host's; raises HostError."""
     known = store.facts(image)
     if image.generation and not known:
         raise HostError(
-            f"what is known of the image {image.name} cannot be read",
+            f"the description of the image {image.name} cannot be read",
             facts=f"the file {image.root}.json",
             advice=f"take another generation: nspawn-runner chroot-rollback {image.name}",
         )

@@ -1,4 +1,4 @@
-"""The limits of a job's machine: those of settings and image as numbers, and what the job asks for within them."""
+"""The limits of a job's machine: those of settings and image as numbers, and what the job may ask for."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def resolved(limits: Limits, state_folder: str) -> Amounts:
 
 
 def _ceilings(job: Job, settings: Settings) -> Mapping[str, float]:
-    if job.server == LOCAL:  # by hand it is root who asks
+    if job.server == LOCAL:  # started by hand, so root asks
         return dict.fromkeys(amounts.NUMBERS, UNLIMITED)
     if not settings.policy:
         return {}

@@ -18,21 +18,21 @@ _LONGEST_PATH = 2048  # characters; PATH_MAX is 4096 bytes
 
 
 def leave_journal(record: Record, settings: Settings) -> None:
-    """Leave the machine's journal in the project's folder, where artifacts: picks it up; a failure is only told."""
+    """Write the machine's journal to the project's folder, where artifacts: picks it up; only warns if that fails."""
     from ..machines import evidence
 
-    # In the machine, by the job's own user: whatever the job says its folder is.
+    # Written in the machine by the job's own user, so the job may name any folder.
     folder = os.environ.get("CUSTOM_ENV_CI_PROJECT_DIR", "")
     try:
         if not folder.startswith("/") or len(folder) >= _LONGEST_PATH:
-            raise HostError("CI_PROJECT_DIR is no absolute path")
+            raise HostError("CI_PROJECT_DIR is not an absolute path, or too long")
         evidence.write_journal(record, f"{folder}/{settings.journal_file}")
     except (Error, OSError) as error:
         warn(f"the machine's journal is not in the project: {error}")
 
 
 def find_machine(job_id: str, server: str) -> Record:
-    """Return the record of the job's machine; raises HostError where there is none."""
+    """Return the record of the job's machine; raises HostError if there is none that can run scripts."""
     record = records.find(job_id, server)
     if record is None:
         raise HostError(
@@ -43,12 +43,12 @@ def find_machine(job_id: str, server: str) -> Record:
     if record.state == "kept":
         raise HostError(f"job {job_id} is over; its root is kept", advice=f"look into it: nspawn-runner login {job_id}")
     if record.state == "stopping":
-        raise HostError(f"the machine {record.machine} is being removed", advice="it was cleaned up under this script")
+        raise HostError(f"the machine {record.machine} is being removed", advice="a cleanup came before this script")
     return record
 
 
 def run_file(record: Record, path: str, stage: str, shell: str, settings: Settings) -> script.Result:
-    """Run the host's file ``path`` in the machine; raises HostError where it cannot be read or the machine is gone."""
+    """Run the host's file ``path`` in the machine; raises HostError if it cannot be read or the machine is gone."""
     if not shell.startswith("/") or not shell.isprintable():
         raise HostError(f"the shell must be an absolute path in the machine, not '{printable(shell, 60)}'")
     label = "".join(char if char.isascii() and char.isalnum() else "_" for char in stage)[:40]
@@ -62,18 +62,18 @@ def run_file(record: Record, path: str, stage: str, shell: str, settings: Settin
 
 
 def tell(result: script.Result, record: Record) -> None:
-    """Say on stderr what a person must know of how the script ended; raises JobError or HostError for a bad end."""
+    """Say on stderr what is unusual about the script's end; raises JobError or HostError for a bad end."""
     machine = record.machine
     say(*result.limits_reached)
     match result.outcome:
         case Outcome.FINISHED:
             return
         case Outcome.KILLED:
-            message = "the script's shell was killed with everything around it; the machine runs on"
+            message = "the script's shell was killed with everything around it; the machine is still running"
         case Outcome.REBOOTED:
             message = f"the machine {machine} was rebooted under the script; the rest of it did not run"
         case Outcome.POWERED_OFF:
-            message = f"the machine {machine} was powered off under the script; it does not come back"
+            message = f"the machine {machine} was powered off under the script; it will not come back"
         case Outcome.NO_SHELL:
             raise JobError(
                 f"the image {record.image} has no {result.detail}",

@@ -1,4 +1,4 @@
-"""What a job's log says beside the script's output: evidence of a failure, and what the job used."""
+"""What a job's log says besides the script's output: evidence of a failure, and what the job used."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from ..machines.records import Record
 from ..output import human_age, human_size, say
 
 _EVIDENCE_SECONDS = 5
-# The runner waits for a stage that it stops.
+# Short, as the runner waits for a stage that it stops.
 _STOPPED_SECONDS = 1
 
 
 class MayBeLast(Protocol):
-    """Whether a stage that has ended so may be the job's last."""
+    """Tells whether a stage that ended like this may be the job's last."""
 
     def __call__(self, *, failed: bool, stopped: bool) -> bool: ...
 
 
 def run(record: Record, stage: str, script: Callable[[], int], *, decides: bool, may_be_last: MayBeLast) -> int:
-    """Call ``script``, which runs one in the machine, and return its status, having noted how the ``stage`` ended.
+    """Call ``script``, which runs one in the machine, note how the ``stage`` ended, and return its status.
 
-    Of a failure the log tells what the machine knows. ``decides`` is whether the job fails with this stage. Where it
-    ``may_be_last``, the log tells the job's end too, unless it has been told.
+    After a failure, logs what the machine knows about it. ``decides`` says whether the job fails with this stage. If
+    the stage ``may_be_last``, also logs the end of the job, unless that has been logged.
     """
     began, result, stopped = time.monotonic(), "system failure", False
     if decides:
@@ -44,8 +44,8 @@ def run(record: Record, stage: str, script: Callable[[], int], *, decides: bool,
     except Cancelled as cancelled:
         stopped = True
         if decides and stage == stages.AFTER_SCRIPT:
-            # The one stage of which the runner believes the status when its time is over. When the job is cancelled or
-            # the runner ends it has a verdict of its own, here as at the other stages.
+            # The only stage whose status the runner believes after a timeout. When the job is cancelled or the runner
+            # ends, it has its own verdict, as for the other stages.
             result = "failed"
             name = Signals(cancelled.signal_number).name
             raise JobError(f"stopped by {name}: after_script did not end in time") from None
@@ -64,17 +64,17 @@ def run(record: Record, stage: str, script: Callable[[], int], *, decides: bool,
 
 
 def _tell_failure(record: Record, began: float, seconds: float) -> None:
-    from ..machines import evidence  # which most stages do without
+    from ..machines import evidence  # most stages do not need it
 
     with _unasked():
         say(*evidence.lines(record, since=began, seconds=seconds))
 
 
 def tell_end(record: Record) -> None:
-    """Say what the job has used, and where its root can be looked at if that is kept; each of them once."""
+    """Say what the job used, and where to look at its root if that is kept; each only once."""
     from ..machines import stop
     if os.path.exists(records.removal_file(record.machine)):
-        return  # a file more would be in the way of whoever removes the machine's folder
+        return  # a new file would get in the way of removing the machine's folder
     with _unasked():
         if notes.is_first_time(record.machine, "usage-was-told"):
             _tell_usage(record)
@@ -97,5 +97,5 @@ def _tell_usage(record: Record) -> None:
 
 
 def _unasked() -> AbstractContextManager[None]:
-    """Let what is only told beside a stage's result not change that, as on a host without memory or room."""
+    """Keep failures of extra messages from changing a stage's result, for example without memory or disk space."""
     return suppress(Error, OSError)

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from ..settings.machine_settings import MachineSettings
     from ..settings.schema import Settings
 
-# Where scripts look for it, in this order.
+# Where scripts look for the helper, in this order.
 _HELPER_PATHS = tuple(f"/usr/{folder}/gitlab-runner" for folder in ("local/sbin", "local/bin", "sbin", "bin"))
 
 
 def report(record: Record, took_seconds: float) -> str:
-    """Return the line for the job's log that says what was booted."""
+    """Return the line for the job's log on what was booted."""
     generation = f", generation {record.generation}" if record.generation else ""
     profile = "" if record.profile == DEFAULT else f", profile {record.profile}"
     return f"image {record.image}{generation}{profile}, machine {record.machine}, ready in {took_seconds:.2f} s"
@@ -41,7 +41,7 @@ def boot(
 ) -> Record:
     """Boot the machine of ``job`` from ``image`` with its ``own`` settings; ``binds`` are options of systemd-nspawn.
 
-    When the process ``owner`` has ended, gc removes it.
+    gc removes it once the process ``owner`` has ended.
     """
     accounting.image(image.name)
     plan = start.plan(
@@ -62,9 +62,9 @@ def boot(
 
 
 def _cache_options(job: Job, settings: Settings, own: MachineSettings) -> list[str]:
-    """Bind the job's own cache: a folder per server, project and protectedness, so that no project reads another's.
+    """Bind the job's own cache: a folder per server, project and ref protection, so that no project reads another's.
 
-    One per user too: what one user writes there is mostly out of the other's reach.
+    It is per user too, as one user cannot access most of what another writes.
     """
     if not job.project or not job.server:
         return []
@@ -77,18 +77,18 @@ def _cache_options(job: Job, settings: Settings, own: MachineSettings) -> list[s
 
 
 def _helper_options(root: str, settings: Settings) -> list[str]:
-    """Bind the host's gitlab-runner, which artifacts and cache need, into the machine, and over the image's own.
+    """Bind the host's gitlab-runner, which artifacts and cache need, into the machine, over the image's own.
 
-    That may be of another version, and not know the options that the host's calls it with.
+    The image's may be another version that lacks the options that the host's passes to it.
     """
     helper = installed_runner.program(settings.gitlab_runner)
     if not helper:
         return []
     from ..host import beneath
 
-    # systemd-nspawn follows links as the machine would. One may lead to a program of several names, which has to stay.
+    # systemd-nspawn follows links as the machine would. A link may lead to a program with several names: leave that.
     places = [path for path in _HELPER_PATHS if beneath.file_name(root, path).startswith("gitlab-runner")]
     if not set(places) & set(_HELPER_PATHS[:2]):
-        # A machine does not start with a bind over a folder, or over a link to itself.
+        # A machine does not start if a bind covers a folder, or a link to itself.
         places += [path for path in reversed(_HELPER_PATHS[:2]) if beneath.is_free(root, path)][:1]
     return [f"--bind-ro={os.path.realpath(helper)}:{path}" for path in places]

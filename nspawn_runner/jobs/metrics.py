@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 _LOCK = f"{RUN_FOLDER}/metrics.lock"
 _LOCK_SECONDS = 10
-# What went wrong last and was told; not there while all is well.
+# The last problem that was reported; missing while all is well.
 _TOLD = f"{RUN_FOLDER}/metrics.problem"
 _STATES = ("starting", "running", "stopping", "kept", records.UNREADABLE)
 
 
 def stage_ended(settings: Settings, ended: EndedStage) -> None:
-    """Count a stage and write the file; what is in the way is told in the journal, once, and nothing fails by it."""
+    """Count a stage and write the file; never fails, but reports a problem in the journal, once."""
     _update(settings, ended)
 
 
 def refresh(settings: Settings) -> None:
-    """Write the file again, as things are now, and remove what killed processes left; nothing fails by it."""
+    """Write the file again with the present state, and remove what killed processes left; never fails."""
     _update(settings, None)
 
 
@@ -67,7 +67,7 @@ def _write(path: str, content: str, *, mode: int) -> None:
     try:
         files.write_atomically(path, content.encode(), mode=mode)
     except OSError as error:
-        # Its own words name a file that is another one each time.
+        # The error's own text names a draft, which has another name each time.
         raise HostError(f"cannot write {path}: {error.strerror}") from None
 
 
@@ -80,7 +80,7 @@ def _tell_once(problem: str) -> None:
     if problem == known:
         return
     journal.send(f"the metrics are not up to date: {problem}", priority=journal.WARNING, fields={})
-    with suppress(OSError):  # then it is told again
+    with suppress(OSError):  # then it is reported again
         files.write_atomically(_TOLD, problem.encode(errors="replace"))
 
 
@@ -93,26 +93,26 @@ def text(state_folder: str, known: Counters) -> str:
             family(
                 "nspawn_runner_jobs_total",
                 "counter",
-                "Jobs that ended, by what became of them.",
+                "Jobs that ended, by result.",
                 [Sample({"result": name.replace(" ", "_")}, number) for name, number in known.jobs.items()],
             ),
             family("nspawn_runner_stage_seconds", "summary", "How long the stages of jobs took.", _stages(known)),
             family(
                 "nspawn_runner_machines",
                 "gauge",
-                "Machines there are, by the state of their records.",
+                "Machines, by the state of their records.",
                 [Sample({"state": state}, states.count(state)) for state in sorted({*_STATES, *states})],
             ),
             family(
                 "nspawn_runner_image_created_timestamp_seconds",
                 "gauge",
-                "When the tree of the image that jobs get was made.",
+                "When the image tree that jobs get was created.",
                 [Sample({"image": name}, created) for name, created, _ in images if created is not None],
             ),
             family(
                 "nspawn_runner_image_published_timestamp_seconds",
                 "gauge",
-                "When jobs began to get that tree; not known of a folder that was put there by hand.",
+                "When jobs began to get that tree; unknown for a folder that was put there by hand.",
                 [Sample({"image": name}, published) for name, _, published in images if published is not None],
             ),
         )
@@ -126,7 +126,7 @@ def _stages(known: Counters) -> Iterator[Sample]:
 
 
 def _images(state_folder: str) -> Iterator[tuple[str, int | None, int | None]]:
-    """Yield name, time of making and time of publishing of each image that jobs can get; aliases are left out."""
+    """Yield the name, creation time and publishing time of each image that jobs can get, without aliases."""
     for name in store.names(state_folder):
         if store.alias_of(state_folder, name):
             continue
@@ -135,4 +135,4 @@ def _images(state_folder: str) -> Iterator[tuple[str, int | None, int | None]]:
             if image is not None:
                 yield name, store.created(image), store.published(state_folder, image)
         except (HostError, OSError):
-            continue  # it is broken, or was removed just now
+            continue  # broken, or just removed

@@ -17,7 +17,7 @@ _NEEDS_FACTS = "gitlab-runner before 14.1 does not say for sure whose job it is,
 
 
 def check_image(job: Job, image: str, asked: str, settings: Settings, file: str) -> None:
-    """Raise JobError unless the settings in ``file`` let ``job`` use ``image``, what ``asked`` means locally."""
+    """Raise JobError unless the settings in ``file`` let ``job`` use ``image``, which ``asked`` means here."""
     if not settings.policy and settings.allowed_images == ("*",):
         return
     from ..settings import policy
@@ -40,7 +40,7 @@ def check_image(job: Job, image: str, asked: str, settings: Settings, file: str)
 def check_profile(job: Job, image: str, chosen: str, settings: Settings, file: str) -> None:
     """Raise JobError unless the settings in ``file`` let ``job`` have the profile ``chosen`` for machines of ``image``.
 
-    Rules that do not speak of profiles, or of folders, leave that to the image.
+    If no rule mentions profiles, or folders, these are up to the image.
     """
     from ..settings import policy, profiles
 
@@ -63,7 +63,7 @@ def _forbidden(job: Job, image: str, what: str, given: Sequence[str], file: str)
 
 
 def facts(job: Job) -> Facts:
-    """Return what is known for sure of whose job it is: nothing where the job itself may have said it."""
+    """Return what is certain about whose job it is: nothing if the job itself may have set it."""
     from ..settings.policy import Facts
 
     if not job.trusted:
@@ -72,7 +72,7 @@ def facts(job: Job) -> Facts:
 
 
 def _reason(job: Job, image: str, settings: Settings, known: Facts) -> str:
-    """Say which rules would give the image, and why they do not here."""
+    """Return which rules would give the image, and why they do not apply here."""
     from ..settings import policy
 
     giving = [rule for rule in settings.policy if policy.gives_image(rule.images, image)]
@@ -82,5 +82,5 @@ def _reason(job: Job, image: str, settings: Settings, known: Facts) -> str:
     if not job.trusted:
         return f"{reason}; {_NEEDS_FACTS}"
     if known.project is None and any(rule.projects for rule in giving):
-        return f"{reason}; which project it is is not known for sure: its variables set CI_PROJECT_PATH"
+        return f"{reason}; its project is not certain: its variables set CI_PROJECT_PATH"
     return reason

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 def remove(job_id: str, server: str, settings: Settings, *, keep: bool) -> None:
-    """Remove the machine of a job, or what is left under its name where there is no record.
+    """Remove a job's machine, or what is left under its name if there is no record.
 
-    With ``keep`` the root of a failed job stays where the settings say so.
+    With ``keep``, the root of a failed job stays if the settings say so.
     """
     record = records.find(job_id, server)
     machine = record.machine if record is not None else records.new_name(job_id, server)
     with records.lock(machine):
         if records.find(job_id, server) is None and records.read(machine) is not None:
-            return  # meanwhile the name went to another server's job of the same id
+            return  # meanwhile another server's job with the same id got the name
         with accounting.end_of(machine):
             record = records.read(machine)
             if keep and record is not None and record.state != records.UNREADABLE:

@@ -1,4 +1,4 @@
-"""Results of stages and jobs, in the words of journal and metrics."""
+"""Results of stages and jobs, as journal and metrics name them."""
 
 from __future__ import annotations
 
