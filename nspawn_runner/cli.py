@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .settings.schema import Settings
 
-# verb → module in commands/. One module is loaded per call: the others' imports are not paid for.
+# verb → module in commands/. Each call loads one module, which saves the others' imports.
 VERBS = {
     "config": "config",
     "gitlab-config": "config",
@@ -46,7 +46,7 @@ VERBS = {
 
 
 # A disk that is full, read-only or broken, the kernel's limits, and what even root may not do (an immutable file, a
-# security module): the host's trouble wherever it shows.
+# security module): the host's failure wherever it occurs.
 _OF_THE_HOST = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
     | {errno.EPERM, errno.EACCES}
@@ -70,7 +70,7 @@ class Command(Protocol):
 def entry() -> NoReturn:
     """Run the tool with the arguments of this process and exit."""
     streams.secure()
-    # The stages have nothing to tear down, and the interpreter's own end takes some milliseconds.
+    # The stages have nothing to tear down, and the interpreter's own teardown takes some milliseconds.
     os._exit(main(sys.argv[1:]))
 
 
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
     except Cancelled as cancelled:
         return _tell_cancelled(cancelled.signal_number)
     except BrokenPipeError:
-        return _system_failure()  # whoever read our output has gone; there is nobody to tell
+        return _system_failure()  # the reader of our output has gone, so there is nobody to tell
     except Exception as error:
         if debug:
             raise
@@ -120,7 +120,7 @@ def _command(verb: str) -> Command:
 def _run(arguments: Sequence[str]) -> int:
     try:
         args = plain_call(arguments) or parse(arguments)
-    except SystemExit:  # --help or --version was told
+    except SystemExit:  # after --help or --version
         return 0
     if args.verbose:
         from .host import process
@@ -136,7 +136,7 @@ def _run(arguments: Sequence[str]) -> int:
         entry.settings = _settings(args)
         entry.status = _command(args.verb).main(args, entry.settings)
         sys.stdout.flush()
-        signals.check()  # a stage that was told to end never says that it has succeeded
+        signals.check()  # a stage that was asked to end never reports success
     return entry.status
 
 
@@ -148,16 +148,16 @@ def _settings(args: argparse.Namespace) -> Settings:
     except Error as error:
         if args.verb not in {"cleanup", "doctor"}:
             raise
-        # A mistake in the file must not keep a machine alive; its record says all that is needed. The doctor tells it.
+        # A mistake in the file must not keep a machine alive: its record is all that cleanup needs. doctor reports it.
         if args.verb == "cleanup":
             _tell(error)
         return schema.Settings()
 
 
 def plain_call(arguments: Sequence[str]) -> argparse.Namespace | None:
-    """Return what ``parse`` would for a call in a form that gitlab-runner uses, else None.
+    """Return what ``parse`` would for calls in the forms that gitlab-runner uses, else None.
 
-    Without argparse each of a job's dozen calls starts 5 ms sooner.
+    Without argparse, each of a job's dozen calls starts 5 ms sooner.
     """
     match arguments:
         case ["cleanup"]:
@@ -181,7 +181,7 @@ def plain_call(arguments: Sequence[str]) -> argparse.Namespace | None:
 
 
 def _load_site_packages() -> None:
-    """Make the libraries of the verbs other than stages importable where python3 -S left them out."""
+    """Make libraries importable, for verbs other than stages, if python3 -S left them out."""
     if sys.flags.no_site:
         import site
 
@@ -208,13 +208,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             raise UsageError(message, advice=f"{meant(given, options)}see: {help_of}")
 
     def formatter(prog: str) -> argparse.HelpFormatter:
-        # With a width, argparse does not load shutil, which costs each stage 3 ms.
+        # Given a width, argparse does not load shutil, which would cost each stage 3 ms.
         return argparse.RawDescriptionHelpFormatter(prog, width=_columns())
 
     parser = Parser(
         prog="nspawn-runner",
         description="Runs every CI job in its own freshly booted Linux system, and keeps the images for it.",
-        epilog="nspawn-runner VERB --help tells more of a verb. Documentation: README.md and docs",
+        epilog="nspawn-runner VERB --help describes a verb. Documentation: README.md and docs",
         allow_abbrev=False,
         formatter_class=formatter,
     )
@@ -230,7 +230,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         from .settings.mistakes import meant
 
         raise UsageError(f"there is no verb {word}", advice=f"{meant([word], VERBS)}see: nspawn-runner --help")
-    # Only the verb in use loads its module; all of them do where the list of verbs is shown.
+    # Only the verb in use loads its module; the list of verbs loads all.
     if wanted not in STAGES:
         _load_site_packages()
     for verb in [wanted] if wanted else VERBS:
@@ -246,7 +246,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         )
     if wanted not in {"chroot-login", "login"} or len(given) == len(arguments):
         return parser.parse_args(list(arguments))
-    # argparse takes a command behind -- only where no option stands between it and the name, and drops a second --.
+    # argparse takes a command after -- only if no option comes between it and the name, and drops a second --.
     args = parser.parse_args(given)
     args.command = [*args.command, *arguments[len(given) + (not args.command) :]]
     return args
@@ -278,11 +278,11 @@ def _tell(error: Error) -> int:
 
 
 def _tell_cancelled(number: int) -> int:
-    """Say which signal ended us; return what the runner takes for the host's doing, or by hand what a shell would."""
+    """Say which signal ended us; return the runner's status of a system failure, or by hand what a shell would."""
     from signal import SIGINT, Signals
 
     if number == SIGINT and sys.stderr.isatty():
-        print(file=sys.stderr)  # behind the terminal's ^C
+        print(file=sys.stderr)  # after the terminal's ^C
     print(f"nspawn-runner: stopped by {Signals(number).name}", file=sys.stderr)
     return _system_failure() if "SYSTEM_FAILURE_EXIT_CODE" in os.environ else 128 + number
 
@@ -293,7 +293,7 @@ def _tell_unexpected(error: Exception) -> int:
     import traceback
 
     traceback.print_exception(error)
-    print("nspawn-runner: this is a mistake in nspawn-runner; please report it with the lines above", file=sys.stderr)
+    print("nspawn-runner: this is a bug in nspawn-runner; please report it with the lines above", file=sys.stderr)
     return _system_failure()
 
 

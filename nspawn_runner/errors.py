@@ -12,7 +12,7 @@ class Error(Exception):
     """Something failed; the user gets one to three lines about it.
 
     ``what`` is the sentence that names the failure, ``facts`` what is known about it, ``advice`` what to do next;
-    ``evidence`` are lines of a machine that are shown before that.
+    ``evidence`` is lines from a machine, shown before these.
     """
 
     longest_line = 500
@@ -30,7 +30,7 @@ class Error(Exception):
 
 
 class JobError(Error):
-    """The job asked for what it cannot have: a build failure, which the runner does not retry."""
+    """The job asked for something that it cannot have: a build failure, which the runner does not retry."""
 
 
 class HostError(Error):
@@ -44,11 +44,11 @@ class SettingsError(HostError):
 
 
 class UsageError(HostError):
-    """The command line is wrong; in a stage that is the runner's configuration, hence the host's fault."""
+    """The command line is wrong; for a stage it comes from the runner's configuration, so the host is to blame."""
 
 
 class Cancelled(BaseException):
-    """SIGTERM or SIGINT arrived; derives from BaseException so that no handler for errors hides it."""
+    """A signal asked us to end; derives from BaseException so that no handler for errors hides it."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
@@ -58,7 +58,7 @@ class Cancelled(BaseException):
 def printable(text: str, limit: int = 500) -> str:
     """Return ``text`` on one line: control characters escaped, at most ``limit`` characters.
 
-    Names in messages may come from a job; a log is read on terminals.
+    Names in messages may come from a job, and logs are read on terminals.
     """
     shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

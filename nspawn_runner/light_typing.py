@@ -1,6 +1,6 @@
 """A stand-in for the module typing, whose import would take a fifth of each stage's start.
 
-A type checker reads the names as typing's own; so does ruff, which is told of this module in ruff.toml.
+Type checkers see typing's own names, and so does ruff, thanks to ruff.toml.
 """
 
 from collections import namedtuple
@@ -18,7 +18,7 @@ else:
         return value
 
     class _Named(type):
-        """Makes a named tuple of each class that derives from NamedTuple: typing's compiles every annotation."""
+        """Turns each class derived from NamedTuple into a named tuple; typing's would compile every annotation."""
 
         def __new__(cls, name, bases, body):
             if not bases:

@@ -6,7 +6,7 @@ MAX_IMAGE_NAME = 64
 
 
 def host_name(text: str) -> str:
-    """Return ``text`` as a legal host's name: letters, digits and -, at most 40 of them (hostname(7))."""
+    """Return ``text`` as a legal host name: at most 40 letters, digits and - (hostname(7))."""
     words = "".join(char if char.isascii() and char.isalnum() else " " for char in text).split()
     return "-".join(words)[:40].strip("-") or "image"
 
@@ -28,7 +28,7 @@ def is_image_pattern(text: str) -> bool:
 
 
 def is_plain_path(text: str) -> bool:
-    """Tell whether ``text`` is an absolute path of letters, digits and . _ + @ - that neither is / nor holds ``..``."""
+    """Return whether ``text`` is an absolute path other than / of letters, digits and . _ + @ -, without ``..``."""
     plain = all(char.isalnum() or char in "/._+@-" for char in text)
     return plain and text.startswith("/") and ".." not in text.split("/") and text != "/"
 
@@ -39,7 +39,7 @@ def is_job_id(text: str) -> bool:
 
 
 def is_machine_name(name: str) -> bool:
-    """Return whether ``name`` is one that we give to machines: at most 40 of a-z, 0-9 and -, a letter first."""
+    """Return whether ``name`` can be a machine's name of ours: at most 40 of a-z, 0-9 and -, a letter first."""
     return (
         0 < len(name) <= 40
         and name.isascii()

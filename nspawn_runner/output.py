@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def say(*lines: str) -> None:
-    """Write ``lines`` to stderr, each with our name before it, unless it goes on with the one above (a space first)."""
+    """Write ``lines`` to stderr, each after our name unless a leading space says that it continues the one above."""
     for line in lines:
         print(line if line.startswith(" ") else f"nspawn-runner: {line}", file=sys.stderr)
     sys.stderr.flush()
 
 
 def note(*lines: str) -> None:
-    """Write ``lines`` to stderr as they are: what is for a person, beside a command's output."""
+    """Write ``lines`` to stderr as they are: messages for a person, apart from a command's output."""
     print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 
@@ -28,14 +28,14 @@ def warn(text: str) -> None:
 
 
 def human_size(size_bytes: int | None) -> str:
-    """Return a size as people say it, in MiB or GiB; a dash where it is not known."""
+    """Return a size for people, in MiB or GiB; a dash if unknown."""
     if size_bytes is None:
         return "-"
     return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.0f} MiB"
 
 
 def human_age(seconds: float) -> str:
-    """Return an age in the greatest unit of which there are two, as in "3 days" and "90 min"."""
+    """Return an age in the largest unit that fits at least twice, such as "3 days" or "90 min"."""
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{int(seconds // length)} {unit}"
