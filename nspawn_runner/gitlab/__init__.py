@@ -1,1 +1,1 @@
-"""All that knows GitLab: the job, its exit statuses, the config answer, .gitlab-ci.yml."""
+"""What is specific to GitLab: the job, its exit statuses, the config answer, .gitlab-ci.yml."""

@@ -9,7 +9,7 @@ import toml
 from ..settings import paths
 
 # The runner waits five minutes for a stopped script before it starts the clean-up (executors/custom and common/build.go
-# of gitlab-runner 12.1 to 19.4): whatever ends a script must be done before that. Its own default is ten minutes.
+# of gitlab-runner 12.1 to 19.4): ending a script must take less. The runner's own default is ten minutes.
 GRACEFUL_KILL_SECONDS = 200
 FORCE_KILL_SECONDS = 30
 CONFIG_SECONDS = 60
@@ -18,7 +18,7 @@ CLEANUP_SECONDS = 300
 
 
 class Runner(NamedTuple):
-    """What is particular to a runner; empty texts and zeros are left out of its section."""
+    """A runner's own values; empty texts and zeros are left out of its section."""
 
     tool: str
     state_folder: str
@@ -32,9 +32,9 @@ class Runner(NamedTuple):
 
 
 def section(runner: Runner) -> str:
-    """Return the TOML text of the section, good for config.toml and for ``gitlab-runner register --template-config``.
+    """Return the section as TOML text for config.toml or ``gitlab-runner register --template-config``.
 
-    A token that is not given is not made up: a comment stands in its place.
+    Without a token, a comment takes its place.
     """
     own = {"name": runner.name, "url": runner.url, "token": runner.token, "limit": runner.limit}
     given: dict[str, Any] = {key: value for key, value in own.items() if value}

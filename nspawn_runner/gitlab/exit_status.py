@@ -9,12 +9,12 @@ from ..host import files
 
 
 def build_failure(environ: Mapping[str, str]) -> int:
-    """Return the exit status that means: the job failed, do not retry (BUILD_FAILURE_EXIT_CODE, 1 by hand)."""
+    """Return the exit status for: the job failed, do not retry (BUILD_FAILURE_EXIT_CODE; 1 when called by hand)."""
     return _number(environ.get("BUILD_FAILURE_EXIT_CODE", ""), 1)
 
 
 def system_failure(environ: Mapping[str, str]) -> int:
-    """Return the exit status that means: the host failed, retry (SYSTEM_FAILURE_EXIT_CODE, 2 by hand)."""
+    """Return the exit status for: the host failed, retry (SYSTEM_FAILURE_EXIT_CODE; 2 when called by hand)."""
     return _number(environ.get("SYSTEM_FAILURE_EXIT_CODE", ""), 2)
 
 

@@ -1,4 +1,4 @@
-"""The job that a stage is called for: from the runner's own payload if there is one, else from the environment.
+"""The job that a stage is called for: from the runner's payload if there is one, else from the environment.
 
 Every ``CUSTOM_ENV_CI_*`` variable can be set by the job itself; ``JOB_RESPONSE_FILE`` (gitlab-runner >= 14.1) cannot.
 Fields and versions: gitlab-runner's ``common/spec`` and ``executors/custom/custom.go``.
@@ -19,19 +19,18 @@ from ..settings.amounts import JOB_VARIABLES
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 LOCAL = "local"
-_TOO_LARGE = 1 << 40  # for a number of GitLab's; systemd takes no times much longer
-_MAX_SERVER = 100  # characters, since a folder's name begins with them
+_TOO_LARGE = 1 << 40  # for GitLab's numbers; systemd does not accept much longer times
+_MAX_SERVER = 100  # characters, as a folder's name begins with them
 
 
 class Job(NamedTuple):
-    """What we need to know of a job; ``image`` is what it asks for, or empty.
+    """What we need to know about a job; ``image`` is what it asks for, or empty.
 
-    ``server`` is the GitLab server's host, ``local`` for a job started by hand, or empty where it is not known.
-    ``project`` is the project's numeric id, ``protected`` whether its ref is; ``timeout_seconds`` is None if unknown;
-    ``services`` tells whether it asks for any. ``trusted`` tells whether no project can have made this up;
-    ``project_path`` (group/project) and the runner's id are empty and None where that cannot be said of them.
-    ``limits_asked`` are its variables of amounts.JOB_VARIABLES, as it wrote them; ``steps`` are the names of its
-    scripts in their order, none where they are not known.
+    ``server`` is the GitLab server's host, ``local`` for a job started by hand, or empty if unknown. ``project`` is
+    the project's numeric id, ``protected`` whether the job's ref is; ``timeout_seconds`` is None if unknown;
+    ``services`` tells whether it asks for any. ``trusted`` tells that no project can have faked this; ``project_path``
+    (group/project) is empty and ``runner`` (its id) None if they might be faked. ``limits_asked`` are the job's
+    variables of amounts.JOB_VARIABLES, as written; ``steps`` are the names of its scripts in order, empty if unknown.
     """
 
     id: str
@@ -49,9 +48,9 @@ class Job(NamedTuple):
 
 
 def from_environment(environ: Mapping[str, str], *, job_id: str | None = None) -> Job:
-    """Return the job that the runner calls us for, or the one of ``job_id`` that a person names by hand.
+    """Return the job that the runner calls us for, or the job ``job_id`` of a call by hand.
 
-    Raises HostError for a missing or malformed id and for a payload that cannot be read.
+    Raises HostError for a missing or malformed id or an invalid payload, JobError for an image without a name.
     """
     if job_id is not None:
         return Job(checked_id(job_id, "--id"), server=LOCAL)
@@ -62,12 +61,12 @@ def from_environment(environ: Mapping[str, str], *, job_id: str | None = None) -
 
 
 def made_up_id() -> str:
-    """Return an id for a job that GitLab knows nothing of: the time, and our process's number."""
+    """Return an id for a job that GitLab does not know: the time, then our process's number."""
     return f"{int(time.time())}{os.getpid() % 100000:05d}"
 
 
 def checked_id(text: str, source: str) -> str:
-    """Return ``text`` if it is a job's id (1 to 20 digits); raises HostError that names ``source``."""
+    """Return ``text`` if it is a job's id (1 to 20 digits), else raise a HostError that names ``source``."""
     if not text:
         raise HostError("there is no job id", advice="call this from gitlab-runner, or give one: --id 1")
     if not is_job_id(text):
@@ -76,7 +75,7 @@ def checked_id(text: str, source: str) -> str:
 
 
 def from_payload(data: Any, file: str) -> Job:
-    """Return the job described by ``data``, the parsed JSON of the runner's payload ``file``; raises HostError."""
+    """Return the job in ``data``, the parsed JSON of the runner's payload ``file``; raises HostError and JobError."""
     if not isinstance(data, dict):
         raise HostError(f"the job's payload {printable(file)} is not a JSON object")
     variables = _undisputed(data.get("variables"))
@@ -125,12 +124,12 @@ def _read_payload(file: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        # Neither the text nor its place is shown: the payload holds tokens.
+        # Neither the text nor the position is shown: the payload holds tokens.
         raise HostError(f"the job's payload {printable(file)} is not valid JSON", facts=type(error).__name__) from None
 
 
 def _from_variables(environ: Mapping[str, str]) -> Job:
-    """The job as an older runner tells it: in variables that the project may have set itself."""
+    """Return the job as an older runner describes it: in variables that the project may have set itself."""
     project = environ.get("CUSTOM_ENV_CI_PROJECT_ID", "")
     timeout = environ.get("CUSTOM_ENV_CI_JOB_TIMEOUT", "")
     return Job(
@@ -151,10 +150,10 @@ def _table(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _undisputed(variables: Any) -> dict[str, str]:
-    """Return name → value of the payload's variables that have one value only.
+    """Return name → value of the payload's variables that have only one value.
 
-    GitLab's own are among them, and a project's of the same name beside them. Which of them stands first depends on
-    what refers to what (GitLab's ``Gitlab::Ci::Variables::Collection::Sort``), so a second value makes it unknown.
+    The payload has GitLab's own, beside a project's of the same name. Which comes first depends on which variables
+    refer to which (GitLab's ``Gitlab::Ci::Variables::Collection::Sort``), so a second value makes it unknown.
     """
     values: dict[str, set[str]] = {}
     for variable in variables if isinstance(variables, list) else []:
@@ -166,7 +165,7 @@ def _undisputed(variables: Any) -> dict[str, str]:
 
 
 def _limits_asked(variables: Any) -> dict[str, str]:
-    """Return the limits that the job asks for; of several values of a variable the last counts, as in scripts."""
+    """Return the limits that the job asks for; the last value of a variable counts, as in scripts."""
     limits_asked: dict[str, str] = {}
     for variable in variables if isinstance(variables, list) else []:
         if isinstance(variable, dict) and isinstance(key := variable.get("key"), str) and key in JOB_VARIABLES:
@@ -181,11 +180,11 @@ def _steps(steps: Any) -> tuple[str, ...]:
 
 
 def _project_path(told: Any, repo_url: Any, variables: Mapping[str, str]) -> str:
-    """Return the project's path: gitlab-runner >= 18.5 is told it, before two other fields have to agree on it."""
+    """Return the project's path: as ``told`` to gitlab-runner >= 18.5, else if two other fields agree on it."""
     if isinstance(told, str) and told:
         return told
     path = variables.get("CI_PROJECT_PATH", "")
-    # Before it may stand the folder that GitLab is in on its host.
+    # If GitLab is in a folder of its host, the URL has that before the path.
     agreed = isinstance(repo_url, str) and repo_url.removesuffix(".git").endswith(f"/{path}") and "/" in path
     return path if agreed else ""
 

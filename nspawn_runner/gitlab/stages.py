@@ -1,4 +1,4 @@
-"""The calls of run in a job, by gitlab-runner's rules: which ones decide its result, and which may be last.
+"""gitlab-runner's rules for a job's run calls: which ones decide its result, and which may be last.
 
 Sources: ``common/build.go`` and ``shells/abstract.go`` of gitlab-runner.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 AFTER_SCRIPT = "after_script"
 LAST = "cleanup_file_variables"
-# What the runner may try again, and the variable that says how often.
+# The stages that the runner may retry, and the variable that says how often.
 _ATTEMPTS = {
     "get_sources": "GET_SOURCES_ATTEMPTS",
     "restore_cache": "RESTORE_CACHE_ATTEMPTS",
@@ -18,20 +18,20 @@ _ATTEMPTS = {
 
 
 def decides(stage: str, environ: Mapping[str, str]) -> bool:
-    """Return whether the job fails with its ``stage``."""
+    """Return whether the job fails if ``stage`` fails."""
     if stage == AFTER_SCRIPT:
         return environ.get("CUSTOM_ENV_AFTER_SCRIPT_IGNORE_ERRORS", "").lower() in {"false", "0", "f"}
     return stage != LAST
 
 
 def may_be_last(stage: str, steps: tuple[str, ...], environ: Mapping[str, str], *, failed: bool, stopped: bool) -> bool:
-    """Return whether the runner may call none after ``stage``, which has ``failed`` or was ``stopped`` by a signal.
+    """Return whether ``stage``, which may have ``failed`` or been ``stopped`` by a signal, may be the last one.
 
-    ``steps`` are the payload's. Runners before 17.9 leave out the last one where it has nothing to do.
+    ``steps`` are the payload's. Runners before 17.9 skip the last stage if it has nothing to do.
     """
     if stage == LAST or stopped or (failed and stage == "prepare_script"):
         return True
-    if environ.get("BUILD_EXIT_CODE_FILE"):  # which 17.9 brought
+    if environ.get("BUILD_EXIT_CODE_FILE"):  # new in 17.9
         return False
     if stage in _ATTEMPTS:
         return failed and environ.get(f"CUSTOM_ENV_{_ATTEMPTS[stage]}", "") in {"", "0", "1"}
