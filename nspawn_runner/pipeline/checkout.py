@@ -1,11 +1,10 @@
 """Pack what a local job may see of a folder into one git bundle, without touching the folder or its repository.
 
-The folder may belong to another user. Called by root, all of git and all reading of the project's files then run as
-that user (owners.of says who): no link, no alternate and no gitdir: line shows the job what the user cannot read, and
-the repository's configuration, which is the user's word, has nothing of root's to gain. It is not to run anything
-either, for root's own folders too: the user's repository is only asked for names (HEAD, tags, the files git knows),
-with hooks and monitors switched off and no protocol allowed; objects and files are read through a repository of our
-own, without configuration.
+The folder may belong to another user. When root calls this, git and all reads of project files run as that user (see
+owners.of): no link, alternate or gitdir: line shows the job what the user cannot read, and the repository's
+configuration, which the user controls, never acts as root. The configuration must not run anything either, not even in
+root's own folders: the user's repository is only asked for names (HEAD, tags, the files git knows), with hooks and
+monitors off and no protocol allowed; objects and files are read through a repository of our own, without configuration.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from ..host import files, owners, process
 from ..host.owners import Owner
 from .scripts import BUNDLE_REF
 
-# gitattributes(5) in a tree name filters and drivers, configuration says what they run: ours says nothing.
+# gitattributes(5) in a tree name filters and drivers; configuration defines what they run, and ours defines none.
 _HARMLESS = {
     "core.fsmonitor": "false",
     "core.hooksPath": os.devnull,
@@ -33,9 +32,9 @@ _GITLINK = "160000"
 
 
 class Checkout(NamedTuple):
-    """What the bundle holds: the commit, the ref's name, the branch or tag where one is known, and notes for the log.
+    """What the bundle holds: the commit, the ref's name, the branch or tag if known, and notes for the log.
 
-    ``shallow`` are the commits whose parents are not in the bundle.
+    ``shallow`` lists the commits whose parents are not in the bundle.
     """
 
     sha: str
@@ -47,7 +46,7 @@ class Checkout(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """The user's repository around the folder: its git folder, the folder's place in it, and HEAD's commit or ""."""
+    """The user's repository around the folder: its git folder, the folder's path in it, and HEAD's commit or ""."""
 
     common_dir: str
     prefix: str
@@ -55,21 +54,21 @@ class _Source(NamedTuple):
 
 
 def pack(folder: str, bundle: str, *, dirty: bool) -> Checkout:
-    """Write the git bundle ``bundle`` of the project in ``folder`` and say what is in it.
+    """Write a git bundle of the project in ``folder`` to ``bundle`` and return what is in it.
 
-    A folder at the top of a repository: HEAD, with its history. A folder further down: what HEAD has of that folder, as
-    a commit of its own. No repository: the files as they are. With ``dirty`` the files as they lie in the folder, other
-    than ignored ones, as a commit on top. Submodules are not included. Raises JobError where there is nothing to pack
-    or the folder's owner may not read it.
+    At the top of a repository: HEAD with its history. In a subfolder: that folder at HEAD, as a commit of its own.
+    Outside a repository: the files as they are. With ``dirty``: the folder's current files except ignored ones, as a
+    commit on top. Submodules are not included. Raises JobError if there is nothing to pack or the folder's owner may
+    not read it.
     """
     folder = os.path.realpath(folder)
     owner = owners.of(folder)
     _need_access(folder, owner)
     source = _source(folder, owner)
     if source is not None and not source.head and not dirty:
-        raise JobError(f"the repository of {folder} has no commit yet", advice="commit, or take the files with --dirty")
+        raise JobError(f"the repository of {folder} has no commit yet", advice="commit, or use the files with --dirty")
     with owners.acting_as(owner):
-        # The owner does not get at what lies around the bundle.
+        # The owner cannot reach the bundle's folder.
         place = "/var/tmp" if owner else os.path.dirname(os.path.abspath(bundle))  # noqa: S108
         own = tempfile.mkdtemp(prefix="checkout-", dir=place)
     try:
@@ -96,13 +95,13 @@ def _need_access(folder: str, owner: Owner | None) -> None:
         uid = owner.uid if owner else os.geteuid()
         raise JobError(
             f"the user {uid} cannot read {folder}: {error.strerror}",
-            facts="a folder is read as the user it belongs to",
-            advice="take a folder whose owner can reach it",
+            facts="a folder is read as its owner",
+            advice="use a folder that its owner can reach",
         ) from None
 
 
 def _write(bundle: str, repository: _Own) -> None:
-    """Write the bundle into a file that we open: its folder is not for the owner of the project."""
+    """Write the bundle into a file that we open: the project's owner has no access to its folder."""
     fd = os.open(bundle, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         repository.git("bundle", "create", "--quiet", "-", BUNDLE_REF, stdout=fd)
@@ -120,11 +119,11 @@ def _project_notes(source: _Source | None) -> tuple[str, ...]:
 
 
 def _source(folder: str, owner: Owner | None) -> _Source | None:
-    """Return the repository that ``folder`` lies in, or None; raises JobError when git cannot make sense of it."""
+    """Return the repository that contains ``folder``, or None; raises JobError if git cannot read it."""
     asked = ["--git-common-dir", "--is-inside-work-tree", "--show-prefix"]
     answer, said = _ask(folder, owner, "rev-parse", "--path-format=absolute", *asked)
     if answer is None:
-        # Not so of a .git that names a place where none is.
+        # A .git file that points to a missing repository gives another message.
         if "not a git repository (or any" in said:
             return None
         raise JobError(f"git cannot read the repository of {folder}", facts=said)
@@ -135,7 +134,7 @@ def _source(folder: str, owner: Owner | None) -> _Source | None:
 
 
 def _names(folder: str, source: _Source, owner: Owner | None) -> tuple[str | None, str | None]:
-    """Return the branch that HEAD is, or the tag that it is at; neither for any other detached HEAD."""
+    """Return the branch of HEAD, or the tag that a detached HEAD is at, if any."""
     branch = _line(folder, owner, "symbolic-ref", "--quiet", "--short", "HEAD")
     if branch:
         return branch, None
@@ -151,19 +150,19 @@ def _ask(folder: str, owner: Owner | None, *arguments: str) -> tuple[bytes | Non
 
 
 def _line(folder: str, owner: Owner | None, *arguments: str) -> str:
-    """Return the first line of what git says of the user's repository, or an empty text."""
+    """Return the first line of git's answer about the user's repository, or an empty string."""
     return (_ask(folder, owner, *arguments)[0] or b"").decode(errors="replace").partition("\n")[0]
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment for git: no configuration but the repository's, and harmless where it matters."""
+    """Return the environment for git: only the repository's configuration, with dangerous settings overridden."""
     values = {
         "HOME": "/nonexistent",
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_ATTR_NOSYSTEM": "1",
-        # A partial clone would fetch what it lacks, through a command of the repository's configuration. Only newer git
-        # knows the first; to any other GIT_ALLOW_PROTOCOL leaves no way to fetch.
+        # A partial clone would fetch missing objects, with a command from the repository's configuration. Only newer
+        # git knows GIT_NO_LAZY_FETCH; GIT_ALLOW_PROTOCOL leaves older ones no way to fetch.
         "GIT_NO_LAZY_FETCH": "1",
         "GIT_ALLOW_PROTOCOL": "none",
         "GIT_NO_REPLACE_OBJECTS": "1",
@@ -177,7 +176,7 @@ def _environment() -> dict[str, str]:
 
 
 class _Own:
-    """A repository of our own in a temporary folder, with the objects of the user's and the files of the folder."""
+    """A repository of our own in a temporary folder, with the user's objects and the folder's files."""
 
     def __init__(self, path: str, folder: str, source: _Source | None, owner: Owner | None) -> None:
         self.folder = folder
@@ -206,7 +205,7 @@ class _Own:
                 file.writelines(f"{commit}\n" for commit in self.shallow)
 
     def git(self, *arguments: str, stdin: bytes | None = None, stdout: int = process.PIPE) -> bytes:
-        """Run git in this repository and return what it says; raises JobError with git's last words."""
+        """Run git in this repository and return its output; raises JobError with git's error message."""
         try:
             done = process.run(
                 ["git", *arguments], stdin=stdin, stdout=stdout, env=self.env, cwd=self.folder, owner=self.owner
@@ -216,7 +215,7 @@ class _Own:
         return done.stdout or b""
 
     def base(self, source: _Source | None) -> str:
-        """Return the tree of the folder at HEAD, or "" when HEAD has none."""
+        """Return the folder's tree at HEAD, or "" if HEAD does not have the folder."""
         if source is None or not source.head:
             return ""
         self.env["GIT_COMMITTER_DATE"] = self.env["GIT_AUTHOR_DATE"] = self.date(source.head)
@@ -231,21 +230,21 @@ class _Own:
         return self.git("show", "--no-patch", "--format=%cI", sha, "--").decode().strip()
 
     def commit_of(self, source: _Source, base: str) -> str:
-        """Return HEAD, or for a folder further down a commit of what HEAD has of it."""
+        """Return HEAD, or for a subfolder a new commit of its tree at HEAD."""
         if not source.prefix:
             return source.head
         if not base:
             raise JobError(
-                f"no commit holds {self.folder}", advice="commit it, or take the files as they are with --dirty"
+                f"no commit holds {self.folder}", advice="commit it, or use the files as they are with --dirty"
             )
         return self.commit(base, "")
 
     def commit_of_files(self, source: _Source | None, base: str) -> str:
-        """Return a commit of the files as they lie in the folder, or HEAD when they are the same."""
+        """Return a commit of the folder's current files, or HEAD if they are the same."""
         if base:
             self.git("read-tree", base)
         files = self.files(source)
-        # --replace: a folder may have become a file, or the other way round.
+        # --replace: a folder may have become a file, or vice versa.
         how = ["-z", "--add", "--remove", "--replace", "--stdin"]
         self.git("update-index", *how, stdin=b"".join(name + b"\0" for name in files))
         tree = self.git("write-tree").decode().strip()
@@ -257,7 +256,7 @@ class _Own:
         return self.git("commit-tree", tree, *parents, stdin=b"Files for nspawn-runner exec\n").decode().strip()
 
     def files(self, source: _Source | None) -> list[bytes]:
-        """Return the paths whose state the commit shall have: known at HEAD or to the user's index, or not ignored.
+        """Return the paths to commit in their current state: those in HEAD or the user's index, or not ignored.
 
         Submodules, other repositories in the folder, and what a sparse checkout leaves out stay as they are at HEAD.
         """
@@ -281,15 +280,15 @@ class _Own:
             return sorted(name for name in names if name and not name.endswith(b"/") and self.is_file(name))
 
     def is_file(self, name: bytes) -> bool:
-        """Return whether git can take ``name``: a file, a link, or nothing there any more; not a folder or a socket."""
+        """Return whether git can take ``name``: a file, a link, or a deleted path; not a folder or a socket."""
         root = os.fsencode(self.folder)
         path = os.path.join(root, name)
         if os.path.dirname(name) and os.path.realpath(os.path.dirname(path)) != os.path.dirname(path):
-            return False  # below a link, which stands in the commit itself
+            return False  # below a link: the commit holds the link itself
         return os.path.islink(path) or os.path.isfile(path) or not os.path.lexists(path)
 
     def notes(self, sha: str) -> tuple[str, ...]:
-        """Return what a person should know of the commit ``sha``: what is not in it."""
+        """Return messages about what the commit ``sha`` lacks."""
         notes = []
         listed = self.git("ls-tree", "-r", "-z", sha).split(b"\0")[:-1]
         links = [os.fsdecode(_path(line)) for line in listed if line.startswith(_GITLINK.encode())]
@@ -298,12 +297,12 @@ class _Own:
         argv = ["git", "cat-file", "blob", f"{sha}:.gitattributes"]
         done = process.run(argv, check=False, env=self.env, cwd=self.folder, owner=self.owner)
         if b"filter=lfs" in done.stdout:
-            notes.append("files of Git LFS are not fetched: the job sees their pointers")
+            notes.append("Git LFS files are not fetched: the job sees their pointers")
         return tuple(notes)
 
 
 def _path(line: bytes) -> bytes:
-    """Return the path in a line of ls-files --stage or ls-tree: what follows the tabulator."""
+    """Return the path in a line of ls-files --stage or ls-tree: what follows the tab."""
     return line.partition(b"\t")[2]
 
 

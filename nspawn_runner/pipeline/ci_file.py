@@ -1,4 +1,4 @@
-"""The pipeline a .gitlab-ci.yml describes, as far as one of its jobs can be run locally."""
+"""The pipeline in a .gitlab-ci.yml, as far as needed to run one of its jobs locally."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULT_STAGE = "test"
 
 
 class Wanted(NamedTuple):
-    """Tells which keys are inherited: those of ``names``, or all when that is None."""
+    """Tells which keys are inherited: those in ``names``, or all if it is None."""
 
     names: frozenset[str] | None
 
@@ -27,9 +27,9 @@ class Wanted(NamedTuple):
 
 
 class CiJob(NamedTuple):
-    """A job as it is to be run: everything inherited, merged and expanded.
+    """A job ready to run: everything inherited, merged and expanded.
 
-    ``variables`` are all that the scripts see, in order; ``ignored`` are keywords that mean nothing locally.
+    ``variables`` are all that the scripts see, in order; ``ignored`` are keywords that a local run ignores.
     """
 
     name: str
@@ -43,7 +43,7 @@ class CiJob(NamedTuple):
 
 
 class Pipeline:
-    """The merged top level of a .gitlab-ci.yml; ``jobs`` are the names that can be asked for, in their order."""
+    """The merged top level of a .gitlab-ci.yml; ``jobs`` are the names of the jobs that can run, in file order."""
 
     def __init__(self, file: str, root: Mapping[str, Node]) -> None:
         self.file = file
@@ -58,10 +58,10 @@ class Pipeline:
         predefined: Mapping[str, str] | None = None,
         image: str | None = None,
     ) -> CiJob:
-        """Return the job ``name``, ready to run; raises JobError with file and line when it cannot be.
+        """Return the job ``name``, ready to run; raises JobError with file and line for a mistake.
 
-        Variables: ``predefined`` < global < the job's < ``overrides``, which are taken literally, as is ``image`` that
-        replaces the file's. Only what this job uses is looked at. Raises UsageError for an override that cannot be.
+        Variables: ``predefined`` < global < the job's < ``overrides``. Overrides are taken literally, as is ``image``,
+        which replaces the file's. Only what this job uses is checked. Raises UsageError for an invalid override.
         """
         given = dict(overrides or {})
         _check_overrides(given)
@@ -103,17 +103,17 @@ class Pipeline:
             assert isinstance(job.value, dict)  # noqa: S101  (_is_job looked at it)
             return job.value
         if name.startswith(".") and name in self.root:
-            raise JobError(f'"{name}" is a hidden job: it is there to be extended', advice=self._advice())
+            raise JobError(f'"{name}" is a hidden job, which can only be extended', advice=self._advice())
         raise JobError(f'{self.file} has no job "{name}"', advice=self._advice())
 
     def _advice(self) -> str:
         return f"jobs: {', '.join(self.jobs)}" if self.jobs else ""
 
     def _inherited(self, resolver: Resolver, job: Mapping[str, Node]) -> dict[str, Node]:
-        """Return what the job has of ``default`` and of the keywords at the top level that act like it."""
+        """Return what the job inherits from ``default`` and from the top-level keywords that act like it."""
         node = resolver.entry("default") if "default" in self.root else None
         if node and node.value is not None and not isinstance(node.value, dict):
-            raise wrong(node, f'"default" is {kind(node)}, it must be a mapping')
+            raise wrong(node, f'"default" is {kind(node)}; it must be a mapping')
         default = dict(node.value) if node and isinstance(node.value, dict) else {}
         ci_keywords.check_default(default, ())
         for key in (*ci_keywords.INHERITED, "services", "cache"):
@@ -141,9 +141,9 @@ class Pipeline:
 
 
 def load(repository: str, file: str = ".gitlab-ci.yml") -> Pipeline:
-    """Return the pipeline that ``file`` in the folder ``repository`` describes, with the local files it includes.
+    """Return the pipeline of ``file`` in the folder ``repository``, with the local files it includes.
 
-    Reads the files as they lie in the folder. Raises JobError with file and line for what is wrong in any of them.
+    Reads the files as they are in the folder. Raises JobError with file and line for a mistake in any of them.
     """
     try:
         root = include.read(repository, file)
@@ -157,7 +157,7 @@ def load(repository: str, file: str = ".gitlab-ci.yml") -> Pipeline:
         raise wrong(root["spec"], '"spec" (inputs) is not supported in a local run')
     for name, node in root.items():
         if not isinstance(node.value, dict) and name not in ci_keywords.GLOBAL and not name.startswith("."):
-            raise wrong(node, f'"{name}" is no keyword of the top level, and as a job it must be a mapping')
+            raise wrong(node, f'"{name}" is not a top-level keyword, and a job must be a mapping')
     return Pipeline(file, root)
 
 
@@ -166,7 +166,7 @@ def _is_job(name: str, node: Node) -> bool:
 
 
 def _is_set(keywords: Mapping[str, Node], key: str) -> bool:
-    # As on GitLab, an empty value means the same as none: what is inherited holds.
+    # As on GitLab, an empty value counts as unset: the inherited one applies.
     return key in keywords and keywords[key].value is not None
 
 
@@ -175,12 +175,12 @@ def _chosen(job: Mapping[str, Node], inherited: Mapping[str, Node], key: str) ->
 
 
 def _inherit(job: Mapping[str, Node], what: str) -> Wanted:
-    """Return which keys of ``what`` (default or variables) the job takes, by its keyword ``inherit``."""
+    """Return which keys of ``what`` (default or variables) the job inherits, by its keyword ``inherit``."""
     node = job.get("inherit")
     if node is None or node.value is None:
         return Wanted(None)
     if not isinstance(node.value, dict):
-        raise wrong(node, f'"inherit" is {kind(node)}, it must be a mapping')
+        raise wrong(node, f'"inherit" is {kind(node)}; it must be a mapping')
     for key in node.value:
         if key not in {"default", "variables"}:
             raise wrong(node.value[key], f'"inherit" has an unknown keyword "{key}"')
@@ -195,14 +195,14 @@ def _inherit(job: Mapping[str, Node], what: str) -> Wanted:
 
 def _text(node: Node, keyword: str) -> str:
     if not isinstance(node.value, str) or not node.value:
-        raise wrong(node, f'"{keyword}" is {kind(node)}, it must be a text' if node.value else f'"{keyword}" is empty')
+        raise wrong(node, f'"{keyword}" is {kind(node)}; use a string' if node.value else f'"{keyword}" is empty')
     if "\0" in node.value:
         raise wrong(node, f'"{keyword}" has a NUL character')
     return node.value
 
 
 def _image(node: Node | None) -> tuple[str | None, tuple[str, ...]]:
-    """Return the image's name, unexpanded, and the details of it that are ignored."""
+    """Return the image's name, unexpanded, and which of its keywords are ignored."""
     if node is None:
         return None, ()
     if not isinstance(node.value, dict):
@@ -213,7 +213,7 @@ def _image(node: Node | None) -> tuple[str | None, tuple[str, ...]]:
             raise wrong(part, f'"image" has an unknown keyword "{key}"')
     entrypoint = parts.get("entrypoint")
     words = entrypoint.value if entrypoint else None
-    # An empty entrypoint is how an image's own is switched off, and a machine has none.
+    # An empty entrypoint switches off the image's own, and a machine has none.
     if entrypoint and words and not (isinstance(words, list) and all(word.value == "" for word in words)):
         raise wrong(entrypoint, '"image: entrypoint" is not supported: a machine boots its own init')
     if "name" not in parts:
@@ -223,7 +223,7 @@ def _image(node: Node | None) -> tuple[str | None, tuple[str, ...]]:
 
 
 def _commands(node: Node | None, keyword: str) -> tuple[str, ...]:
-    """Return the commands of a script keyword: a text, or lists of texts in lists."""
+    """Return the commands of a script keyword: a string, or nested lists of strings."""
     if node is None or node.value is None:
         return ()
     commands = tuple(_flat(node, keyword, 0))
@@ -239,10 +239,10 @@ def _flat(node: Node, keyword: str, level: int) -> list[str]:
     if not isinstance(node.value, list):
         raise wrong(
             node,
-            f'a command of "{keyword}" is {kind(node)}, it must be a text',
-            advice="put the whole command into quotes (a colon and a blank make a mapping of it)"
+            f'a command of "{keyword}" is {kind(node)}; it must be a string',
+            advice="put the whole command in quotes (a colon and a space make it a mapping)"
             if isinstance(node.value, dict)
-            else "put it into quotes",
+            else "put it in quotes",
         )
     if level >= MAX_SCRIPT_LEVELS:
         raise wrong(node, f'"{keyword}" is nested more than {MAX_SCRIPT_LEVELS} levels deep')

@@ -13,7 +13,7 @@ MAX_REFERENCES = 10
 
 
 class Resolver:
-    """Resolves what the top level ``root`` says: ``extends`` first, references in the result, as GitLab does."""
+    """Resolves entries of the top level ``root``: first ``extends``, then references in the result, as GitLab does."""
 
     def __init__(self, root: Mapping[str, Node]) -> None:
         self.root = root
@@ -21,11 +21,11 @@ class Resolver:
         self.extended: dict[str, Node] = {}
 
     def job(self, name: str) -> Node:
-        """Return the mapping of the job ``name`` with all that it extends and refers to; raises JobError."""
+        """Return the mapping of the job ``name`` with ``extends`` and references resolved; raises JobError."""
         return self.resolved(self.extend(name, ()), ())
 
     def entry(self, name: str) -> Node:
-        """Return the top-level entry ``name``, which is there, with its references resolved; raises JobError."""
+        """Return the existing top-level entry ``name`` with its references resolved; raises JobError."""
         return self.resolved(self.root[name], ())
 
     def extend(self, name: str, chain: tuple[str, ...]) -> Node:
@@ -42,12 +42,12 @@ class Resolver:
             if parent in chain:
                 raise wrong(keyword, "jobs extend each other in a circle", facts=" → ".join((*chain, parent)))
             if parent not in self.root:
-                raise wrong(keyword, f'"{name}" extends "{parent}", which is not there')
+                raise wrong(keyword, f'"{name}" extends "{parent}", which does not exist')
             if len(chain) > MAX_EXTENDS:
                 raise wrong(keyword, f"extends is nested more than {MAX_EXTENDS} levels deep")
             below = self.extend(parent, chain)
             if not isinstance(below.value, dict):
-                raise wrong(keyword, f'"{name}" extends "{parent}", which is {kind(below)} and no job')
+                raise wrong(keyword, f'"{name}" extends "{parent}", which is {kind(below)}, not a job')
             result = merged(result, below, self.budget)
         own = {key: value for key, value in node.value.items() if key != "extends"}
         result = merged(result, node._replace(value=own), self.budget)
@@ -69,16 +69,16 @@ class Resolver:
         path = node.value.path
         shown = f"!reference [{', '.join(path)}]"
         if path in chain:
-            raise wrong(node, f"{shown} leads back to itself")
+            raise wrong(node, f"{shown} refers back to itself")
         if len(chain) >= MAX_REFERENCES:
             raise wrong(node, f"{shown} is nested more than {MAX_REFERENCES} levels deep")
         found = self.find(path)
         if found is None:
-            raise wrong(node, f"{shown} leads to nothing")
+            raise wrong(node, f"{shown} refers to nothing")
         return self.resolved(found, (*chain, path), level + 1)._replace(file=node.file, line=node.line)
 
     def find(self, path: tuple[str, ...]) -> Node | None:
-        """Return what lies at ``path`` from the top level, or None."""
+        """Return the value at ``path`` from the top level, or None."""
         if path[0] not in self.root:
             return None
         found = self.extend(path[0], ())

@@ -1,4 +1,4 @@
-"""The lines of a job's log that are not the script's own, as GitLab shows them."""
+"""The lines in a job's log that are not the script's output, as GitLab shows them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def colour_wanted(stream: TextIO, environment: Mapping[str, str]) -> bool:
 
 
 def painted(text: str, paint: str, *, colour: bool) -> str:
-    """Return ``text`` in ``paint`` where ``colour`` is wanted."""
+    """Return ``text`` in ``paint`` if ``colour`` is wanted."""
     return f"{paint}{text}{_PLAIN}" if colour else text
 
 
@@ -36,7 +36,7 @@ def warning(text: str, *, colour: bool) -> str:
 
 
 def after_script_failed(status: int, *, colour: bool) -> str:
-    """Return the line about an after_script that failed, which does not change how the job ended."""
+    """Return the line about a failed after_script, which does not change the job's result."""
     return warning(f"after_script failed with exit code {status}; the job's result stays as it is", colour=colour)
 
 

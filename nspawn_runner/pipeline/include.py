@@ -1,6 +1,6 @@
 """Read .gitlab-ci.yml and its local includes, and merge them as GitLab does; never leaves the repository.
 
-Called by root it opens them as the owner of the folder: no message quotes what that user could not read.
+When root calls this, files are opened as the folder's owner: no message quotes what that user cannot read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..host import owners
 from .values import Budget, Node, kind, wrong
 from .yaml_reader import MAX_BYTES, parse
 
-# GitLab's default for includes; the other limits keep a walk over a large tree, and the parsing of many files, short.
+# GitLab's default for includes; the other limits bound the walk over a large tree and the parsing of many files.
 MAX_FILES = 150
 MAX_TOTAL_BYTES = 2 * MAX_BYTES
 MAX_WALKED = 200_000
@@ -23,7 +23,7 @@ MAX_WALKED = 200_000
 def read(repository: str, file: str) -> dict[str, Node]:
     """Return the top level of ``file`` in the folder ``repository``, merged over what it includes.
 
-    Later files are laid over earlier ones and the including file over the included: mappings merge at any depth,
+    Later files override earlier ones, and the including file overrides the included: mappings merge at any depth,
     anything else is replaced. Raises JobError with file and line for what cannot be included.
     """
     return _Reader(os.path.realpath(repository)).read(file, ())
@@ -41,7 +41,7 @@ def merged(below: Node, above: Node, budget: Budget) -> Node:
 
 
 class _Reader:
-    """Reads files of one repository, counting how much."""
+    """Reads files of one repository and counts files and bytes."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -56,7 +56,7 @@ class _Reader:
         if top.value is None:
             raise wrong(top, "the file is empty")
         if not isinstance(top.value, dict):
-            raise wrong(top, f"the file is {kind(top)}, it must be a mapping of jobs and keywords")
+            raise wrong(top, f"the file is {kind(top)}; it must be a mapping of jobs and keywords")
         include = top.value.pop("include", None)
         below = top._replace(value={})
         for node, path in self.included(include) if include else ():
@@ -74,13 +74,13 @@ class _Reader:
         try:
             return Node(self.read(path, chain), path, 1)
         except FileNotFoundError:
-            raise wrong(node, f'the included file "{path}" is not there') from None
+            raise wrong(node, f'the included file "{path}" does not exist') from None
         except OSError as error:
             raise wrong(node, f'cannot include "{path}": {error.strerror}') from None
 
     def content(self, file: str) -> bytes:
-        """Return the bytes of ``file`` below the root; raises OSError, and JobError for what lies outside of it."""
-        # Opened first and asked afterwards where it is: a link that changes in between leads nowhere else.
+        """Return the bytes of ``file`` below the root; raises OSError, and JobError for a file outside the root."""
+        # Open first, then look up the path: a link that changes in between leads nowhere else.
         with owners.acting_as(self.owner):
             fd = os.open(os.path.join(self.root, file), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -125,7 +125,7 @@ class _Reader:
                 folders.remove(".git")
             walked += len(files) + len(folders)
             if walked > MAX_WALKED:
-                raise wrong(node, f"more than {MAX_WALKED} files to look at for an include with *")
+                raise wrong(node, f"an include with * has more than {MAX_WALKED} files to search")
             for name in files:
                 path = os.path.relpath(os.path.join(folder, name), self.root)
                 if matches(pattern, path):
@@ -138,29 +138,29 @@ def _locations(entry: Node) -> Iterator[tuple[Node, str]]:
         yield entry, entry.value
         return
     if not isinstance(entry.value, dict):
-        raise wrong(entry, f"an include is {kind(entry)}, it must be a text or a mapping")
+        raise wrong(entry, f"an include is {kind(entry)}; it must be a string or a mapping")
     for key, node in entry.value.items():
         if key != "local":
             raise wrong(
                 node,
                 f'"include: {key}" is not supported',
-                facts="only files of the same repository can be included, always: include: {local: path}",
+                facts="only files of the same repository can be included, unconditionally: include: {local: path}",
                 advice="try it on GitLab, or include a local copy",
             )
     if "local" not in entry.value:
         raise wrong(entry, "an include names no file")
     local = entry.value["local"]
     if not isinstance(local.value, str):
-        raise wrong(local, f'"include: local" is {kind(local)}, it must be a text')
+        raise wrong(local, f'"include: local" is {kind(local)}; it must be a string')
     yield local, local.value
 
 
 def _pattern(node: Node, location: str) -> str:
-    """Return ``location`` as a path from the root of the repository; raises JobError for one that cannot be there."""
+    """Return ``location`` as a path from the root of the repository; raises JobError for an invalid one."""
     if "://" in location:
         raise wrong(node, "an include from elsewhere is not supported", advice="include a local copy")
     if "$" in location:
-        raise wrong(node, f'the include "{location}" has a variable: not supported', advice="write the path itself")
+        raise wrong(node, f'the include "{location}" has a variable: not supported', advice="write out the path")
     path = location.lstrip("/")
     if ".." in path.split("/") or "\0" in path:
         raise wrong(node, f'the include "{location}" leads out of the repository')
@@ -172,7 +172,7 @@ def _pattern(node: Node, location: str) -> str:
 def matches(pattern: str, path: str) -> bool:
     """Return whether ``path`` matches ``pattern``, where ``*`` is any text without a slash and ``**`` is any text.
 
-    All positions in the pattern are followed at once: a regular expression of many stars could take for ever.
+    All positions in the pattern are tracked at once: a regular expression with many stars could take forever.
     """
     tokens: list[str] = []
     for char in pattern:

@@ -6,18 +6,18 @@ from collections.abc import Collection, Iterator, Mapping
 
 from .values import Node, wrong
 
-# What `default` or the top level gives to every job, and a job may set itself.
+# What a job inherits from `default` or the top level unless it sets it itself.
 INHERITED = ("image", "before_script", "after_script")
 
-# They say when and where a job runs in a pipeline, and what GitLab keeps of it. A local run is one job, asked for by
-# name, in a fresh machine, and nothing of it is kept.
+# These say when and where a job runs in a pipeline, and what GitLab keeps of it. A local run is one job, called by
+# name, in a fresh machine, and keeps nothing.
 IGNORED = frozenset({
     "allow_failure", "artifacts", "cache", "coverage", "dast_configuration", "dependencies", "environment", "except",
     "id_tokens", "identity", "interruptible", "manual_confirmation", "needs", "only", "pages", "publish", "release",
     "resource_group", "retry", "rules", "start_in", "tags", "timeout", "type", "when",
 })  # fmt: skip
 
-# They change what runs in the machine, so that passing over them would show a result which GitLab would not.
+# These change what runs in the machine: ignoring them would give another result than on GitLab.
 REFUSED: Mapping[str, str] = {
     "hooks": "commands before the sources are fetched",
     "inputs": "values that GitLab asks for",
@@ -38,13 +38,13 @@ GLOBAL = frozenset({*INHERITED, "cache", "default", "include", "services", "spec
 
 
 def check_job(name: str, job: Mapping[str, Node]) -> tuple[str, ...]:
-    """Return the keywords of ``job`` that a local run ignores; raises JobError for one refused or unknown."""
+    """Return the keywords of ``job`` that a local run ignores; raises JobError for a refused or unknown one."""
     _check(f'the job "{name}"', job, _JOB)
     return tuple(key for key in job if key in IGNORED)
 
 
 def check_default(default: Mapping[str, Node], wanted: Collection[str]) -> tuple[str, ...]:
-    """Return the keywords of ``default`` that are ignored; of those refused only the ``wanted`` matter to the job."""
+    """Return the ignored keywords of ``default``; raises JobError for a refused one if the job has it (``wanted``)."""
     _check('"default"', {key: node for key, node in default.items() if key in wanted or key not in _DEFAULT}, _DEFAULT)
     return tuple(key for key in default if key in IGNORED and key in wanted)
 
@@ -64,7 +64,7 @@ def _check(owner: str, keywords: Mapping[str, Node], known: Collection[str]) -> 
 def check_rules(owner: str, rules: Node, given: Collection[str]) -> None:
     """Raise JobError when a rule sets variables that are not all ``given`` on the command line.
 
-    Whether a rule applies is GitLab's to say: it may depend on a merge request or on what a push changed.
+    Only GitLab knows whether a rule applies: it may depend on a merge request or on what a push changed.
     """
     for rule in _mappings(rules):
         variables = rule.value.get("variables") if isinstance(rule.value, dict) else None
@@ -74,7 +74,7 @@ def check_rules(owner: str, rules: Node, given: Collection[str]) -> None:
             raise wrong(
                 variables,
                 f"a rule of {owner} sets {', '.join(missing)}, and a local run does not evaluate rules",
-                advice=f"say what is meant: {' '.join(f'--variable {name}=…' for name in missing)}",
+                advice=f"set the values: {' '.join(f'--variable {name}=…' for name in missing)}",
             )
 
 

@@ -1,4 +1,4 @@
-"""The predefined variables that a local run can give truthfully."""
+"""The predefined variables whose values a local run knows."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .checkout import Checkout
 
 
 def project_name(folder: str) -> str:
-    """Return the name of the project in ``folder``, as a legal last part of a path and of a GitLab project."""
+    """Return the name of the project in ``folder``, valid as the last part of a path and of a GitLab project."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", os.path.basename(os.path.realpath(folder))).lstrip("-.")
     return name[:64] or "project"
 
 
 def variables(checkout: Checkout, *, job_id: str, builds_dir: str, name: str, file: str) -> dict[str, str]:
-    """Return the variables of GitLab that are known without a server, in GitLab's words and meanings.
+    """Return the predefined variables that are known without a server, with GitLab's names and meanings.
 
     Meanings: https://docs.gitlab.com/ci/variables/predefined_variables/. The job's own (name, stage, image) are
     added where the job is read.
@@ -29,7 +29,7 @@ def variables(checkout: Checkout, *, job_id: str, builds_dir: str, name: str, fi
         "CI_CONFIG_PATH": file,
         "CI_DISPOSABLE_ENVIRONMENT": "true",
         "CI_JOB_ID": job_id,
-        # Of the sources GitLab knows, a push of the branch is what a local run stands for.
+        # Of GitLab's sources, a push of the branch is closest to a local run.
         "CI_PIPELINE_SOURCE": "push",
         "CI_PROJECT_DIR": project_dir,
         "CI_PROJECT_NAME": name,

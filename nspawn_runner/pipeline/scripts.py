@@ -1,7 +1,7 @@
-"""Make the shell scripts of a local job's stages; pure functions.
+"""Generate the shell scripts of a local job's stages; pure functions.
 
-Every script ends with ``exit``: what follows it on the shell's stdin is not for the shell. They are written for bash
-and work with a POSIX shell too, less what only bash can do.
+Every script ends with ``exit``: the shell must not run what follows on its stdin. The scripts are written for bash and
+also work in a POSIX shell, without what only bash can do.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from .ci_file import CiJob
 from .headings import GREEN, painted
 
-# The one reference of the bundle that the sources come in.
+# The only ref in the bundle of the sources.
 BUNDLE_REF = "refs/heads/exec"
 
-# Some POSIX shells have no pipefail, and would end at an option they do not know.
+# Some POSIX shells have no pipefail, and exit at an unknown option.
 _STRICT = ["set -e", "if (set -o pipefail) 2>/dev/null; then set -o pipefail; fi"]
 
 
 def quoted(text: str) -> str:
-    """Return ``text``, which has no NUL, as one word of a shell script that stands for exactly these characters."""
+    """Return ``text``, which has no NUL, quoted as one literal word of a shell script."""
     return "'" + text.replace("'", "'\\''") + "'"
 
 
@@ -35,19 +35,19 @@ def get_sources(
 ) -> bytes:
     """Return a script that clones the git ``bundle`` to ``project_dir`` and checks out ``sha``, detached as on GitLab.
 
-    ``bundle`` is a path in the machine, ``shallow`` the commits whose parents are not in it. A ``strategy`` of "none"
-    or "empty" (GIT_STRATEGY) makes an empty folder.
+    ``bundle`` is a path in the machine, ``shallow`` the commits whose parents are not in it. With the ``strategy``
+    (GIT_STRATEGY) "none" or "empty" the folder stays empty.
     """
     folder = quoted(project_dir)
     lines = ["set -e", f"rm -rf -- {folder}", f"mkdir -p -- {folder}", f"cd -- {folder}"]
     if strategy in {"none", "empty"}:
         return _script([*lines, "echo 'Skipping Git repository setup'", "exit 0"])
-    missing = "ERROR: there is no git in this image, which is needed to get the sources; add it to the image"
+    missing = "ERROR: there is no git in this image; getting the sources needs it: add it to the image"
     kind = " --object-format=sha256" if len(sha) == 64 else ""
     lines += [
         f"command -v git >/dev/null || {{ echo {quoted(missing)}; exit 1; }}",
         "echo 'Fetching the sources...'",
-        # Files of Git LFS would be asked of a server that this clone does not know.
+        # Git LFS would ask a server that this clone does not know.
         "export GIT_LFS_SKIP_SMUDGE=1 GIT_TERMINAL_PROMPT=0",
         f"git -c init.defaultBranch=main init{kind} .",
     ]
@@ -62,9 +62,9 @@ def get_sources(
 
 
 def build_script(job: CiJob, project_dir: str, *, colour: bool = False) -> bytes:
-    """Return the script of ``job``: variables exported, before_script and script in one shell that ends at a failure.
+    """Return the script of ``job``: variables exported, before_script and script in one shell that exits on failure.
 
-    The commands read from /dev/null, and each is shown before it is run.
+    The commands read from /dev/null, and each is printed before it runs.
     """
     environment = {**dict(job.variables), "CI_JOB_STATUS": "running"}
     return _commands_script(environment, project_dir, (*job.before_script, *job.script), colour=colour)
@@ -84,20 +84,20 @@ def _commands_script(
         *_STRICT,
         *(f"export {name}={quoted(value)}" for name, value in environment.items()),
         f"cd -- {quoted(project_dir)}",
-        # The shell reads this script on its own stdin, which no command may get hold of. As one word, the commands can
-        # neither be cut short by what follows them nor swallow it.
+        # The shell reads this script from its stdin, which no command may read. As one word, the commands can neither
+        # be cut short by what follows them nor swallow it.
         f"eval {quoted(body + chr(10))} </dev/null",
         "exit 0",
     ])
 
 
 def _echo(command: str, *, colour: bool) -> str:
-    """Return the line that shows ``command``; of several lines the first, as GitLab does."""
+    """Return the line that prints ``command``, or its first line if it has several, as GitLab does."""
     lines = command.strip("\n").split("\n")
     shown = lines[0] if len(lines) == 1 else f"{lines[0]} # collapsed multi-line command"
     return f"printf '%s\\n' {quoted(painted(f'$ {shown}', GREEN, colour=colour))}"
 
 
 def _script(lines: Iterable[str]) -> bytes:
-    # An argument of the command line that is no UTF-8 arrives as surrogates and leaves as the bytes it was.
+    # A command-line argument that is not UTF-8 arrives as surrogates; write its original bytes.
     return ("\n".join(lines) + "\n").encode(errors="surrogateescape")

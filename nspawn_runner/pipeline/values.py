@@ -1,4 +1,4 @@
-"""Values of .gitlab-ci.yml with their place in the file, errors that name it, and a limit to their number."""
+"""Values of .gitlab-ci.yml with their position in the file, errors that name it, and a limit on their number."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import NamedTuple, TypeAlias
 
 from ..errors import JobError
 
-# GitLab's own limit for the depth is 100 levels. The number of values counts those of aliases again at each
-# use, which is what a few lines of aliases to aliases multiply.
+# GitLab's own limit for the depth is 100 levels. Values of an alias count again at each use: a few lines of aliases to
+# aliases multiply them.
 MAX_DEPTH = 100
 MAX_VALUES = 200_000
 
@@ -19,7 +19,7 @@ class Reference(NamedTuple):
 
 
 class Date(NamedTuple):
-    """A date or time without quotes, which GitLab refuses to load."""
+    """An unquoted date or time, which GitLab refuses to load."""
 
     text: str
 
@@ -32,7 +32,7 @@ Value: TypeAlias = "str | int | float | bool | Reference | Date | Merge | list[N
 
 
 class Node(NamedTuple):
-    """A value, where it was written (for a mapping's value the line of its key), how many values it holds, how deep."""
+    """A value, its position (for a mapping's value the line of its key), how many values it holds, and its depth."""
 
     value: Value
     file: str
@@ -47,8 +47,8 @@ def wrong(node: Node, what: str, *, facts: str = "", advice: str = "") -> JobErr
 
 
 def kind(node: Node) -> str:
-    """Return what the value of ``node`` is, in the words of an error message."""
-    # A boolean is an int to Python: asked first.
+    """Return what kind of value ``node`` has, worded for an error message."""
+    # In Python a bool is an int: it comes first.
     for types, words in _KINDS:
         if isinstance(node.value, types):
             return words
@@ -58,7 +58,7 @@ def kind(node: Node) -> str:
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (bool, "a boolean"),
     ((int, float), "a number"),
-    (str, "a text"),
+    (str, "a string"),
     (list, "a list"),
     (dict, "a mapping"),
     (Date, "a date"),
@@ -68,14 +68,14 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 
 
 class Budget:
-    """Counts the values that are worked on, so that what multiplies itself ends in an error and not in the memory."""
+    """Counts processed values, so that values that multiply end in an error instead of filling memory."""
 
     def __init__(self, limit: int = MAX_VALUES) -> None:
         self.limit = limit
         self.spent = 0
 
     def spend(self, amount: int, node: Node) -> None:
-        """Count ``amount`` values; raises JobError at ``node`` when they are too many in all."""
+        """Count ``amount`` values; raises JobError at ``node`` when the total exceeds the limit."""
         self.spent += amount
         if self.spent > self.limit:
             raise wrong(node, f"aliases, references and inheritance expand to more than {self.limit} values")

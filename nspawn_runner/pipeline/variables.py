@@ -9,19 +9,19 @@ from typing import NamedTuple
 from ..errors import JobError
 from .values import Date, Node, kind, wrong
 
-# What execve(2) takes as one string of the environment, MAX_ARG_STRLEN: 32 pages, with "NAME=" and the final NUL.
+# The limit of execve(2) for one environment string, MAX_ARG_STRLEN: 32 pages, with "NAME=" and the final NUL.
 MAX_VALUE_BYTES = 128 * 1024
 # bash(1), "Shell Variables": setting one of these is an error, which would end the job before its first command.
 READ_ONLY = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"})
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# As the runner's language (Go, os.Expand) reads a reference: a name in braces, one of the shell's special characters, a
-# name. A brace that is not closed goes, a dollar before anything else stays.
+# A reference as the runner's language (Go, os.Expand) reads it: a name in braces, a special character of the shell, or a
+# name. An unclosed brace is dropped, a dollar before anything else stays.
 _REFERENCE = re.compile(r"\$(?:\{([^}]*)\}|(\{)|([*#$@!?\-0-9])|([A-Za-z_][A-Za-z0-9_]*))")
 
 
 class Variable(NamedTuple):
-    """A variable's text; ``raw`` when no reference in it is to be expanded."""
+    """A variable's text; with ``raw`` its references are not expanded."""
 
     value: str
     raw: bool = False
@@ -31,7 +31,7 @@ class Variable(NamedTuple):
 def parse(node: Node) -> dict[str, Variable]:
     """Return the variables in the mapping ``node``; raises JobError for a name or value that GitLab or bash refuses.
 
-    A value is a text or a whole number, or a mapping of value, description, options and expand.
+    A value is a string or a whole number, or a mapping of value, description, options and expand.
     """
     if node.value is None:
         return {}
@@ -59,9 +59,9 @@ def _variable(name: str, node: Node) -> Variable:
 
 
 def name_problem(name: str) -> str:
-    """Say what is wrong with ``name`` as a variable of a bash script, or return an empty text."""
+    """Return what is wrong with ``name`` as a variable in a bash script, or an empty string."""
     if not _NAME.fullmatch(name):
-        return f'"{name}" cannot be a variable: its name must be letters, digits and _'
+        return f'"{name}" cannot be the name of a variable: use letters, digits and _'
     return f"the variable {name} is read-only in bash" if name in READ_ONLY else ""
 
 
@@ -76,13 +76,13 @@ def _text(name: str, node: Node) -> str:
     quotes = isinstance(value, (bool, float, Date))
     raise wrong(
         node,
-        f"the variable {name} is {kind(node)}, GitLab takes texts and whole numbers only",
-        advice="put it into quotes" if quotes else "",
+        f"the variable {name} is {kind(node)}; GitLab takes only strings and whole numbers",
+        advice="put it in quotes" if quotes else "",
     )
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:
-    """Return ``text`` with ``$NAME``, ``${NAME}`` and ``$$`` replaced, by nothing where there is no such variable."""
+    """Return ``text`` with ``$NAME``, ``${NAME}`` and ``$$`` replaced; unknown variables become empty."""
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[3] or match[4] or ""
@@ -94,11 +94,11 @@ def expand(text: str, values: Mapping[str, str]) -> str:
 def expanded(variables: Mapping[str, Variable]) -> dict[str, str]:
     """Return the values of ``variables`` with their references to each other expanded, in the same order.
 
-    Raises JobError for a circle, and for a value longer than an environment can hold.
+    Raises JobError for circular references, and for a value longer than an environment can hold.
     """
     done: dict[str, str] = {}
     for first in variables:
-        # A path of names, not recursion: a thousand variables may refer to each other in a row.
+        # A path of names, not recursion: a thousand variables may form one chain.
         path = [first]
         while path:
             name = path[-1]

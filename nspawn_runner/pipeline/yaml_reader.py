@@ -16,14 +16,14 @@ MAX_DIGITS = 100
 def parse(content: bytes, file: str, budget: Budget) -> Node:
     """Return the one document in ``content``; ``file`` is its name in messages.
 
-    Raises JobError for what is not UTF-8 or not YAML, is too large or too deep, and for duplicate keys, keys that are
-    no text, tags other than ``!reference``, and a second document. Merge keys act in the order they are written, a list
-    of them from its last to its first, as in Ruby's YAML, which GitLab loads with.
+    Raises JobError for content that is not UTF-8 or not YAML, or is too large or too deep, and for duplicate keys, keys
+    that are not strings, tags other than ``!reference``, and a second document. Merge keys apply in the order they are
+    written, a list of them from last to first, as in Ruby's YAML, which GitLab uses.
     """
     import yaml
 
     text = _text(content, file)
-    # libyaml where PyYAML has it: some ten times faster. Events, not nodes: composing them recurses without a limit.
+    # libyaml if PyYAML has it: about ten times faster. Events, not nodes: composing nodes recurses without a limit.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     builder = _Builder(file, budget)
     try:
@@ -45,8 +45,8 @@ def parse(content: bytes, file: str, budget: Budget) -> Node:
 def _too_deep(text: str, loader: Any) -> int:
     """Return the line where ``text`` is nested deeper than we allow, 0 if nowhere.
 
-    libyaml 0.2.6 has a limit of its own, and reads a line ahead of the events it gives: a text that it refuses is
-    judged by our limit first, so that the message is the same with every version.
+    libyaml 0.2.6 has a limit of its own, and reads a line ahead of its events: a text that it refuses is checked
+    against our limit first, so that the message is the same with every version.
     """
     import yaml
 
@@ -82,7 +82,7 @@ def _text(content: bytes, file: str) -> str:
 
 
 class _Frame:
-    """A collection that is being read: a list, or a mapping with perhaps a key that waits for its value."""
+    """A collection that is being read: a list, or a mapping, perhaps with a key that waits for its value."""
 
     def __init__(self, node: Node, anchor: str | None, *, reference: bool) -> None:
         self.node = node
@@ -93,7 +93,7 @@ class _Frame:
 
 
 class _Builder:
-    """Makes one Node of the parser's events, with a stack of its own instead of recursion."""
+    """Builds one Node from the parser's events, with a stack of its own instead of recursion."""
 
     def __init__(self, file: str, budget: Budget) -> None:
         self.file = file
@@ -118,7 +118,7 @@ class _Builder:
             raise wrong(
                 self.at(line),
                 "a second document (after ---) is not supported",
-                advice="inputs and spec headers are for GitLab alone; write their values into the file",
+                advice="only GitLab supports inputs and spec headers; write their values into the file",
             )
 
     def at(self, line: int) -> Node:
@@ -129,7 +129,7 @@ class _Builder:
             raise wrong(self.at(line), f"the alias *{anchor} has no anchor &{anchor} above it in this file")
         node = self.anchors[anchor]
         if node is None:
-            raise wrong(self.at(line), f"the alias *{anchor} is inside of what it stands for")
+            raise wrong(self.at(line), f"the alias *{anchor} is inside its own anchor")
         return node
 
     def open(self, event: Any, line: int) -> None:
@@ -157,14 +157,14 @@ class _Builder:
             node = node._replace(value=_reference(node, children))
         size = 1 + sum(child.size for child in children)
         if size > MAX_VALUES:
-            raise wrong(node, f"the aliases of this expand to more than {MAX_VALUES} values")
+            raise wrong(node, f"the aliases here expand to more than {MAX_VALUES} values")
         depth = 1 + max((child.depth for child in children), default=0)
         if depth > MAX_DEPTH:
             raise wrong(node, f"aliases are nested more than {MAX_DEPTH} levels deep")
         self.add(node._replace(size=size, depth=depth), frame.anchor)
 
     def add(self, node: Node, anchor: str | None) -> None:
-        """Put the complete ``node`` where it belongs: the root, the list or mapping that is open, or its next key."""
+        """Put the complete ``node`` where it belongs: the root, an item or value of the open collection, or a key."""
         self.budget.spend(1, node)
         if anchor:
             self.anchors[anchor] = node
@@ -192,17 +192,17 @@ class _Builder:
                 self.budget.spend(len(part), key)
                 mapping.update(part)
         elif not isinstance(key.value, str):
-            raise wrong(key, f"a key is {kind(key)}, it must be a text", advice="put the key into quotes")
+            raise wrong(key, f"a key is {kind(key)}; it must be a string", advice="put the key in quotes")
         elif key.value in frame.written:
             line = frame.written[key.value]
-            raise wrong(key, f'the key "{key.value}" is there twice, first in line {line}', advice="remove one")
+            raise wrong(key, f'duplicate key "{key.value}", first in line {line}', advice="remove one")
         else:
             frame.written[key.value] = key.line
             mapping[key.value] = node._replace(file=key.file, line=key.line)
 
 
 def _merged(key: Node, node: Node) -> list[dict[str, Node]]:
-    """Return the mappings under a ``<<``, in the order in which they are laid over each other."""
+    """Return the mappings under a ``<<`` in the order in which they apply; later ones override."""
     parts = node.value if isinstance(node.value, list) else [node]
     mappings = [part.value for part in parts if isinstance(part.value, dict)]
     if len(mappings) < len(parts):
@@ -213,18 +213,18 @@ def _merged(key: Node, node: Node) -> list[dict[str, Node]]:
 def _reference(node: Node, children: list[Node]) -> Reference:
     path = tuple(child.value for child in children if isinstance(child.value, str))
     if not path or len(path) < len(children):
-        raise wrong(node, "!reference needs a list of texts: [job, keyword, ...]")
+        raise wrong(node, "!reference needs a list of strings: [job, keyword, ...]")
     return Reference(path)
 
 
 def _scalar(event: Any, node: Node) -> Value:
-    """Return the value of a scalar by the rules of YAML 1.1, which both PyYAML and GitLab follow."""
+    """Return the value of a scalar by the rules of YAML 1.1, which PyYAML and GitLab both follow."""
     import yaml
 
     text: str = event.value
     tag: str = event.tag or "!"
     if any("\ud800" <= char <= "\udfff" for char in text):
-        raise wrong(node, "a text has half a character (a surrogate)")
+        raise wrong(node, "a string has half a character (a surrogate)")
     if event.tag is None and event.implicit[0]:
         resolver: Any = yaml.resolver.Resolver()
         tag = resolver.resolve(yaml.ScalarNode, text, (True, False))
@@ -249,7 +249,7 @@ def _number(text: str, tag: str, node: Node) -> int | float | str:
     from yaml.constructor import SafeConstructor
 
     if len(text) > MAX_DIGITS:
-        raise wrong(node, f"a number of more than {MAX_DIGITS} digits", advice="put it into quotes")
+        raise wrong(node, f"a number of more than {MAX_DIGITS} digits", advice="put it in quotes")
     scalar = ScalarNode(f"tag:yaml.org,2002:{tag}", text)
     try:
         if tag == "int":

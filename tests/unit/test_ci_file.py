@@ -102,7 +102,7 @@ def test_extends_works_for_eleven_levels_and_not_for_twelve(tmp_path: Path) -> N
     [
         ("job: {extends: job, script: [x]}", ":1: jobs extend each other in a circle\njob → job"),
         ("job: {extends: .a}\n.a: {extends: .b}\n.b: {extends: .a}", ":3: jobs extend each other in a circle"),
-        ("job: {script: [x],\n  extends: .gone}", ':2: "job" extends ".gone", which is not there'),
+        ("job: {script: [x],\n  extends: .gone}", ':2: "job" extends ".gone", which does not exist'),
         ("job: {extends: 3}", ":1: extends must be the name of a job"),
         ("job: {extends: .a}\n.a: [x]", 'extends ".a", which is a list'),
     ],
@@ -126,9 +126,9 @@ def test_references_are_followed_through_extends_and_nested_lists(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("job:\n  script: !reference [.gone, script]", ":2: !reference [.gone, script] leads to nothing"),
-        ("job:\n  script: !reference [job, script]", ":2: !reference [job, script] leads back to itself"),
-        ("job:\n  script:\n    - !reference []", ":3: !reference needs a list of texts"),
+        ("job:\n  script: !reference [.gone, script]", ":2: !reference [.gone, script] refers to nothing"),
+        ("job:\n  script: !reference [job, script]", ":2: !reference [job, script] refers back to itself"),
+        ("job:\n  script:\n    - !reference []", ":3: !reference needs a list of strings"),
         (
             "".join(f".r{level}: {{s: !reference [.r{level + 1}, s]}}\n" for level in range(12))
             + ".r12: {s: x}\njob: {script: !reference [.r0, s]}",
@@ -233,7 +233,7 @@ def test_refused_defaults_matter_only_to_the_jobs_that_inherit_them(tmp_path: Pa
     [
         ("job:\n  script: [x]\n  scirpt: [y]\n", ':3: the job "job" has an unknown keyword "scirpt"'),
         ("default:\n  script: [y]\njob: {script: [x]}\n", ':2: "default" has an unknown keyword "script"'),
-        ("job: {script: [x]}\nvariable: 3\n", ':2: "variable" is no keyword'),
+        ("job: {script: [x]}\nvariable: 3\n", ':2: "variable" is not a top-level keyword'),
         ("job: {script: [x]}\nspec: {inputs: {}}\n", ':2: "spec"'),
         ("job: {script: [x], image: {name: a, entrypoint: [b]}}\n", '"image: entrypoint" is not supported'),
         ("job: {script: [x], image: {entrypoint: ['']}}\n", '"image" has no name'),
@@ -308,7 +308,7 @@ def test_glob_matching(pattern: str, path: str, expected: bool) -> None:
 @pytest.mark.parametrize(
     ("include", "message"),
     [
-        ("gone.yml", ':1: the included file "gone.yml" is not there'),
+        ("gone.yml", ':1: the included file "gone.yml" does not exist'),
         ("../out.yml", "leads out of the repository"),
         ("a/../../out.yml", "leads out of the repository"),
         ("link.yml", "link that leads out of the repository"),
@@ -365,14 +365,14 @@ DEEP = "".join(f".d{level}: &d{level} {'[' * 60}{f'*d{level - 1}' if level else 
         ("", ".gitlab-ci.yml: the file is empty"),
         ("---\n", "the file is empty"),
         ("- a\n", "the file is a list"),
-        ("text", "the file is a text"),
+        ("text", "the file is a string"),
         ("\tjob: x", ":1: not valid YAML"),
-        ("job: {script: [x]}\njob: {script: [y]}\n", ':2: the key "job" is there twice, first in line 1'),
+        ("job: {script: [x]}\njob: {script: [y]}\n", ':2: duplicate key "job", first in line 1'),
         ("1: {script: [x]}\n", ":1: a key is a number"),
         ("on: {script: [x]}\n", ":1: a key is a boolean"),
         ("? [a]\n: b\n", ":1: a key is a list"),
         ("a: *b\n", ":1: the alias *b has no anchor"),
-        ("a: &a [*a]\n", ":1: the alias *a is inside of what it stands for"),
+        ("a: &a [*a]\n", ":1: the alias *a is inside its own anchor"),
         ("a: !ruby/object x\n", ":1: the tag !ruby/object is not supported"),
         ("a: !!binary aGk=\n", ":1: the tag !!binary is not supported"),
         ("a: b\n---\nc: d\n", ":2: a second document"),
@@ -383,7 +383,7 @@ DEEP = "".join(f".d{level}: &d{level} {'[' * 60}{f'*d{level - 1}' if level else 
         (b"#" * 10_000_000, "larger than 2 MiB"),
         ("[" * 1_000_000, "nested more than 100 levels deep"),
         ("- a\n" * 300_000, "more than 200000 values"),
-        (BOMB, ":6: the aliases of this expand to more than 200000 values"),
+        (BOMB, ":6: the aliases here expand to more than 200000 values"),
         (DEEP, "nested more than 100 levels deep"),
         (REFERENCES + ".r9: {s: x}\njob: {script: !reference [.r0, s]}\n", "expand to more than 200000 values"),
         (f"a: &a {{a: 1}}\nb: {{<<: [{','.join(['*a'] * 150_000)}]}}\n", "more than 200000 values"),
