@@ -1,1 +1,1 @@
-"""A module per verb, reading as the story of that verb."""
+"""One module per verb, with its steps in order."""

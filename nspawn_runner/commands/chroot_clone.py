@@ -1,4 +1,4 @@
-"""chroot-clone: make a new image from what another one holds."""
+"""chroot-clone: copy an image to a new one."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
     from ..settings.schema import Settings
 
-HELP = "make a new image from another one"
-DESCRIPTION = """Makes the image NEW, a copy of what the image NAME holds now. On btrfs, and where the file system can
-share blocks, this takes no time and no room.
+HELP = "copy an image to a new one"
+DESCRIPTION = """Makes the image NEW, a copy of the image NAME as it is now. On btrfs, and where the file system can
+share blocks, this takes no time and no space.
 
     nspawn-runner chroot-clone bookworm web"""
 
-# What the playbook of the image that is copied has to do with; the new one may have its own.
+# Facts that come from the playbook of the copied image; the new one may have its own.
 _OF_PLAYBOOK = {"playbook", "digest", "base_digest", "aliases", "parent", "inputs", "maintained"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add NAME, NEW and --generation."""
-    parser.add_argument("name", metavar="NAME", help="name of the image that is copied")
+    parser.add_argument("name", metavar="NAME", help="name of the image to copy")
     parser.add_argument("new", metavar="NEW", help="name of the new image")
-    parser.add_argument("--generation", metavar="GENERATION", default="", help="copy this one, not the current")
+    parser.add_argument("--generation", metavar="GENERATION", default="", help="copy this one, not the current one")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
-    """Make the copy and say in one line what was made."""
+    """Make the copy and print one line about it."""
     state, new = settings.state_folder, lookup.new_image_name(args.new)
     name = store.own_name(state, args.name)
     changes.refuse_existing(state, new)

@@ -25,11 +25,11 @@ DESCRIPTION = """Makes the image NAME with mmdebstrap (or debootstrap). Jobs can
     nspawn-runner chroot-create bookworm
     nspawn-runner chroot-create web --suite trixie --packages nginx-light curl
 
-The playbook of NAME, if there is one in /etc/nspawn-runner, says what it is made from; see chroot-maintenance."""
+If NAME has a playbook in /etc/nspawn-runner, that says what it is made from; see chroot-maintenance."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add NAME and what the image is made from."""
+    """Add NAME and the options for what the image is made from."""
     parser.add_argument("name", metavar="NAME", help="name of the image: letters, digits and . _ -")
     parser.add_argument("--suite", metavar="SUITE", help="suite of the distribution (default: NAME)")
     parser.add_argument("--mirror", metavar="URL", default="", help="where packages come from (default: the builder's)")
@@ -37,11 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", metavar="ARCH", default="", help="architecture (default: the host's)")
     parser.add_argument("--packages", metavar="PACKAGE", nargs="+", default=[], help="added to the usual packages")
     parser.add_argument("--components", metavar="COMPONENT", nargs="+", default=["main"], help="(default: main)")
-    parser.add_argument("--keyring", metavar="FILE", default="", help="check the suite with these keys and no others")
+    parser.add_argument("--keyring", metavar="FILE", default="", help="check the suite with these keys only")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
-    """Make the image and say in one line what was made."""
+    """Make the image and print one line about it."""
     name = lookup.new_image_name(args.name)
     playbook = playbooks.find_all(settings.state_folder)[0].get(name)
     if playbook:
@@ -60,10 +60,10 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _create_by_playbook(playbook: playbooks.Playbook, args: argparse.Namespace, settings: Settings) -> int:
-    """Make the image as its playbook says, and say what was made; return 1 where that failed."""
+    """Make the image from its playbook and print the result; return 1 if that failed."""
     given = (args.suite, args.mirror, args.arch, args.packages, args.keyring)
     if any(given) or args.variant != "minbase" or args.components != ["main"]:
-        raise UsageError(f"{playbook.path} says what {playbook.image} is made from", advice="write that there instead")
+        raise UsageError(f"{playbook.path} says what {playbook.image} is made from", advice="set that there instead")
     changes.refuse_existing(settings.state_folder, playbook.image)
     wanted = specs.read(settings, [playbook.image])
     results = all_images.maintain(wanted, settings, dry=False, verbose=args.verbose)
@@ -72,7 +72,7 @@ def _create_by_playbook(playbook: playbooks.Playbook, args: argparse.Namespace, 
 
 
 def create(name: str, wanted: suite_source.SuiteSource, settings: Settings) -> store.Image:
-    """Make the image ``name`` from ``wanted``; raises HostError when there is one, or something fails."""
+    """Make the image ``name`` from ``wanted``; raises HostError if it exists or something fails."""
     state = settings.state_folder
     changes.refuse_existing(state, name)
     suite_source.keyring(wanted)
@@ -95,5 +95,5 @@ def create(name: str, wanted: suite_source.SuiteSource, settings: Settings) -> s
 
 
 def _words(texts: list[str]) -> tuple[str, ...]:
-    """Return the words in ``texts``, which may be separated by commas too."""
+    """Return the words in ``texts``, split at spaces and commas."""
     return tuple(word for text in texts for word in text.replace(",", " ").split())

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from ..settings.schema import Settings
 
 HELP = "write an image to a tar archive"
-DESCRIPTION = """Writes the tree of the image NAME to FILE, whose ending says how it is compressed: .tar, .tar.gz,
-.tar.xz or .tar.zst; - is standard output, not compressed. The same generation gives the same bytes every time. Only
-root can read FILE: an image may hold secrets.
+DESCRIPTION = """Writes the tree of the image NAME to FILE. Its ending sets the compression: .tar, .tar.gz, .tar.xz or
+.tar.zst; - is standard output, uncompressed. The same generation gives the same bytes every time. Only root can read
+FILE: an image may hold secrets.
 
     nspawn-runner chroot-export bookworm bookworm.tar.zst
     nspawn-runner chroot-export bookworm - | ssh other 'cat > bookworm.tar'"""
@@ -29,18 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add NAME, FILE, --generation and --force."""
     parser.add_argument("name", metavar="NAME", help="name of the image")
     parser.add_argument("file", metavar="FILE", help="the archive, or - for standard output")
-    parser.add_argument("--generation", metavar="GENERATION", default="", help="write this one, not the current")
-    parser.add_argument("--force", action="store_true", help="replace FILE where it is there")
+    parser.add_argument("--generation", metavar="GENERATION", default="", help="write this one, not the current one")
+    parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
-    """Write the archive and say in one line what was written."""
+    """Write the archive and print one line about it."""
     state, name = settings.state_folder, store.own_name(settings.state_folder, args.name)
     compression = exports.compression(args.file)
     if args.file == "-" and sys.stdout.isatty():
-        raise UsageError("an archive on a terminal helps nobody", advice="name a file, or use a pipe")
+        raise UsageError("an archive is not written to a terminal", advice="name a file, or use a pipe")
     if args.file != "-" and os.path.lexists(args.file) and not args.force:
-        raise UsageError(f"{args.file} is there already", advice="name another file, or replace it with --force")
+        raise UsageError(f"{args.file} already exists", advice="name another file, or replace it with --force")
     with changes.reading(state, name, args.generation) as image:
         if args.file == "-":
             exports.write(image.root, 1, compression)

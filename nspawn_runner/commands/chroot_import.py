@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 HELP = "make an image from an archive, a folder or a container image"
 DESCRIPTION = """Makes the image NAME from SOURCE: a tar archive (also compressed by gzip, xz, zstd or bzip2), a folder,
-or a container image: an OCI image layout (folder or archive) or what "docker save" wrote. No daemon is asked. What an
-archive holds cannot reach anything outside the image while it is unpacked. A single folder that holds the whole tree
-becomes the tree. The name and the id of the computer that it comes from (/etc/hostname, machine-id) do not come along.
-Scripts of jobs get the environment that a container image names; what else it says of how it is run is told and kept.
+or a container image: an OCI image layout (folder or archive) or the output of "docker save". No daemon is needed.
+Unpacking an archive cannot reach anything outside the image. If the whole tree is in a single folder, that folder
+becomes the tree. The source's host name and machine id (/etc/hostname, machine-id) are left out. Scripts of jobs get
+the environment that a container image sets; its other settings for running it are reported and kept.
 
     nspawn-runner chroot-import web web.tar.zst
     nspawn-runner chroot-import tools saved.tar --reference registry.example.com/tools:2"""
@@ -35,20 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the image")
     parser.add_argument("source", metavar="SOURCE", help="file or folder")
     parser.add_argument("--reference", metavar="REFERENCE", default="", help="name, tag or digest, of several images")
-    parser.add_argument("--replace", action="store_true", help="a new generation of NAME, where it is there already")
-    parser.add_argument("--max-size", metavar="SIZE", default="", help="how much it may unpack to (default: free disk)")
+    parser.add_argument("--replace", action="store_true", help="add a new generation if NAME exists")
+    parser.add_argument("--max-size", metavar="SIZE", default="", help="most that it may unpack to (default: free disk)")
     most = imports.MOST_FILES
-    parser.add_argument("--max-files", metavar="N", type=int, default=most, help=f"how many files (default: {most})")
+    parser.add_argument("--max-files", metavar="N", type=int, default=most, help=f"most files that it may hold (default: {most})")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
-    """Make the image and say in one line what was made; warnings go to stderr."""
+    """Make the image and print one line about it; warnings go to stderr."""
     name, state = lookup.new_image_name(args.name), settings.state_folder
     limits = imports.default_limits(state, files_count=args.max_files)
     if args.max_size:
         size = size_bytes(args.max_size)
         if size is None:
-            raise UsageError(f"'{printable(args.max_size, 40)}' is no size", advice="write it as in 512M or 4G")
+            raise UsageError(f"'{printable(args.max_size, 40)}' is not a size", advice="such as 512M or 4G")
         limits = limits._replace(size_bytes=size)
     source = imports.Source(args.source, args.reference, limits)
     if os.path.isdir(args.source) and not os.listdir(args.source):
@@ -76,12 +76,12 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def warnings(report: Report, image: store.Image) -> list[str]:
-    """Return what the user should know of an imported image: what was left out, what will not work."""
+    """Return warnings about an imported image: what was left out, what will not work."""
     found = []
     if report.devices_left_out:
         found.append(f"device nodes left out: {report.devices_left_out} (machines get theirs from systemd-nspawn)")
     if report.attributes_left_out:
-        what = "flags, and kinds that mean something on their own host only"
+        what = "flags, and kinds that only mean something on their own host"
         found.append(f"extended attributes left out: {report.attributes_left_out} ({what})")
     if report.top:
         beside = f"; left out beside it: {report.beside_top}" if report.beside_top else ""
@@ -89,10 +89,10 @@ def warnings(report: Report, image: store.Image) -> list[str]:
     if report.high_ids:
         found.append(f"files of users or groups above 65535: {report.high_ids}; machines see them as nobody's")
     if unused := container_config.told(store.facts(image)):
-        found.append(f"jobs start as on any image, in its environment, without regard to its {unused}")
+        found.append(f"jobs get the environment of the image but ignore its {unused}")
     if names := container_config.left_out(store.facts(image)):
         said = printable(", ".join(names), 200)
-        found.append(f"variables of the image that jobs do not get, by their names or for their size: {said}")
+        found.append(f"variables of the image that jobs do not get, because of name or size: {said}")
     if not imports.can_boot(image.root):
         found.append(
             f"the image {image.name} holds no systemd, so no machine can boot from it\n"
@@ -103,7 +103,7 @@ def warnings(report: Report, image: store.Image) -> list[str]:
 
 
 def _check_name(state_folder: str, name: str, replace: bool) -> bool:
-    """Return whether there is no image ``name`` yet; raises HostError where there is one that may not be replaced."""
+    """Return whether the image ``name`` is new; raises HostError if it exists and may not be replaced."""
     if not os.path.lexists(os.path.join(state_folder, name)):
         return True
     if not replace:

@@ -1,4 +1,4 @@
-"""chroot-list: show the images there are."""
+"""chroot-list: list the images."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from ..settings.schema import Settings
 
-HELP = "show the images there are"
-DESCRIPTION = """Shows what images there are, how big and how old; half-made ones too.
+HELP = "list the images"
+DESCRIPTION = """Lists the images with their sizes and ages; half-made ones too.
 
     nspawn-runner chroot-list
     nspawn-runner chroot-list --generations --json"""
@@ -32,13 +32,13 @@ _STATES = {
     "newer": "a newer generation, left by chroot-rollback",
     "unpublished": "complete, but not published",
     "building": "being made",
-    "half-made": "half-made: chroot-create or chroot-remove takes it away",
+    "half-made": "half-made: chroot-create or chroot-remove removes it",
     "broken": "broken: its tree is missing",
 }
 
 
 class ImageRow(NamedTuple):
-    """A line of the list; sizes in bytes, times in epoch seconds, None where nothing is known."""
+    """A line of the list; sizes in bytes, times in epoch seconds, None if unknown."""
 
     name: str
     suite: str | None
@@ -52,8 +52,8 @@ class ImageRow(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --json, --generations and --measure."""
     parser.add_argument("--json", action="store_true", help="print a JSON array (bytes, epoch seconds)")
-    parser.add_argument("--generations", action="store_true", help="older generations too")
-    parser.add_argument("--measure", action="store_true", help="count the size of images that were made by hand")
+    parser.add_argument("--generations", action="store_true", help="list older generations too")
+    parser.add_argument("--measure", action="store_true", help="measure images that were made by hand")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
@@ -69,7 +69,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def listing(state_folder: str, *, older: bool, measure: bool) -> Iterator[ImageRow]:
-    """Yield a row per image and per half-made one; with ``older`` one per generation; ``measure`` walks plain trees."""
+    """Yield a row per image, half-made or not; with ``older`` one per generation; ``measure`` walks plain trees."""
     for name in store.known_names(state_folder):
         meant = store.alias_of(state_folder, name)
         if meant:
@@ -95,7 +95,7 @@ def listing(state_folder: str, *, older: bool, measure: bool) -> Iterator[ImageR
 
 
 def table(rows: Sequence[ImageRow], now: float) -> list[str]:
-    """Return the lines of a table of ``rows``; ages are counted up to ``now`` (epoch seconds)."""
+    """Return the lines of a table of ``rows``, with ages at the time ``now`` (epoch seconds)."""
     lines = [("NAME", "SUITE", "SIZE", "AGE", "GENERATION", "STATE")]
     for row in rows:
         age = human_age(now - row.created) if row.created is not None else "-"

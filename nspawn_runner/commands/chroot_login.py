@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ..settings.schema import Settings
 
 HELP = "change an image by hand"
-DESCRIPTION = """Opens a shell, or runs COMMAND, in a copy of the image NAME. When it ends with exit status 0, jobs that
-start from then on get the changed copy; running ones keep what they have. Otherwise nothing changes.
+DESCRIPTION = """Opens a shell, or runs COMMAND, in a copy of the image NAME. If it ends with exit status 0, the copy
+replaces the image: jobs that start later get it, running ones keep what they have. Otherwise nothing changes.
 
     nspawn-runner chroot-login bookworm
     nspawn-runner chroot-login bookworm -- sh -c 'apt-get update && apt-get install --yes shellcheck'"""
@@ -25,15 +25,15 @@ start from then on get the changed copy; running ones keep what they have. Other
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add NAME, --discard and COMMAND."""
     parser.add_argument("name", metavar="NAME", help="name of the image")
-    parser.add_argument("--discard", action="store_true", help="throw the copy away in any case")
+    parser.add_argument("--discard", action="store_true", help="discard the copy in any case")
     parser.add_argument("command", metavar="COMMAND", nargs="*", help="what to run, after -- (default: a shell)")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
-    """Let the user change a copy, publish it after a success, and return the exit status of what ran in it."""
+    """Let the user change a copy, publish it on success, and return the exit status of the shell or command."""
     with changes.copy_to_change(settings.state_folder, args.name) as (image, draft):
         if not args.command:
-            _say("a shell in a copy of", args.name, "exit 0 keeps the changes, exit 1 throws them away")
+            _say("a shell in a copy of", args.name, "exit 0 keeps the changes, exit 1 discards them")
         status = tree_shell.run(draft.root, _host_name(args.name), args.command, user_namespace=settings.user_namespace)
         if args.discard or status:
             reason = "--discard" if args.discard else f"exit status {status}"
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _host_name(image: str) -> str:
-    """Return a legal name of a machine for ``image``: nspawn takes letters, digits and - and at most 64 of them."""
+    """Return a valid machine name for ``image``: nspawn takes at most 64 letters, digits and -."""
     return f"image-{image}".replace(".", "-").replace("_", "-")[:40].rstrip("-")
 
 

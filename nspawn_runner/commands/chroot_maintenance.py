@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
 HELP = "make images from their playbooks, or bring them up to date"
 DESCRIPTION = """An image may have an Ansible playbook: NAME.yaml (or .yml) in /etc/nspawn-runner or the state folder.
-Images that are missing are made, parents first. Of the others a copy is taken, the playbook is played in it, and when
-all went well it takes the image's place. Running jobs keep what they have; whatever fails, the image stays as it was.
+Missing images are made, parents first. For the others the playbook is played in a copy, which replaces the image if all
+went well. Running jobs keep what they have; on any failure the image stays as it was.
 
     nspawn-runner chroot-maintenance
     nspawn-runner chroot-maintenance bookworm --verbose
 
-The variables of a playbook are told in docs/playbooks.md."""
+docs/playbooks.md describes the variables of a playbook."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add NAME, --dry-run, --json and --verbose."""
     parser.add_argument("names", metavar="NAME", nargs="*", help="these images (default: all that have a playbook)")
-    parser.add_argument("--dry-run", "--check", action="store_true", help="only tell what would be done (in copies)")
+    parser.add_argument("--dry-run", "--check", action="store_true", help="only show what would be done (in copies)")
     parser.add_argument("--json", action="store_true", help="print a JSON array (bytes, seconds)")
-    # As the option before the verb, which it must not reset.
+    # SUPPRESS: without it, this would reset a --verbose given before the verb.
     parser.add_argument(
-        "--verbose", "-v", action="store_true", default=argparse.SUPPRESS, help="show all that programs say"
+        "--verbose", "-v", action="store_true", default=argparse.SUPPRESS, help="show all output of programs"
     )
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
-    """Maintain the images and print a table of what became of them; return 1 where one failed."""
+    """Maintain the images and print a table of the results; return 1 if one failed."""
     wanted = specs.read(settings, args.names)
     if not wanted:
         note(f"no image has a playbook in {playbooks.FOLDER} or {settings.state_folder}")

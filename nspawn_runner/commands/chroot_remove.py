@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HELP = "remove an image"
 DESCRIPTION = """Removes the image NAME with its older and half-made generations and aliases, unless a machine uses it.
-Of an alias only the name goes.
+Removing an alias leaves its image alone.
 
     nspawn-runner chroot-remove bookworm"""
 
@@ -23,7 +23,7 @@ Of an alias only the name goes.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add NAME and --force."""
     parser.add_argument("name", metavar="NAME", help="name of the image")
-    parser.add_argument("--force", action="store_true", help="break the machines that use it")
+    parser.add_argument("--force", action="store_true", help="remove it even if machines use it, and break them")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
@@ -52,5 +52,5 @@ def _refuse_used(state_folder: str, name: str) -> None:
         raise HostError(
             f"the image {name} is in use",
             facts=f"by {', '.join(machines)}",
-            advice="wait until these machines have gone (see: nspawn-runner list), or break them with --force",
+            advice="wait until these machines are gone (see: nspawn-runner list), or break them with --force",
         )

@@ -1,4 +1,4 @@
-"""chroot-rollback: let an earlier generation of an image be the one that jobs get."""
+"""chroot-rollback: make an earlier generation of an image the current one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
     from ..settings.schema import Settings
 
-HELP = "take an earlier generation of an image"
-DESCRIPTION = """Jobs that start from now on get an earlier generation of the image NAME: the one before the current, or
-GENERATION, as chroot-list --generations names it. Running jobs keep what they have. The generation that is left stays,
-so that naming it takes it again, until later changes push it out.
+HELP = "go back to an earlier generation of an image"
+DESCRIPTION = """Makes an earlier generation of the image NAME the current one: the one before, or GENERATION as listed
+by chroot-list --generations. Jobs that start from now on get it; running jobs keep what they have. The generation it
+replaces stays, and naming it makes it current again, until later changes push it out.
 
     nspawn-runner chroot-rollback bookworm
     nspawn-runner chroot-rollback bookworm 20250601T101500Z"""

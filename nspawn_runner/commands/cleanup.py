@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HELP = "stage: remove the job's machine"
 DESCRIPTION = """Removes the machine of a job: processes, mounts, layer, unit, record. A job without one is fine.
 
-Called by gitlab-runner it keeps the root of a failed job where the settings say so (keep_failed); with --id it removes
+Called by gitlab-runner, it keeps the root of a failed job if the settings say so (keep_failed); with --id it removes
 that too."""
 
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
-    """Remove the machine; returns 0 when nothing of it is left."""
+    """Remove the machine; return 0 when nothing of it is left."""
     job = accounting.about(jobs.from_environment(os.environ, job_id=args.id))
     removal.remove(job.id, job.server, settings, keep=args.id is None)
     return 0

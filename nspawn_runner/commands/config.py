@@ -1,4 +1,4 @@
-"""config: tell gitlab-runner where a job's folders are and who we are; touches nothing."""
+"""config: tell gitlab-runner where a job's folders are and who we are; changes nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _shell(asked: str, settings: Settings) -> str:
-    """Return the shell of the image that is ``asked`` for; where something is wrong with it, prepare will tell."""
+    """Return the shell of the image ``asked`` for; if something is wrong with the image, prepare will report it."""
     try:
         return job_image.settings_of(job_image.find(asked, settings), settings).shell
     except (Error, OSError):

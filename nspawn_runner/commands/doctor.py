@@ -1,4 +1,4 @@
-"""doctor: check everything that jobs and images need, and say how to fix what is wrong."""
+"""doctor: check everything that jobs and images need, and show how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from ..doctor import Check, ReportLine
     from ..settings.schema import Settings
 
-HELP = "check what jobs need, and say how to fix what is wrong"
+HELP = "check what jobs need, and show how to fix what is wrong"
 DESCRIPTION = """Checks everything that jobs and images need of this host, mostly by trying it, and prints a line for
-each: ok, warning (jobs run, but not as they should) or failed (jobs do not run), with the command that fixes it, for a
-root shell as it stands, or with what to do where there is none.
+each: ok, warning (jobs run, but not as they should) or failed (jobs do not run), with the command that fixes it, ready
+for a root shell, or with advice if no command does.
 
-The exit status says the worst, as monitoring wants it: 0 ok, 1 warning, 2 failed. --json prints an array of objects:
-check, level (ok, warning, failed), text, mend (a command, or empty), advice (what to do beside or in place of it, or
+The exit status is that of the worst result, for monitoring: 0 ok, 1 warning, 2 failed. --json prints an array of
+objects: check, level (ok, warning, failed), text, mend (a command, or empty), advice (what to do besides or instead, or
 empty).
 
     nspawn-runner doctor
     nspawn-runner doctor --check firewall --check "name servers"
-    nspawn-runner doctor --job    # and a tiny job through all stages, on every backend that is here"""
+    nspawn-runner doctor --job    # also a tiny job through all stages, on every available backend"""
 
 _STATUS = {level: number for number, level in enumerate(doctor.LEVELS)}
 
@@ -35,23 +35,23 @@ _STATUS = {level: number for number, level in enumerate(doctor.LEVELS)}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --check, --json, --job, --image and --machines."""
     parser.add_argument(
-        "--check", action="append", default=[], metavar="NAME", help="only this check of the report; repeatable"
+        "--check", action="append", default=[], metavar="NAME", help="run only this check; repeatable"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON array")
-    parser.add_argument("--job", action="store_true", help="run a tiny job on every backend, too")
+    parser.add_argument("--job", action="store_true", help="also run a tiny job on every backend")
     parser.add_argument("--image", metavar="NAME", default="", help="image of that job (default: the settings')")
     usual = "default: concurrent in config.toml, or 10"
     parser.add_argument("--machines", type=int, default=0, metavar="N", help=f"check for N machines at once ({usual})")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
-    """Print what the checks find and return the number of the worst."""
+    """Print what the checks find and return the exit status of the worst."""
     from ..doctor import runner_service
 
     if args.machines < 0:
-        raise UsageError("--machines takes a number from 1 on")
+        raise UsageError("--machines must be at least 1")
     checks = _checks(args.check)
-    own = for_machines(settings)  # with what the usual profile implies
+    own = for_machines(settings)  # with what the usual profile sets
     context = doctor.Context(settings, own, args.config, args.machines or runner_service.machines_at_once())
     worst = doctor.OK
     found = []
@@ -66,7 +66,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _checks(names: Sequence[str]) -> Sequence[Check]:
-    """Return the checks that ``names`` mean, or all; raises UsageError."""
+    """Return the checks ``names``, or all if there are none; raises UsageError for an unknown one."""
     there = doctor.all_checks()
     if lost := [name for name in names if name not in there]:
         from ..settings.mistakes import meant
@@ -86,7 +86,7 @@ def _results(checks: Sequence[Check], context: doctor.Context, *, job: bool, ima
 
 
 def lines(result: ReportLine) -> Iterable[str]:
-    """Yield the lines of ``result`` for people: what was found, and unless it is ok how to fix it."""
+    """Yield the lines of ``result`` for people: what was found and, unless it is ok, how to fix it."""
     yield f"{result.level:8} {result.check}: {printable(result.text)}"
     if result.mend:
         yield f"         fix: {printable(result.mend)}"

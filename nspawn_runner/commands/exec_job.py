@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from ..settings.schema import Settings
 
 HELP = "run a job of .gitlab-ci.yml here, without GitLab"
-DESCRIPTION = """Runs a job of .gitlab-ci.yml in a machine of its own; the current folder is the project. Lists the jobs
-without JOB.
+DESCRIPTION = """Runs a job of .gitlab-ci.yml in a machine of its own; the current folder is the project. Without JOB it
+lists the jobs.
 
-At the top of a git repository the project has its history; further down the folder is a project of its own
-without history; outside of git its files are taken as they are. The job gets the last commit, or
-with --dirty the files as they lie (untracked ones too, ignored ones not). .gitlab-ci.yml itself is read as
-it lies in the folder. The exit status is that of the job's script.
+At the top of a git repository the project has its history; a subfolder is a project of its own without history;
+outside git the files are used as they are. The job gets the last commit, or with --dirty the folder's current files
+(untracked ones too, ignored ones not). .gitlab-ci.yml itself is always read from the folder. The exit status is that of
+the job's script.
 
 Example:  nspawn-runner exec test --image bookworm --variable LEVEL=2"""
 
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variable", action="append", default=[], metavar="KEY=VALUE", help="set a variable of the job; repeatable"
     )
-    parser.add_argument("--dirty", action="store_true", help="take the files as they lie, not the last commit")
+    parser.add_argument("--dirty", action="store_true", help="use the current files, not the last commit")
     parser.add_argument("--file", default=".gitlab-ci.yml", metavar="FILE", help="read this file (.gitlab-ci.yml)")
 
 
@@ -63,7 +63,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     job_id = made_up_id()
     workspace = f"{settings.state_folder}/{paths.BUILDS}/exec-{job_id}"
     files.make_private_folder(RUN_FOLDER)
-    # By this lock, held longer than the workspace is there, gc knows that we live.
+    # This lock tells gc that we are alive; it is held longer than the workspace exists.
     with locks.locked(f"{RUN_FOLDER}/exec-{job_id}.lock", what=f"the job {job_id}"):
         files.make_private_folder(workspace)
         try:
@@ -111,7 +111,7 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
 def _run_stages(
     record: Record, settings: Settings, log: _Log, *, ci_job: CiJob, packed: checkout.Checkout, project_dir: str
 ) -> int:
-    """Run sources, script and after_script in the machine; return the status that decides on the job."""
+    """Run sources, script and after_script in the machine; return the status that decides the job's result."""
 
     def stage(title: str, name: str, content: bytes) -> int:
         log.section(title)
@@ -160,7 +160,7 @@ def _run_stages(
 
 
 def overrides(given: Sequence[str]) -> Mapping[str, str]:
-    """Return the variables given as KEY=VALUE; raises UsageError for one that has no =."""
+    """Return the variables given as KEY=VALUE; raises UsageError for one without =."""
     for text in given:
         if "=" not in text:
             raise UsageError(f"--variable takes KEY=VALUE, not '{printable(text, 60)}'")
@@ -168,9 +168,9 @@ def overrides(given: Sequence[str]) -> Mapping[str, str]:
 
 
 class _Log:
-    """The lines of the job's log that are ours; flushed, since the scripts write to the same stream by themselves.
+    """Our own lines in the job's log; flushed, since the scripts write to the same stream directly.
 
-    When nobody reads them any more, as behind head(1), the job goes on and is cleaned up without them.
+    If nobody reads them any more, as behind head(1), the job continues and is cleaned up without them.
     """
 
     def __init__(self) -> None:

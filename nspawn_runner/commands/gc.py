@@ -1,4 +1,4 @@
-"""gc: remove everything of ours that no live job owns; safe beside jobs, prepare and maintenance."""
+"""gc: remove everything of ours that no live job owns; safe while jobs, prepare and maintenance run."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from ..machines.records import Record
     from ..settings.schema import Settings
 
-HELP = "remove what killed jobs and commands left"
+HELP = "remove what killed jobs and commands left behind"
 DESCRIPTION = """Removes what is ours and nobody owns any more: machines whose prepare, cleanup, exec, maintenance
 or gitlab-runner was killed, with what they wrote; half-made trees of images and old generations that no machine uses;
-caches that were not used for long ([gc] in the settings). What runs, starts or stops is left alone.
-Firewall rules of ours that others took away are put back.
+caches unused for a long time ([gc] in the settings). What runs, starts or stops is left alone.
+Firewall rules of ours that others removed are restored.
 
 --json prints an array of objects: kind, name, why, size_bytes (null: not known), result (removed, would be removed,
-in use, failed), problem. The exit status is 1 when something could not be removed.
+in use, failed), problem. The exit status is 1 if something could not be removed.
 
     nspawn-runner gc --dry-run"""
 
@@ -45,7 +45,7 @@ REMOVED, WOULD, BUSY, FAILED = "removed", "would be removed", "in use", "failed"
 
 
 class LeftoverRow(NamedTuple):
-    """What became of a leftover."""
+    """A leftover and what became of it."""
 
     kind: str
     name: str
@@ -57,21 +57,21 @@ class LeftoverRow(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --dry-run, --max-age and --json."""
-    parser.add_argument("--dry-run", action="store_true", help="only tell what would be removed")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be removed")
     parser.add_argument(
         "--max-age",
         default="10min",
         metavar="AGE",
-        help="a machine that ended by itself may wait so long for its cleanup, as in 30s, 10min, 2h, 1d, 4w (10min)",
+        help="how long a machine that ended by itself may wait for its cleanup: 30s, 10min, 2h, 1d, 4w (10min)",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON array (bytes)")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
-    """Remove what is left, or only tell it, and print it; return 1 where something could not be removed."""
+    """Remove the leftovers, or only list them, and print the result; return 1 if something could not be removed."""
     ended_seconds = seconds(args.max_age)
     if ended_seconds is None:
-        raise UsageError(f"'{printable(args.max_age, 40)}' is no age", advice="such as 30s, 10min, 2h, 1d or 4w")
+        raise UsageError(f"'{printable(args.max_age, 40)}' is not an age", advice="such as 30s, 10min, 2h, 1d or 4w")
     files.make_private_folder(RUN_FOLDER)
     with locks.locked(f"{RUN_FOLDER}/gc.lock", what="gc", wait_seconds=0):
         if not args.dry_run:
@@ -94,7 +94,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _told(found: Leftover, *, dry: bool) -> LeftoverRow:
-    """Remove what was found, unless ``dry``, and say what became of it."""
+    """Remove what was found, unless ``dry``, and return what became of it."""
     row = LeftoverRow(found.kind, found.name, found.why, size_bytes(found.paths, seconds=_MEASURE_SECONDS), WOULD)
     if dry:
         return row
@@ -111,7 +111,7 @@ def _told(found: Leftover, *, dry: bool) -> LeftoverRow:
 
 
 def _end_story(machine: Leftover) -> None:
-    """Tell the journal what became of the machine of a job, whose stages will not."""
+    """Log to the journal what became of a job's machine, since no stage of the job will."""
     job = machine.name.removeprefix("run-").partition("-")[0]
     fields = {"NSPAWN_RUNNER_JOB": job, "NSPAWN_RUNNER_MACHINE": machine.name, "NSPAWN_RUNNER_STAGE": "gc"}
     journal.send(f"job {job}: gc removed its machine: {machine.why}", priority=journal.NOTICE, fields=fields)
@@ -126,7 +126,7 @@ def _lines(rows: Sequence[LeftoverRow]) -> Iterator[str]:
 
 
 def leftovers(settings: Settings, *, ended_seconds: float) -> Iterator[Leftover]:
-    """Yield what nobody owns, machines first: what they use is known to be free only when they are gone."""
+    """Yield what nobody owns, machines first: only once they are gone is what they used known to be free."""
     state = settings.state_folder
     orphaned = partial(_orphaned, state)
     yield from of_machines.find(state, ended_seconds=ended_seconds, orphaned=orphaned)
@@ -143,7 +143,7 @@ def _remove_files(settings: Settings) -> None:
 
 
 def _orphaned(state_folder: str, record: Record) -> str:
-    """Say who started the machine and is gone, or nothing where that is not known for sure."""
+    """Return who started the machine and is gone, or an empty string if that is not certain."""
     if record.server == trial_machines.SERVER and not locks.is_held(all_images.LOCK):
         return "its maintenance was killed"
     if callers.is_gone(record.owner):
@@ -181,13 +181,13 @@ def _lock_of(kind: str, job: str) -> str:
 def _remove_workspace(folder: str, kind: str, job: str) -> bool:
     with locks.locked(_lock_of(kind, job), what=f"the job {job}", wait_seconds=0):
         if not os.path.isdir(folder) or any(record.job == job for record in records.all_records()):
-            return False  # by the folder its machine is known to be nobody's
+            return False  # keep the folder: it shows that nobody owns the machine
         trees.remove(folder)
         return True
 
 
 def _trials(state_folder: str) -> Iterator[Leftover]:
-    """Yield what doctor's trials of backend and firewall make, where no doctor is at it."""
+    """Yield what doctor's trials of backend and firewall left, unless a doctor is running."""
     from ..doctor import host_firewall, storage
 
     places = storage.trial_places(state_folder)

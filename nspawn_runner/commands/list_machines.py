@@ -1,4 +1,4 @@
-"""list: show the machines, what they do and what they use."""
+"""list: list the machines, what they do and what they use."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
     from ..machines.records import Record
     from ..settings.schema import Settings
 
-HELP = "show the machines there are"
-DESCRIPTION = """Shows the machines of jobs and of maintenance: what they do, since when, and what they take.
+HELP = "list the machines"
+DESCRIPTION = """Lists the machines of jobs and of maintenance: what they do, since when, and what they use.
 
-STATE is booting, running, rebooting or stopping; ended: it went down by itself; kept: its job failed, and
-its root is there to be looked at; abandoned: a prepare or cleanup that was killed left it; unreadable: its record
-cannot be understood. CPU is time on a CPU, MEMORY includes the page cache,
-DISK is what the machine wrote. A dash: the host does not tell.
+STATE is booting, running, rebooting or stopping; ended: it shut down by itself; kept: its job failed, and its root is
+kept for inspection; abandoned: a killed prepare or cleanup left it; unreadable: its record cannot be read. CPU is CPU
+time, MEMORY includes the page cache, DISK is what the machine wrote. A dash: not known.
 
 --json prints an array of objects, with null for what is not known: machine, job, server, project, image, generation,
 state, since (epoch seconds), cpu_seconds, memory_bytes, memory_peak_bytes, disk_bytes, backend, unit,
@@ -37,14 +36,14 @@ kept_until (epoch seconds).
     nspawn-runner list --watch"""
 
 _REFRESH_SECONDS = 2
-# Counting what a job wrote takes as long as it likes to make it: millions of files. All machines share this time.
+# A job can make counting what it wrote take arbitrarily long, with millions of files. All machines share this time.
 _DISK_SECONDS = 5
-# What terminals have in common (ECMA-48): clear all, go to the top, clear to the line's end, clear all below.
+# Codes that all terminals know (ECMA-48): clear all, go to the top, clear to the end of the line, clear all below.
 _CLEAR, _TOP, _CLEAR_LINE, _CLEAR_BELOW = "\033[2J", "\033[H", "\033[K", "\033[J"
 
 
 class MachineRow(NamedTuple):
-    """A machine of the list; sizes in bytes, times in seconds, None where nothing is known."""
+    """A machine of the list; sizes in bytes, times in seconds, None if unknown."""
 
     machine: str
     job: str
@@ -66,7 +65,7 @@ class MachineRow(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --json and --watch."""
     parser.add_argument("--json", action="store_true", help="print a JSON array (bytes, seconds, epoch seconds)")
-    parser.add_argument("--watch", action="store_true", help="on a terminal: show them anew until interrupted")
+    parser.add_argument("--watch", action="store_true", help="on a terminal: refresh until interrupted")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
@@ -84,7 +83,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
 def _watch(*, json_wanted: bool) -> int:
     if json_wanted or not sys.stdout.isatty():
-        raise UsageError("--watch is for a terminal", advice="call nspawn-runner list --json again and again instead")
+        raise UsageError("--watch is for a terminal", advice="call nspawn-runner list --json repeatedly instead")
     print(_CLEAR, end="")
     while True:
         shown = "".join(f"{line}{_CLEAR_LINE}\n" for line in _lines(list(listing())))
@@ -93,7 +92,7 @@ def _watch(*, json_wanted: bool) -> int:
 
 
 def listing() -> Iterator[MachineRow]:
-    """Yield a row per machine, by name; one that goes meanwhile is left out."""
+    """Yield a row per machine, by name; one that is removed meanwhile is left out."""
     deadline = time.monotonic() + _DISK_SECONDS
     for record in records.all_records():
         seen = status.look_at(record, disk_seconds=max(0.1, deadline - time.monotonic()))
@@ -122,7 +121,7 @@ def _row(record: Record, seen: status.Sight) -> MachineRow:
 
 
 def table(rows: Sequence[MachineRow], now: float) -> list[str]:
-    """Return the lines of a table of ``rows``; ages are counted up to ``now`` (epoch seconds)."""
+    """Return the lines of a table of ``rows``, with ages at the time ``now`` (epoch seconds)."""
     lines = [("MACHINE", "JOB", "PROJECT", "IMAGE", "GENERATION", "SINCE", "STATE", "CPU", "MEMORY", "DISK")]
     for row in rows:
         project = trial_machines.SERVER if row.server == trial_machines.SERVER else row.project
@@ -135,7 +134,7 @@ def table(rows: Sequence[MachineRow], now: float) -> list[str]:
 
 
 def advice(rows: Sequence[MachineRow]) -> list[str]:
-    """Return a line for each machine that somebody has to remove, or may look at: how."""
+    """Return a line for each machine that must be removed or can be inspected, with the command."""
     told = []
     for row in rows:
         if row.state in {"abandoned", records.UNREADABLE}:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from ..settings.schema import Settings
 
 HELP = "open a shell in the machine of a running or kept job"
-DESCRIPTION = """Opens a root shell, or runs COMMAND as root, in the machine of JOB, a job's id or a machine's name as
-list shows them, beside the job's script. Without a terminal it reads and writes whatever takes the terminal's place.
-The exit status is that of the shell or COMMAND. When the job ends, the machine goes and the shell with it.
+DESCRIPTION = """Opens a root shell, or runs COMMAND as root, in the machine of JOB (a job's id or a machine's name, as
+list shows them), beside the job's script. Without a terminal it uses the caller's streams. The exit status is that of
+the shell or COMMAND. When the job ends, the machine is removed and the shell with it.
 
-Of a failed job whose root is kept (keep_failed in the settings) it is a shell in that root, without services and
-network; meanwhile it does not go.
+For a failed job whose root is kept (keep_failed in the settings), the shell runs in that root, without services and
+network; the root is not removed meanwhile.
 
     nspawn-runner login 4711
     nspawn-runner login 4711 -- journalctl --lines=20"""
@@ -37,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
-    """Open the shell and return its exit status, 255 when the machine went under it."""
+    """Open the shell and return its exit status, 255 if the machine ended meanwhile."""
     record = find(args.job)
     if record.state not in {"running", "kept"}:
         raise HostError(f"the machine {record.machine} is {record.state}", advice="see: nspawn-runner list")
     if record.state == "kept":
-        _say(f"in what is kept of {record.machine}: not booted, no network", args)
+        _say(f"in the kept root of {record.machine}: not booted, no network", args)
         return kept_root.shell(record.machine, profiles.find(record.profile, settings.profiles), args.command)
     if not systemd.is_active(record.unit):
         raise HostError(f"the machine {record.machine} has ended", advice=f"see: journalctl --unit={record.unit}")
@@ -60,13 +60,13 @@ def _say(where: str, args: argparse.Namespace) -> None:
 
 
 def find(job: str) -> Record:
-    """Return the record of the one machine that ``job``, an id or a machine's name, means; raises HostError."""
+    """Return the record of the one machine that ``job`` (an id or a machine's name) means; raises HostError."""
     known = records.all_records()
     found = [record for record in known if job == record.machine] or [record for record in known if job == record.job]
     if len(found) == 1:
         return found[0]
     if found:
         names = ", ".join(record.machine for record in found)
-        raise HostError(f"there are {len(found)} jobs {job}", facts=f"of several servers: {names}", advice="name one")
+        raise HostError(f"there are {len(found)} jobs {job}", facts=f"on several servers: {names}", advice="name one")
     there = ", ".join(record.machine for record in known) or "none"
     raise HostError(f"job {printable(job, 60)} has no machine", facts=f"there are: {there}")

@@ -34,12 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
-    """Boot the machine and say in one line which."""
+    """Boot the machine and print one line about it."""
     began = time.monotonic()
     job = accounting.about(jobs.from_environment(os.environ, job_id=args.id))
     asked = args.image if args.image is not None else job.image or args.default_image or settings.default_image
     image = job_image.find(asked, settings)
-    if args.id is None:  # by hand it is root who asks
+    if args.id is None:  # by hand, root asks
         permission.check_image(job, image.name, asked, settings, args.config or DEFAULT_FILE)
     own = job_image.settings_of(image, settings)
     if args.id is None and settings.policy:
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     record = machine.boot(job, image, settings, own, owner=callers.gitlab_runner())
     print(machine.report(record, time.monotonic() - began))
     if job.services:
-        warn("the job asks for services, which there are none of here yet: it runs without them")
+        warn("the job asks for services, which are not supported yet: it runs without them")
     if record.network == network.PRIVATE and (lack := resolvers.lack(settings.network)):
         warn(f"names cannot be found in the machine: {lack}")
     return 0

@@ -1,4 +1,4 @@
-"""reap: called by a machine's unit when it ends (ExecStopPost=): records how, and removes its layer."""
+"""reap: called by a machine's unit when it ends (ExecStopPost=); record how it ended and remove its layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DESCRIPTION = ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: systemd is the only caller and names the machine."""
+    """Add nothing: only systemd calls this, with the machine's name."""
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:

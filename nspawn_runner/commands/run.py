@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from ..settings.schema import Settings
 
 HELP = "stage: run a script in the job's machine"
-DESCRIPTION = """Runs the file SCRIPT in the job's machine, as the standard input of a shell; as root, unless the
+DESCRIPTION = """Runs the file SCRIPT in the job's machine, as the standard input of a shell; as root unless the
 settings or the image name another user.
 
-Output is passed through as it comes. What the script leaves running stays until cleanup."""
+Output is passed on as it comes. What the script leaves running stays until cleanup."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
-    """Run the script; return 0, or the number that blames the job, having told the script's own status."""
+    """Run the script and report its own status; return 0, or the number that blames the job."""
     exit_status.forget_script_status(os.environ)
     job = accounting.about(jobs.from_environment(os.environ, job_id=args.id))
     record = accounting.machine(job_script.find_machine(job.id, job.server))

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from ..settings.schema import Settings
 
 HELP = "print a section for gitlab-runner's config.toml"
-DESCRIPTION = """Prints a [[runners]] section that makes gitlab-runner run its jobs here, or serves as template.
+DESCRIPTION = """Prints a [[runners]] section that makes gitlab-runner run its jobs here, or serves as a template.
 
     nspawn-runner toml bookworm --name shed --url https://gitlab.example >> /etc/gitlab-runner/config.toml
     nspawn-runner toml bookworm > template.toml; gitlab-runner register --template-config template.toml"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add IMAGE and what is particular to the runner."""
+    """Add IMAGE and the options of the runner."""
     parser.add_argument("image", metavar="IMAGE", nargs="?", default="", help="image of jobs that ask for none")
     parser.add_argument("--name", default="", help="name of the runner")
     parser.add_argument("--url", default="", help="address of the GitLab server")
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="jobs at a time of all runners; its line has to stand at the top of config.toml",
+        help="jobs at a time of all runners; its line must be at the top of config.toml",
     )
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="jobs at a time of this runner")
 
@@ -45,11 +45,11 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
     if args.image and not is_image_name(args.image):
         raise UsageError(f"{args.image!r} cannot be an image's name", advice="see: nspawn-runner chroot-list")
-    state = settings.state_folder  # which only root may look into
+    state = settings.state_folder  # only root may read it
     if args.image and os.access(state, os.R_OK) and store.names(state) and not store.find(state, args.image):
         raise UsageError(f"there is no image {args.image}", advice="see: nspawn-runner chroot-list")
     if args.concurrent < 0 or args.limit < 0:
-        raise UsageError("--concurrent and --limit take numbers from 1 on")
+        raise UsageError("--concurrent and --limit must be at least 1")
     runner = config_toml.Runner(
         tool=tool_path(sys.argv[0]),
         state_folder=settings.state_folder,
@@ -66,6 +66,6 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def tool_path(called_as: str) -> str:
-    """Return the absolute path of the tool that was called as ``called_as``, found in PATH where that has no slash."""
+    """Return the absolute path of the tool called as ``called_as``, looked up in PATH if it has no slash."""
     found = called_as if "/" in called_as else shutil.which(called_as) or called_as
     return os.path.abspath(found)

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from ..settings.schema import Settings
 
-HELP = "take away all that the tool has made on this host"
+HELP = "remove all that the tool has made on this host"
 DESCRIPTION = """Removes what nspawn-runner has made on this host: the images with all their generations, caches, the
-roots of failed jobs, logs, metrics, the network of machines and the timers. Without --yes it only tells what there is.
-It does nothing while machines run or images change: stop gitlab-runner first, or the next job makes it all again.
+roots of failed jobs, logs, metrics, the network of machines and the timers. Without --yes it only lists them. It does
+nothing while machines run or images change: stop gitlab-runner first, or the next job makes it all again.
 
 What is not its own stays: settings and playbooks in /etc/nspawn-runner, the section in gitlab-runner's config.toml, the
-program itself; and forwarding stays on until the next start of the host.
+program itself. Forwarding stays on until the next boot of the host.
 
     nspawn-runner uninstall
     nspawn-runner uninstall --yes"""
@@ -37,7 +37,7 @@ _STAMPS = "/var/lib/systemd/timers"
 
 
 class Part(NamedTuple):
-    """Something that there is, and how it goes."""
+    """Something that exists, and how to remove it."""
 
     name: str
     remove: Callable[[], None]
@@ -45,17 +45,17 @@ class Part(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --yes."""
-    parser.add_argument("--yes", action="store_true", help="remove it, in place of telling what there is")
+    parser.add_argument("--yes", action="store_true", help="remove it, instead of listing it")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
-    """Remove everything, or tell it; return 1 where something could not be removed."""
+    """Remove everything, or list it; return 1 if something could not be removed."""
     if not args.yes:
         _refuse_in_use(settings.state_folder)
         there = [part.name for part in _parts(settings)]
         print("\n".join(there or ["there is nothing of nspawn-runner here"]))
         if there:
-            note("nothing was removed: nspawn-runner uninstall --yes does it")
+            note("nothing was removed; to remove it: nspawn-runner uninstall --yes")
         return 0
     files.make_private_folder(RUN_FOLDER)
     with locks.locked(f"{RUN_FOLDER}/gc.lock", what="gc", wait_seconds=0):
@@ -78,7 +78,7 @@ def _removed(part: Part) -> bool:
 
 
 def _refuse_in_use(state_folder: str) -> None:
-    """Raise HostError where a machine is up, or somebody is at a machine or an image."""
+    """Raise HostError if a machine is up, or a command is working on a machine or an image."""
     machines = [name for name in sorted(orphans.names(state_folder)) if systemd.is_loaded(records.unit_name(name))]
     if machines:
         raise HostError(
@@ -88,11 +88,11 @@ def _refuse_in_use(state_folder: str) -> None:
     held = [f"{RUN_FOLDER}/{name}" for name in _entries(RUN_FOLDER) if name.endswith(".lock") and name != "gc.lock"]
     held += [store.lock_file(state_folder, name) for name in store.known_names(state_folder)]
     for path in filter(locks.is_held, held):
-        raise HostError("another command of nspawn-runner is at work", facts=f"it holds {path}", advice="try again")
+        raise HostError("another nspawn-runner command is running", facts=f"it holds {path}", advice="try again later")
 
 
 def _parts(settings: Settings) -> Iterator[Part]:
-    """Yield what there is, in the order in which it can go: what calls us first, what machines stand on last."""
+    """Yield what exists, in the order of removal: first what calls us, last what machines depend on."""
     for timer in TIMERS:
         units = (timer.unit, f"{timer.unit[:-6]}.service")
         paths = [f"{_UNITS}/{unit}" for unit in units] + [f"{_STAMPS}/stamp-{timer.unit}"]
@@ -127,7 +127,7 @@ def _remove_machine(machine: str, state_folder: str) -> None:
 
 
 def _own_entries(state_folder: str) -> list[str]:
-    """Return what is the tool's in the state folder: all of it, unless the folder may be somebody else's as well."""
+    """Return the tool's own entries in the state folder: all, unless the folder may also be used for something else."""
     there = set(_entries(state_folder)) - {"lost+found"}
     if os.path.basename(state_folder) == "nspawn-runner":
         return list(there)

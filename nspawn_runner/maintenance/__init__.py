@@ -1,1 +1,1 @@
-"""Images from playbooks, over time."""
+"""Create images from playbooks and keep them up to date."""

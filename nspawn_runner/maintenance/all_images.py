@@ -1,4 +1,4 @@
-"""Maintain images one after the other, and report what became of them."""
+"""Maintain images one after the other, and report the results."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from ..images.spec import Spec
     from ..settings.schema import Settings
 
-# Held by the one maintenance that goes on; its machines are nobody's without it.
+# Held while a maintenance runs; when it is free, machines of maintenance have no owner.
 LOCK = f"{RUN_FOLDER}/maintenance.lock"
 _WOULD = {CREATED: "would be created", RECREATED: "would be made anew", UPDATED: "would change", UNCHANGED: UNCHANGED}
 
 
 def maintain(wanted: Sequence[Spec], settings: Settings, *, dry: bool, verbose: bool) -> list[ImageResult]:
-    """Maintain the images one after the other and return what became of each; what failed is told on stderr at once."""
+    """Maintain the images one after the other and return the results; failures are reported on stderr at once."""
     tools = Tools(
         settings.state_folder,
         settings.user_namespace,
@@ -51,7 +51,7 @@ def _tell(result: ImageResult) -> None:
 
 
 def lines(results: Sequence[ImageResult], *, dry: bool) -> list[str]:
-    """Return the lines of a table of ``results``; ``dry`` says that nothing was really done."""
+    """Return the lines of a table of ``results``; with ``dry`` it says what would be done."""
     rows = [("IMAGE", "RESULT", "CHANGED", "TIME", "SIZE", "LOG")]
     for each in results:
         result = _WOULD.get(each.result, each.result) if dry else each.result

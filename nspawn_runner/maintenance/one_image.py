@@ -21,9 +21,9 @@ CREATED, RECREATED, UPDATED, UNCHANGED, FAILED = "created", "made anew", "update
 
 
 class ImageResult(NamedTuple):
-    """What became of an image; ``changed`` counts tasks, the size is in bytes, both None where nothing is known.
+    """What became of an image; ``changed`` counts tasks, the size is in bytes, both None if unknown.
 
-    ``reason`` says why it was made again, or what failed, in one to three lines.
+    ``reason`` says why it was made from scratch, or what failed, in one to three lines.
     """
 
     image: str
@@ -36,9 +36,9 @@ class ImageResult(NamedTuple):
 
 
 class Tools(NamedTuple):
-    """What maintenance needs of others: which trees machines use; machines to play and to try in.
+    """What maintenance needs from other rooms: which trees machines use; machines for playbooks and smoke tests.
 
-    ``booted(spec, draft)`` gives the name of a machine that changes the draft; ``try_out(spec, draft, log)`` raises
+    ``booted(spec, draft)`` yields the name of a machine that changes the draft; ``try_out(spec, draft, log)`` raises
     HostError when the smoke test fails in a booted copy of it.
     """
 
@@ -57,23 +57,23 @@ class _Work(NamedTuple):
     log: str
 
     def player(self, target: str) -> AbstractContextManager[play.Player]:
-        """Give who plays the playbook in the tree or machine ``target``."""
+        """Return the context manager of a Player that plays the playbook in the tree or machine ``target``."""
         namespace = self.tools.user_namespace
         return play.player(self.spec, target, user_namespace=namespace, log=self.log, progress=self.progress)
 
 
 def maintain(spec: Spec, tools: Tools) -> ImageResult:
-    """Bring the image of ``spec`` up to date and tell what became of it; whatever fails leaves it as it was."""
+    """Bring the image of ``spec`` up to date and return the result; on any failure the image stays as it was."""
     return _told(spec, tools, _maintain)
 
 
 def check(spec: Spec, tools: Tools) -> ImageResult:
-    """Tell what ``maintain`` would do, playing the playbook with --check in a copy that is thrown away."""
+    """Return what ``maintain`` would do, by playing the playbook with --check in a copy that is then discarded."""
     return _told(spec, tools, _check)
 
 
 def _told(spec: Spec, tools: Tools, do: Callable[[_Work, store.Image | None], ImageResult]) -> ImageResult:
-    """Do it while no other changes the image; an error becomes a result, so that others have their turn."""
+    """Call ``do`` under the image's lock; an error becomes a result, so that the other images get their turn."""
     state, name = tools.state_folder, spec.image
     work = _Work(spec, tools, Progress(f"image {name}", verbose=tools.verbose), "")
     try:
@@ -91,7 +91,7 @@ def _told(spec: Spec, tools: Tools, do: Callable[[_Work, store.Image | None], Im
 
 
 def _image(state_folder: str, name: str) -> store.Image | None:
-    """Return the image ``name`` if there is one; what was but another's alias gives way to the image of that name."""
+    """Return the image ``name`` if it exists; an alias of that name does not count, the new image replaces it."""
     is_there = os.path.lexists(os.path.join(state_folder, name)) and not store.alias_of(state_folder, name)
     return changes.find_ours(state_folder, name) if is_there else None
 
@@ -136,7 +136,7 @@ def _copied_tree(work: _Work, image: store.Image, draft: Draft) -> dict[str, Any
 
 
 def _new_tree(work: _Work, image: store.Image | None, draft: Draft) -> dict[str, Any]:
-    _check_syntax(work)  # before minutes go into a tree that the playbook cannot be played in
+    _check_syntax(work)  # before spending minutes on a tree for a broken playbook
     facts = create.make(work.spec, draft.root, work.tools.state_folder, log=work.log, progress=work.progress)
     return {**facts, "base": image.generation} if image else facts
 

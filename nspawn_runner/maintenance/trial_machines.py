@@ -1,4 +1,4 @@
-"""Machines for maintenance: one to change a tree in, one to try a tree in."""
+"""Machines for maintenance: one to change a tree in, one to test a tree in."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..machines.records import Record
     from ..settings.schema import Settings
 
-# In place of a GitLab server's name: no job has it.
+# Stands in for a GitLab server's name; no job has it.
 SERVER = "maintenance"
 _SHELL = "/bin/sh"
 _TRIAL_SECONDS = 900
@@ -35,7 +35,7 @@ _POWEROFF_SECONDS = 90
 
 
 def remove_leftovers() -> None:
-    """Remove the machines of a maintenance that was killed; to be called when no other maintenance runs."""
+    """Remove the machines of a killed maintenance; call this only while no other maintenance runs."""
     for record in records.all_records():
         if record.server == SERVER:
             with records.lock(record.machine):
@@ -44,12 +44,12 @@ def remove_leftovers() -> None:
 
 @contextmanager
 def booted(spec: Spec, draft: Draft, settings: Settings) -> Iterator[str]:
-    """Yield the name of a machine that changes the draft's tree itself; in the end it is shut down in good order."""
+    """Yield the name of a machine that changes the draft's tree in place; shut it down cleanly on exit."""
     root = draft.root
-    # A tree that is changed itself is being made: no profile is for it.
+    # The tree is still being made: profiles do not apply to it.
     own = for_machines(settings._replace(profile=profiles.DEFAULT))
     mode = own.network.mode if own.network.mode != "none" else "private"  # none is for jobs; a playbook installs things
-    # What the playbook and packages write down of the host is to be the same each time.
+    # What the playbook and packages record of the host must be the same each time.
     name = host_name(spec.image)
     extra = {**own.network.extra_hosts, name: "127.0.1.2"}
     own = own._replace(network=own.network._replace(mode=mode, extra_hosts=extra))
@@ -65,7 +65,7 @@ def booted(spec: Spec, draft: Draft, settings: Settings) -> Iterator[str]:
         while systemd.is_active(record.unit):
             if time.monotonic() > deadline:
                 raise HostError(
-                    f"the machine that the playbook changed was not shut down after {_POWEROFF_SECONDS} s",
+                    f"the machine that the playbook changed did not shut down within {_POWEROFF_SECONDS} s",
                     advice="see which service of the image does not stop: journalctl --unit=" + record.unit,
                 )
             signals.sleep(0.05)
@@ -74,7 +74,7 @@ def booted(spec: Spec, draft: Draft, settings: Settings) -> Iterator[str]:
 def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
     """Run the smoke test of ``spec`` in a booted copy of the draft, output to ``log``; raises HostError if it fails.
 
-    The machine has the network and the limits of those that jobs will get, the script is root's.
+    The machine has the network and limits that jobs will get; the script runs as root.
     """
     own = for_machines(settings, spec.run, spec.image)
     before = os.stat(log).st_size
@@ -88,7 +88,7 @@ def try_out(spec: Spec, draft: Draft, log: str, settings: Settings) -> None:
         result = script.run(record, content, "smoke_test", shell=_SHELL, grace_seconds=5)
         said = _last_line(log, before)
         if result.status:
-            with suppress(Error, OSError):  # which must not hide that it failed
+            with suppress(Error, OSError):  # these must not hide the failure
                 for line in evidence.lines(record, since=began, seconds=5):
                     note(line)
     if result.outcome is not Outcome.FINISHED or result.status:
@@ -129,7 +129,7 @@ def _machine(
 
 @contextmanager
 def _output_to(log: str) -> Iterator[None]:
-    """Let what is written to our streams, as a script's output is, go to the end of the file ``log``."""
+    """Append our stdout and stderr, and with them a script's output, to the file ``log``."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
@@ -146,7 +146,7 @@ def _output_to(log: str) -> Iterator[None]:
 
 
 def _last_line(log: str, before: int) -> str:
-    """Return what was said last in the file ``log`` behind its first ``before`` bytes."""
+    """Return the last line of the file ``log`` after its first ``before`` bytes, worded as advice."""
     with open(log, "rb") as file:
         file.seek(max(before, os.fstat(file.fileno()).st_size - 4096))
         lines = file.read().decode(errors="replace").strip().splitlines()

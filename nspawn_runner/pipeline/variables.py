@@ -15,8 +15,8 @@ MAX_VALUE_BYTES = 128 * 1024
 READ_ONLY = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"})
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# A reference as the runner's language (Go, os.Expand) reads it: a name in braces, a special character of the shell, or a
-# name. An unclosed brace is dropped, a dollar before anything else stays.
+# A reference as the runner's language (Go, os.Expand) reads it: a name in braces, a special character of the shell, or
+# a name. An unclosed brace is dropped, a dollar before anything else stays.
 _REFERENCE = re.compile(r"\$(?:\{([^}]*)\}|(\{)|([*#$@!?\-0-9])|([A-Za-z_][A-Za-z0-9_]*))")
 
 

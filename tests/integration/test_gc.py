@@ -388,4 +388,4 @@ def test_of_two_at_once_the_second_says_so(overlay_host: DisposableHost) -> None
 def test_bad_age(overlay_host: DisposableHost, age: str) -> None:
     done = overlay_host.run([TOOL, "gc", f"--max-age={age}"], check=False)
     assert done.returncode != 0
-    assert b"is no age" in done.stderr
+    assert b"is not an age" in done.stderr

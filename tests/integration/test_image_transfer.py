@@ -621,8 +621,8 @@ def test_jobs_get_the_environment_that_a_container_image_names(host: DisposableH
     described = [{"Config": "config.json", "RepoTags": ["app:1"], "Layers": ["layer.tar"]}]
     host.path("/root/saved/manifest.json").write_text(json.dumps(described))
     done = host.run([TOOL, "chroot-import", "copy", "/root/saved"], timeout=300)
-    assert b"without regard to its ENTRYPOINT /bin/entry --now, WORKDIR /srv/app, USER worker" in done.stderr
-    assert b"that jobs do not get, by their names or for their size: no name, 1, BIG\n" in done.stderr
+    assert b"but ignore its ENTRYPOINT /bin/entry --now, WORKDIR /srv/app, USER worker" in done.stderr
+    assert b"that jobs do not get, because of name or size: no name, 1, BIG\n" in done.stderr
     host.run(["rm", "--recursive", "/root/saved"])
     tool(host, "chroot-login", "copy", "--", "true")  # a change keeps what is known
     tool(host, "prepare", "--id", "902", "copy")
