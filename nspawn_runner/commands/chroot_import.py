@@ -36,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="file or folder")
     parser.add_argument("--reference", metavar="REFERENCE", default="", help="name, tag or digest, of several images")
     parser.add_argument("--replace", action="store_true", help="add a new generation if NAME exists")
-    parser.add_argument("--max-size", metavar="SIZE", default="", help="most that it may unpack to (default: free disk)")
+    parser.add_argument("--max-size", metavar="SIZE", default="", help="limit once unpacked (default: free disk)")
     most = imports.MOST_FILES
-    parser.add_argument("--max-files", metavar="N", type=int, default=most, help=f"most files that it may hold (default: {most})")
+    parser.add_argument("--max-files", metavar="N", type=int, default=most, help=f"limit of files (default: {most})")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:

@@ -25,7 +25,7 @@ HELP = "list the machines"
 DESCRIPTION = """Lists the machines of jobs and of maintenance: what they do, since when, and what they use.
 
 STATE is booting, running, rebooting or stopping; ended: it shut down by itself; kept: its job failed, and its root is
-kept for inspection; abandoned: a killed prepare or cleanup left it; unreadable: its record cannot be read. CPU is CPU
+kept for inspection; abandoned: a killed prepare or cleanup left it; unreadable: its record cannot be parsed. CPU is CPU
 time, MEMORY includes the page cache, DISK is what the machine wrote. A dash: not known.
 
 --json prints an array of objects, with null for what is not known: machine, job, server, project, image, generation,
