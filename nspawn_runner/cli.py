@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from .settings.schema import Settings
+    from .settings.tables import Settings
 
 # verb → module in commands/. Each call loads one module, which saves the others' imports.
 VERBS = {
@@ -141,7 +141,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    from .settings import cache, load, schema
+    from .settings import cache, load, tables
 
     try:
         return load.load(args.config, cache.loads)
@@ -151,7 +151,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         # A mistake in the file must not keep a machine alive: its record is all that cleanup needs. doctor reports it.
         if args.verb == "cleanup":
             _tell(error)
-        return schema.Settings()
+        return tables.Settings()
 
 
 def plain_call(arguments: Sequence[str]) -> argparse.Namespace | None:

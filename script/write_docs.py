@@ -17,7 +17,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 
-from nspawn_runner.settings import schema  # noqa: E402
+from nspawn_runner.settings import schema, tables  # noqa: E402
 from nspawn_runner.settings.schema import SETTINGS, Setting  # noqa: E402
 
 _WIDTH = 118
@@ -46,7 +46,7 @@ _SAMPLE_TAIL = """
 
 def _default(setting: Setting) -> str:
     """Return the default as TOML writes it; of the plain values that settings have, JSON is the same."""
-    return json.dumps(schema.value(schema.Settings(), setting.key))
+    return json.dumps(tables.value(tables.Settings(), setting.key))
 
 
 def _is_table(setting: Setting) -> bool:

@@ -13,7 +13,7 @@ from ..output import human_size
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "copy an image to a new one"
 DESCRIPTION = """Makes the image NEW, a copy of the image NAME as it is now. On btrfs, and where the file system can

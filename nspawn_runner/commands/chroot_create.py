@@ -17,7 +17,7 @@ from ..output import human_size
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "make an image from a Debian suite"
 DESCRIPTION = """Makes the image NAME with mmdebstrap (or debootstrap). Jobs can ask for it as soon as it is complete.

@@ -14,7 +14,7 @@ from ..output import human_size
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "write an image to a tar archive"
 DESCRIPTION = """Writes the tree of the image NAME to FILE. Its ending sets the compression: .tar, .tar.gz, .tar.xz or

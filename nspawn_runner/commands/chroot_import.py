@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ..images.archive.unpack import Report
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "make an image from an archive, a folder or a container image"
 DESCRIPTION = """Makes the image NAME from SOURCE: a tar archive (also compressed by gzip, xz, zstd or bzip2), a folder,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "list the images"
 DESCRIPTION = """Lists the images with their sizes and ages; half-made ones too.

@@ -12,7 +12,7 @@ from ..output import note
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "change an image by hand"
 DESCRIPTION = """Opens a shell, or runs COMMAND, in a copy of the image NAME. If it ends with exit status 0, the copy

@@ -12,7 +12,7 @@ from ..maintenance.one_image import FAILED
 from ..output import note
 
 if TYPE_CHECKING:
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "make images from their playbooks, or bring them up to date"
 DESCRIPTION = """An image may have an Ansible playbook: NAME.yaml (or .yml) in /etc/nspawn-runner or the state folder.

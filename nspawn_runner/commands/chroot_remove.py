@@ -11,7 +11,7 @@ from ..maintenance import image_users
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "remove an image"
 DESCRIPTION = """Removes the image NAME with its older and half-made generations and aliases, unless a machine uses it.

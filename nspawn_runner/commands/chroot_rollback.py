@@ -9,7 +9,7 @@ from ..images import changes, generations, store
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "go back to an earlier generation of an image"
 DESCRIPTION = """Makes an earlier generation of the image NAME the current one: the one before, or GENERATION as listed

@@ -11,7 +11,7 @@ from ..light_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "stage: remove the job's machine"
 DESCRIPTION = """Removes the machine of a job: processes, mounts, layer, unit, record. A job without one is fine.

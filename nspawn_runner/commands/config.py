@@ -15,7 +15,7 @@ from ..light_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "stage: answer gitlab-runner's questions about the driver"
 DESCRIPTION = "Prints the answer to gitlab-runner's config stage: JSON on stdout, nothing else."

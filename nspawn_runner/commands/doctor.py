@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ..doctor import Check, ReportLine
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "check what jobs need, and show how to fix what is wrong"
 DESCRIPTION = """Checks everything that jobs and images need of this host, mostly by trying it, and prints a line for

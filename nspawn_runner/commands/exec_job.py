@@ -9,14 +9,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError, printable
-from ..gitlab.job import LOCAL, Job, made_up_id
+from ..gitlab.job import LOCAL, Job, limits_asked, made_up_id
 from ..host import callers, files, locks, signals, trees
 from ..jobs import accounting, job_image, job_script, machine, removal
 from ..jobs import log as job_log
 from ..machines import script
 from ..pipeline import checkout, ci_file, headings, predefined, scripts
 from ..settings import paths
-from ..settings.amounts import JOB_VARIABLES
 from ..settings.paths import RUN_FOLDER
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..machines.records import Record
     from ..pipeline.ci_file import CiJob, Pipeline
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "run a job of .gitlab-ci.yml here, without GitLab"
 DESCRIPTION = """Runs a job of .gitlab-ci.yml in a machine of its own; the current folder is the project. Without JOB it
@@ -85,8 +84,7 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
     if ci_job.ignored:
         log.say(headings.warning(f"ignored here: {', '.join(ci_job.ignored)}", colour=log.colour))
     variables = dict(ci_job.variables)
-    limits_asked = {name: variables[name] for name in JOB_VARIABLES if variables.get(name)}
-    job = Job(job_id, server=LOCAL, limits_asked=limits_asked)
+    job = Job(job_id, server=LOCAL, limits_asked=limits_asked(variables.items()))
     accounting.about(job)
     try:
         log.section(headings.PREPARE)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ..machines.records import Record
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "remove what killed jobs and commands left behind"
 DESCRIPTION = """Removes what is ours and nobody owns any more: machines whose prepare, cleanup, exec, maintenance

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ..machines.records import Record
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "list the machines"
 DESCRIPTION = """Lists the machines of jobs and of maintenance: what they do, since when, and what they use.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ..machines.records import Record
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "open a shell in the machine of a running or kept job"
 DESCRIPTION = """Opens a root shell, or runs COMMAND as root, in the machine of JOB (a job's id or a machine's name, as

@@ -16,7 +16,7 @@ from ..settings.paths import DEFAULT_FILE
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "stage: boot the job's machine"
 DESCRIPTION = """Boots the machine of a job from an image: IMAGE, else the one the job asks for, else the default.

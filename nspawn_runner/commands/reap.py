@@ -12,7 +12,7 @@ from ..names import is_machine_name
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = ""
 DESCRIPTION = ""

@@ -14,7 +14,7 @@ from ..output import say
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "stage: run a script in the job's machine"
 DESCRIPTION = """Runs the file SCRIPT in the job's machine, as the standard input of a shell; as root unless the

@@ -14,7 +14,7 @@ from ..names import is_image_name
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "print a section for gitlab-runner's config.toml"
 DESCRIPTION = """Prints a [[runners]] section that makes gitlab-runner run its jobs here, or serves as a template.

@@ -19,7 +19,7 @@ from ..settings.paths import LOG_FOLDER, RUN_FOLDER
 if TYPE_CHECKING:
     import argparse
 
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 HELP = "remove all that the tool has made on this host"
 DESCRIPTION = """Removes what nspawn-runner has made on this host: the images with all their generations, caches, the

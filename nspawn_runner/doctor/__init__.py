@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..errors import Error
 from ..settings.machine_settings import MachineSettings
-from ..settings.schema import Settings
+from ..settings.tables import Settings
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 LEVELS = (OK, WARNING, FAILED)  # from good to bad

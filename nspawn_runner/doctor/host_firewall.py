@@ -22,7 +22,7 @@ from ..machines import firewall as ours
 from ..machines import network
 from ..machines.network import INTERFACE
 from ..settings.paths import RUN_FOLDER
-from ..settings.schema import Network
+from ..settings.tables import Network
 from . import Context, Finding, failed, ok, warning
 from .bridge import forwards, is_wanted
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 
+from ..errors import HostError
 from ..host import files, locks, process, signals, trees
-from ..machines import launcher
+from ..machines import backends
 from ..nspawn import uid_ranges
 from ..settings import paths
 from ..settings.paths import RUN_FOLDER
@@ -20,15 +20,7 @@ _FEW_INODES, _TOO_FEW_INODES = 200_000, 20_000
 _FEW_BYTES_OF_RUN = 4 << 20
 # Of no machine: the first slot is 2.
 _UID_BASE = uid_ranges.base(0)
-_OWN_MOUNTS = ["unshare", "--mount", "--propagation=private", "--"]
 LOCK = f"{RUN_FOLDER}/doctor.lock"
-_SHIFT = """
-import sys
-_, place, source, target, uid_base = sys.argv
-sys.path.insert(0, place)
-from launcher import mount_idmapped
-mount_idmapped(source, target, int(uid_base))
-"""
 
 
 def state_folder(context: Context) -> Iterator[Finding]:
@@ -63,67 +55,37 @@ def backend(context: Context) -> Iterator[Finding]:
     settings = context.settings
     if not os.path.isdir(settings.state_folder) or os.statvfs(settings.state_folder).f_flag & os.ST_RDONLY:
         return  # reported already
-    on_btrfs = files.file_system(settings.state_folder) == "btrfs"
-    if settings.backend == "btrfs" and not on_btrfs:
-        yield failed(
-            f'backend = "btrfs", but {settings.state_folder} is not on btrfs',
-            advice=f'backend = "auto" in the settings, or mount a btrfs on {settings.state_folder}',
-        )
-        return
     files.make_private_folder(RUN_FOLDER)
+    kind = files.file_system(settings.state_folder)
     # The name is always the same, so that what a killed doctor left goes with the next one.
     trial, folder = trial_places(settings.state_folder)
     with locks.locked(LOCK, what="doctor's trial of the backend"):
         try:
             remove_trial(settings.state_folder)
             files.make_private_folder(trial)
-            snapshots = on_btrfs and settings.backend in {"auto", "btrfs"}
-            yield _try_btrfs(trial, folder, context) if snapshots else _try_overlay(trial, folder, context)
+            trees.make(f"{trial}/root")
+            try:
+                name = backends.choose(settings.backend, f"{trial}/root", limited_disk=False)
+            except HostError:
+                yield failed(
+                    f'backend = "{settings.backend}", but {settings.state_folder} is on {kind}',
+                    advice=f'backend = "auto" in the settings, or mount a {settings.backend} there',
+                )
+                return
+            yield _try(name, trial, folder, context)
         finally:
             with signals.held():
                 remove_trial(settings.state_folder)
 
 
-def _try_overlay(trial: str, folder: str, context: Context) -> Finding:
-    """Let the launcher of machines mount a tree as it does for them, in a mount namespace of its own."""
+def _try(name: str, trial: str, folder: str, context: Context) -> Finding:
     uid_base = _UID_BASE if context.own.user_namespace else 0
-    trees.make(f"{trial}/root")
-    for name in ("upper", "work"):
-        os.makedirs(f"{trial}/layer/{name}")
-        os.chown(f"{trial}/layer/{name}", uid_base, uid_base)
-    ask = ["stat", "--format=%u", f"{folder}/merged"]
-    launch = [sys.executable, "-I", "-S", launcher.__file__, f"{trial}/root", f"{trial}/layer", folder, str(uid_base)]
-    done = process.run([*_OWN_MOUNTS, *launch, *ask], check=False)
-    if done.returncode or int(done.stdout) != uid_base:
-        return _no_layers("overlay", done.stderr)
-    return ok("overlay works" + (", with users of its own for each machine" if uid_base else ""))
-
-
-def _try_btrfs(trial: str, folder: str, context: Context) -> Finding:
-    """Make a snapshot, and shift its users as systemd-nspawn does for machines."""
-    trees.make(f"{trial}/root")
-    trees.copy(f"{trial}/root", f"{trial}/snapshot")
-    if not trees.is_subvolume(f"{trial}/snapshot"):
-        return failed("btrfs makes no snapshots here", advice="dmesg may say why")
-    if not context.own.user_namespace:
-        return ok("btrfs makes snapshots")
-    os.makedirs(folder)
-    place = [os.path.dirname(launcher.__file__), f"{trial}/snapshot", folder, str(_UID_BASE)]
-    done = process.run([*_OWN_MOUNTS, sys.executable, "-I", "-S", "-c", _SHIFT, *place], check=False)
-    if done.returncode:
-        return _no_layers("btrfs", done.stderr)
-    return ok("btrfs makes snapshots, with users of its own for each machine")
-
-
-def _no_layers(name: str, said: bytes) -> Finding:
-    lines = said.decode(errors="replace").strip().splitlines()
-    reason = lines[-1].rpartition("nspawn-runner: ")[2] if lines else "the owner is not shifted"
-    if "user namespace" in reason:
-        return failed(f"{name}: {reason}", "sysctl --write user.max_user_namespaces=100000")
-    return failed(
-        f"{name} does not work here, kernel {os.uname().release}: {reason}",
-        advice="a kernel from 5.19 on, or user_namespace = false in the settings where jobs may be root on the host",
-    )
+    try:
+        return ok(backends.named(name).try_out(f"{trial}/root", f"{trial}/layer", folder, uid_base))
+    except HostError as error:
+        if "user namespace" in error.what:
+            return failed(error.what, "sysctl --write user.max_user_namespaces=100000")
+        return failed(error.what, advice=error.advice)
 
 
 def trial_places(state_folder: str) -> tuple[str, str]:
@@ -134,7 +96,7 @@ def trial_places(state_folder: str) -> tuple[str, str]:
 def remove_trial(state_folder: str) -> None:
     """Remove what the trial of the backend makes; to be called with the lock."""
     trial, folder = trial_places(state_folder)
-    for name in ("root", "snapshot"):
+    for name in ("root", "layer"):
         trees.remove(f"{trial}/{name}")
     files.remove_tree(trial)
     files.remove_tree(folder)

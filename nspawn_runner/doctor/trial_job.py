@@ -12,9 +12,10 @@ from contextlib import contextmanager
 
 from ..errors import HostError, printable
 from ..gitlab.job import made_up_id
-from ..host import files, locks, process, signals, trees
+from ..host import files, locks, process, signals
 from ..images import store
 from ..jobs import job_image
+from ..machines import backends
 from ..settings.paths import DEFAULT_FILE, RUN_FOLDER
 from . import FAILED, OK, WARNING, Check, Context, Finding, ReportLine, run
 
@@ -35,8 +36,8 @@ def results(context: Context, image_name: str) -> Iterator[ReportLine]:
                      f"nspawn-runner chroot-create {image_name or 'bookworm'}", "")  # fmt: skip
         return
     own = job_image.own_values(image)
-    for backend in [str(own["backend"])] if "backend" in own else ["overlay", "btrfs", "tmpfs"]:
-        if backend != "btrfs" or trees.is_subvolume(image.root):
+    for backend in backends.for_tree(image.root):
+        if backend == own.get("backend", backend):
             yield from run(_job_on(backend, image), context)
 
 

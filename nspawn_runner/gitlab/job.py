@@ -10,27 +10,28 @@ import json
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ..errors import HostError, JobError, printable
 from ..light_typing import Any, NamedTuple
 from ..names import is_job_id
-from ..settings.amounts import JOB_VARIABLES
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 LOCAL = "local"
-_TOO_LARGE = 1 << 40  # for GitLab's numbers; systemd does not accept much longer times
-_MAX_SERVER = 100  # characters, as a folder's name begins with them
+_LIMIT_PREFIX = "NSPAWN_"  # of the variables by which a job asks for limits: settings.amounts.JOB_VARIABLES
+_TOO_LARGE = 1 << 40  # for a number of GitLab's; systemd takes no times much longer
+_MAX_SERVER = 100  # characters, since a folder's name begins with them
 
 
 class Job(NamedTuple):
     """What we need to know about a job; ``image`` is what it asks for, or empty.
 
-    ``server`` is the GitLab server's host, ``local`` for a job started by hand, or empty if unknown. ``project`` is
-    the project's numeric id, ``protected`` whether the job's ref is; ``timeout_seconds`` is None if unknown;
-    ``services`` tells whether it asks for any. ``trusted`` tells that no project can have faked this; ``project_path``
-    (group/project) is empty and ``runner`` (its id) None if they might be faked. ``limits_asked`` are the job's
-    variables of amounts.JOB_VARIABLES, as written; ``steps`` are the names of its scripts in order, empty if unknown.
+    ``server`` is the GitLab server's host, ``local`` for a job started by hand, or empty where it is not known.
+    ``project`` is the project's numeric id, ``protected`` whether its ref is; ``timeout_seconds`` is None if unknown;
+    ``services`` tells whether it asks for any. ``trusted`` tells whether no project can have made this up;
+    ``project_path`` (group/project) and the runner's id are empty and None where that cannot be said of them.
+    ``limits_asked`` are its variables that begin with NSPAWN_, as it wrote them; ``steps`` are the names of its
+    scripts in their order, none where they are not known.
     """
 
     id: str
@@ -102,7 +103,7 @@ def from_payload(data: Any, file: str) -> Job:
         project_path=_project_path(info.get("project_full_path"), git.get("repo_url"), variables),
         runner=int(runner) if is_job_id(runner) else None,
         trusted=True,
-        limits_asked=_limits_asked(data.get("variables")),
+        limits_asked=limits_asked(_pairs(data.get("variables"))),
         steps=_steps(data.get("steps")),
     )
 
@@ -129,7 +130,8 @@ def _read_payload(file: str) -> Any:
 
 
 def _from_variables(environ: Mapping[str, str]) -> Job:
-    """Return the job as an older runner describes it: in variables that the project may have set itself."""
+    """The job as an older runner tells it: in variables that the project may have set itself."""
+    own = "CUSTOM_ENV_"  # is before the name of each variable of the job
     project = environ.get("CUSTOM_ENV_CI_PROJECT_ID", "")
     timeout = environ.get("CUSTOM_ENV_CI_JOB_TIMEOUT", "")
     return Job(
@@ -140,13 +142,19 @@ def _from_variables(environ: Mapping[str, str]) -> Job:
         image=environ.get("CUSTOM_ENV_CI_JOB_IMAGE", ""),
         timeout_seconds=int(timeout) if is_job_id(timeout) and 0 < int(timeout) < _TOO_LARGE else None,
         services=environ.get("CUSTOM_ENV_CI_JOB_SERVICES", "") not in {"", "[]", "null"},
-        limits_asked={name: text for name in JOB_VARIABLES if (text := environ.get(f"CUSTOM_ENV_{name}", ""))},
+        limits_asked=limits_asked((key[len(own) :], text) for key, text in environ.items() if key.startswith(own)),
     )
 
 
 def _table(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = data.get(key)
     return value if isinstance(value, dict) else {}
+
+
+def _pairs(variables: Any) -> list[tuple[Any, Any]]:
+    """Return the keys and values of the payload's ``variables``, of whatever type they are."""
+    tables = variables if isinstance(variables, list) else []
+    return [(table.get("key"), table.get("value")) for table in tables if isinstance(table, dict)]
 
 
 def _undisputed(variables: Any) -> dict[str, str]:
@@ -156,22 +164,20 @@ def _undisputed(variables: Any) -> dict[str, str]:
     refer to which (GitLab's ``Gitlab::Ci::Variables::Collection::Sort``), so a second value makes it unknown.
     """
     values: dict[str, set[str]] = {}
-    for variable in variables if isinstance(variables, list) else []:
-        if isinstance(variable, dict):
-            key, value = variable.get("key"), variable.get("value")
-            if isinstance(key, str) and isinstance(value, str):
-                values.setdefault(key, set()).add(value)
+    for key, value in _pairs(variables):
+        if isinstance(key, str) and isinstance(value, str):
+            values.setdefault(key, set()).add(value)
     return {key: found.pop() for key, found in values.items() if len(found) == 1}
 
 
-def _limits_asked(variables: Any) -> dict[str, str]:
-    """Return the limits that the job asks for; the last value of a variable counts, as in scripts."""
-    limits_asked: dict[str, str] = {}
-    for variable in variables if isinstance(variables, list) else []:
-        if isinstance(variable, dict) and isinstance(key := variable.get("key"), str) and key in JOB_VARIABLES:
-            value = variable.get("value")
-            limits_asked[key] = value if isinstance(value, str) else ""
-    return {key: value for key, value in limits_asked.items() if value}
+def limits_asked(variables: Iterable[tuple[Any, Any]]) -> dict[str, str]:
+    """Return those of a job's ``variables`` by which it asks for limits; the last of a name counts, as in scripts."""
+    asked = {
+        key: value if isinstance(value, str) else ""
+        for key, value in variables
+        if isinstance(key, str) and key.startswith(_LIMIT_PREFIX)
+    }
+    return {key: value for key, value in asked.items() if value}
 
 
 def _steps(steps: Any) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..gitlab.job import Job
     from ..machines.records import Record
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 _PRIORITIES = {SUCCESS: journal.INFO, FAILED: journal.NOTICE, CANCELED: journal.NOTICE, SYSTEM_FAILURE: journal.ERROR}
 _VERBS = {

@@ -17,7 +17,7 @@ from ..settings.paths import RUN_FOLDER
 
 if TYPE_CHECKING:
     from ..host.leftover import Leftover
-    from ..settings.schema import Gc
+    from ..settings.tables import Gc
 
 _SCOPE = re.compile(r"[\w.-]+-[0-9]+-(?:un)?protected(?:-[\w.-]+)?")
 _REMOVED = ".removed-"

@@ -11,7 +11,7 @@ from ..settings.machine_settings import for_machines
 
 if TYPE_CHECKING:
     from ..settings.machine_settings import MachineSettings
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 
 def find(asked: str, settings: Settings) -> store.Image:

@@ -8,14 +8,13 @@ from ..gitlab import installed_runner
 from ..gitlab.job import LOCAL
 from ..light_typing import TYPE_CHECKING
 from ..settings import amounts
-from ..settings.quantities import UNLIMITED
+from ..settings.tables import UNLIMITED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..gitlab.job import Job
-    from ..settings.amounts import Amounts
-    from ..settings.schema import Limits, Settings
+    from ..settings.tables import Amounts, Limits, Settings
 
 # The runner may spend this long on after_script, cache, artifacts and cleanup once the job's time is over.
 RUNTIME_MARGIN_SECONDS = 1800

@@ -12,7 +12,7 @@ from ..output import say, warn
 
 if TYPE_CHECKING:
     from ..machines.records import Record
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 _LONGEST_PATH = 2048  # characters; PATH_MAX is 4096 bytes
 

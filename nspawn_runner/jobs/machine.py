@@ -6,7 +6,7 @@ import os
 
 from ..gitlab import installed_runner
 from ..light_typing import TYPE_CHECKING
-from ..machines import start
+from ..machines import plan, start
 from ..settings.profiles import DEFAULT
 from . import accounting, caches, job_image, job_limits
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..images import store
     from ..machines.records import Record
     from ..settings.machine_settings import MachineSettings
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 # Where scripts look for the helper, in this order.
 _HELPER_PATHS = tuple(f"/usr/{folder}/gitlab-runner" for folder in ("local/sbin", "local/bin", "sbin", "bin"))
@@ -44,7 +44,7 @@ def boot(
     gc removes it once the process ``owner`` has ended.
     """
     accounting.image(image.name)
-    plan = start.plan(
+    planned = plan.make(
         settings,
         own,
         job_limits.of_job(job, own.limits, settings),
@@ -58,7 +58,7 @@ def boot(
         environment=job_image.environment(image),
         owner=owner,
     )
-    return accounting.machine(start.start(plan))
+    return accounting.machine(start.start(planned))
 
 
 def _cache_options(job: Job, settings: Settings, own: MachineSettings) -> list[str]:

@@ -19,7 +19,7 @@ from .counters import Counters, EndedStage
 from .prometheus import Sample, family
 
 if TYPE_CHECKING:
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 _LOCK = f"{RUN_FOLDER}/metrics.lock"
 _LOCK_SECONDS = 10

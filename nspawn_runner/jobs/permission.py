@@ -11,7 +11,7 @@ from ..light_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..gitlab.job import Job
     from ..settings.policy import Facts
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 _NEEDS_FACTS = "gitlab-runner before 14.1 does not say for sure whose job it is, so it gets what everybody gets"
 

@@ -7,7 +7,7 @@ from ..machines import records, stop
 from . import accounting
 
 if TYPE_CHECKING:
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 
 def remove(job_id: str, server: str, settings: Settings, *, keep: bool) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from ..host import files
 from ..nspawn import options
 from ..settings import paths
-from ..settings.schema import Network
+from ..settings.tables import Network
 from . import network
 from .records import Record
 

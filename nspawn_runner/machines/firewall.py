@@ -14,7 +14,7 @@ from contextlib import suppress
 from ..host import files, nftables
 from ..light_typing import Any, NamedTuple
 from ..settings.paths import RUN_FOLDER
-from ..settings.schema import Network
+from ..settings.tables import Network
 
 TABLE = "nspawn_runner"
 TABLES = (f"inet {TABLE}", f"bridge {TABLE}")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ..light_typing import NamedTuple
-from ..settings import amounts
-from ..settings.amounts import Amounts
-from ..settings.quantities import INFINITY, UNLIMITED, shown_bytes
+from ..settings.quantities import INFINITY, shown_bytes
+from ..settings.tables import UNLIMITED, Amounts
 from . import cgroups
 from .records import End, Record
 
@@ -49,12 +48,14 @@ def _word(limit: float) -> str:
 
 def nspawn_options(limits: Amounts, *, keep_tmp: bool) -> list[str]:
     """Return the options of systemd-nspawn that go with ``limits``; with ``keep_tmp`` /tmp is as others say."""
+    from ..settings.amounts import memory_bytes  # with the schema, which a script does without
+
     options = []
     if limits.open_files:
         options.append(f"--rlimit=NOFILE={limits.open_files}")
     options.append(f"--rlimit=MEMLOCK={_word(limits.locked_memory)}")
     half = limits.memory_max / 2
-    if not keep_tmp and half < amounts.memory_bytes() / _TMP_SHARE:
+    if not keep_tmp and half < memory_bytes() / _TMP_SHARE:
         # A full /tmp is an error that a script can see. Where memory ends first, the kernel finds nothing to kill but
         # the machine's PID 1.
         options.append(f"--tmpfs=/tmp:mode=1777,size={int(half)}")
@@ -102,7 +103,7 @@ def end_by_limit(record: Record, end: End, kills_before: int = 0) -> str:
     seconds = record.limits.runtime_max_seconds
     # Else it was a boot after a reboot that took too long.
     if end.result == "timeout" and end.at >= record.created + seconds:
-        return f"its time was over: limit {amounts.shown('runtime_max_seconds', seconds)}"
+        return f"its time was over: limit {_word(seconds)} seconds"
     if end.result == "oom-kill" or (end.result != "success" and end.oom_kills > kills_before):
         return _out_of_memory(record.limits, end.oom_kills - kills_before, end.memory_peak_bytes)
     return ""

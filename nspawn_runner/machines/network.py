@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from ..errors import HostError
 from ..host import files, process, signals
-from ..settings.schema import Network
+from ..settings.tables import Network
 from . import firewall, records, resolvers, subnets
 from .records import Record
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ..errors import HostError
 from ..host import nftables, process
-from ..settings.schema import Network
+from ..settings.tables import Network
 from . import firewall, network, subnets
 
 

@@ -23,8 +23,8 @@ from ..light_typing import Any, NamedTuple
 from ..names import is_machine_name
 from ..nspawn import uid_ranges
 from ..nspawn.uid_ranges import FIRST_SLOT, LAST_SLOT
-from ..settings.amounts import Amounts
 from ..settings.paths import RUN_FOLDER
+from ..settings.tables import Amounts
 
 # The state of a record that is cut short or another version's: enough of it is known to remove the machine.
 UNREADABLE = "unreadable"

@@ -10,7 +10,7 @@ import os
 
 from ..host import files
 from ..light_typing import NamedTuple
-from ..settings.schema import Network
+from ..settings.tables import Network
 
 HOSTS = "/etc/resolv.conf"
 RESOLVED = "/run/systemd/resolve/resolv.conf"

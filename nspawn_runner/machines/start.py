@@ -5,73 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ..errors import HostError
 from ..host import files, process, signals, systemd
-from ..light_typing import Any, NamedTuple
 from ..nspawn import options
-from ..settings import paths, profiles
-from ..settings.amounts import Amounts
-from ..settings.machine_settings import MachineSettings
-from ..settings.profiles import Profile
-from ..settings.quantities import UNLIMITED, seconds
-from ..settings.schema import Network, Settings
+from ..settings import paths
+from ..settings.tables import UNLIMITED, Network
 from . import backends, boot_files, cgroups, confinement, limits, network, records, script_user, shared_limits, stop
+from .plan import Plan
 from .records import Record
 
 OLDEST_SYSTEMD = 252
 START_TIMEOUT_SECONDS = 90
-
-
-class Plan(NamedTuple):
-    """The machine that is asked for; ``binds`` are options of systemd-nspawn, for binds and the like.
-
-    ``owner`` is the process without which nobody needs it, in the words of callers. With ``in_place`` it has no layer:
-    it changes the tree itself. ``user`` gets the folders ``users_folders`` in the machine.
-    """
-
-    job: str
-    server: str
-    project: str
-    image: str
-    generation: str
-    root: str
-    state_folder: str
-    backend: str
-    tmpfs_size: str
-    profile_name: str
-    profile: Profile
-    user_namespace: bool
-    shell: str
-    user: str
-    users_folders: Sequence[str]
-    network: Network
-    amounts: Amounts
-    keep_failed_seconds: int = 0
-    binds: Sequence[str] = ()
-    in_place: bool = False
-    owner: str = ""
-    environment: str = ""
-
-
-def plan(settings: Settings, own: MachineSettings, amounts: Amounts, **rest: Any) -> Plan:
-    """Return the plan of a machine with the host's ``settings``, those of its image, and ``rest`` of the fields."""
-    fields = {
-        "state_folder": settings.state_folder,
-        "backend": own.backend,
-        "tmpfs_size": settings.tmpfs_size,
-        "profile_name": own.profile,
-        "profile": profiles.find(own.profile, settings.profiles),
-        "user_namespace": own.user_namespace,
-        "shell": own.shell,
-        "user": own.user or script_user.ROOT,
-        "users_folders": (settings.builds_dir, settings.cache_dir),
-        "network": own.network,
-        "amounts": amounts,
-        "keep_failed_seconds": seconds(settings.keep_failed) or 0,
-    }
-    return Plan(**{**fields, **rest})
 
 
 def start(plan: Plan) -> Record:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..images.spec import Spec
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 # Held while a maintenance runs; when it is free, machines of maintenance have no owner.
 LOCK = f"{RUN_FOLDER}/maintenance.lock"

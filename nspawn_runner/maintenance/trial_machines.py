@@ -13,7 +13,7 @@ from ..errors import Error, HostError
 from ..gitlab.job import made_up_id
 from ..host import process, signals, systemd
 from ..jobs import job_limits
-from ..machines import evidence, records, script, start, stop
+from ..machines import evidence, plan, records, script, start, stop
 from ..machines.script import Outcome
 from ..names import host_name
 from ..nspawn import calls, tree_shell
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..images.generations import Draft
     from ..images.spec import Spec
     from ..machines.records import Record
-    from ..settings.schema import Settings
+    from ..settings.tables import Settings
 
 # Stands in for a GitLab server's name; no job has it.
 SERVER = "maintenance"
@@ -106,7 +106,7 @@ def _machine(
     in_place: bool = False,
     options: Sequence[str] = (),
 ) -> Iterator[Record]:
-    plan = start.plan(
+    planned = plan.make(
         settings,
         own._replace(shell=_SHELL, user=""),
         job_limits.resolved(own.limits, settings.state_folder),
@@ -119,7 +119,7 @@ def _machine(
         binds=options,
         in_place=in_place,
     )
-    record = start.start(plan)
+    record = start.start(planned)
     try:
         yield record
     finally:

@@ -6,33 +6,14 @@ import os
 from collections.abc import Mapping
 
 from ..errors import JobError
-from ..light_typing import Any, NamedTuple
-from .quantities import AUTO, INFINITY, UNLIMITED, is_number, shown_bytes, size_bytes
-from .schema import SETTINGS, Limits
+from ..light_typing import Any
+from .quantities import AUTO, INFINITY, is_number, shown_bytes, size_bytes
+from .schema import SETTINGS
+from .tables import UNLIMITED, Amounts, Limits
 from .value_checks import Count, Cpus, Size
 
 # What systemd lets a process ask for where nothing else is said (DefaultLimitNOFILE in systemd-system.conf(5)).
 _OPEN_FILES = 524288
-
-
-class Amounts(NamedTuple):
-    """What a machine may use: bytes, CPUs, seconds or counts; UNLIMITED for no limit.
-
-    ``open_files`` 0 is what systemd gives, ``allowed_cpus`` a list as in ``0-3,6``, empty for all.
-    """
-
-    cpu_weight: int = 100
-    cpus: float = UNLIMITED
-    allowed_cpus: str = ""
-    memory_max: float = UNLIMITED
-    memory_high: float = UNLIMITED
-    memory_swap_max: float = UNLIMITED
-    tasks_max: float = UNLIMITED
-    io_weight: int = 100
-    open_files: int = 0
-    locked_memory: float = UNLIMITED
-    disk_max: float = UNLIMITED
-    runtime_max_seconds: float = UNLIMITED
 
 
 NUMBERS: Mapping[str, Count | Size | Cpus] = {
@@ -98,13 +79,15 @@ def share_bytes(text: str) -> int:
 
 
 def lowered(amounts: Amounts, asked: Mapping[str, str], ceilings: Mapping[str, float]) -> Amounts:
-    """Return ``amounts`` with what a job ``asked`` for: the texts of its variables, by their names in JOB_VARIABLES.
+    """Return ``amounts`` with what a job ``asked`` for: the texts of its variables, by their names.
 
-    A job may lower its limits, and raise one as far as ``ceilings`` say for its key. Raises JobError.
+    Others than those in JOB_VARIABLES are ignored. A job may lower its limits, and raise one as far as ``ceilings``
+    say for its key. Raises JobError.
     """
     changed: dict[str, Any] = {}
     for variable, text in asked.items():
-        key = JOB_VARIABLES[variable]
+        if not (key := JOB_VARIABLES.get(variable)):
+            continue
         wanted = _wanted(variable, key, text)
         own = getattr(amounts, key)
         # 0 open files are what systemd gives.

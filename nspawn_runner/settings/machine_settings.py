@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from ..errors import HostError
 from ..light_typing import TYPE_CHECKING, Any, NamedTuple
-from . import schema
-from .schema import OF_IMAGES, Limits, Network, Settings
+from . import tables
+from .tables import Limits, Network, Settings
 
 if TYPE_CHECKING:
     from .profiles import Profile
@@ -32,6 +32,10 @@ def problems_of(values: Any, own: Mapping[str, Profile]) -> list[str]:
     """
     if not isinstance(values, dict):
         return ["must be a table"]
+    if not values:
+        return []
+    from .schema import OF_IMAGES
+
     problems = []
     for key, value in values.items():
         if key not in OF_IMAGES:
@@ -61,8 +65,10 @@ def for_machines(settings: Settings, values: Any = None, image: str = "") -> Mac
     values = values or {}
     settings = _with_profile(settings, values.get("profile", settings.profile))
     for name, value in values.items():
+        from .schema import OF_IMAGES
+
         table, _, key = OF_IMAGES[name].key.rpartition(".")
-        changed = {table: schema.value(settings, table)._replace(**{key: value})} if table else {key: value}
+        changed = {table: tables.value(settings, table)._replace(**{key: value})} if table else {key: value}
         settings = settings._replace(**changed)
     return MachineSettings(*(getattr(settings, field) for field in MachineSettings._fields))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from ..light_typing import Any
 
 AUTO, INFINITY = "auto", "infinity"
-UNLIMITED = float("inf")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 

@@ -1,4 +1,4 @@
-"""Every setting: its type and default, its check, what the documents say of it, and who else may set it.
+"""Every setting: its check, what the documents say of it, and who else may set it; types and defaults: tables.
 
 The tables of docs/settings.md and docs/playbooks.md, the keys of nspawn-runner.toml(5) and the sample of the settings
 are written from here by script/write_docs.py.
@@ -6,91 +6,12 @@ are written from here by script/write_docs.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from ..light_typing import TYPE_CHECKING, Any, NamedTuple
+from ..light_typing import Any, NamedTuple
 from ..names import is_image_name, is_image_pattern
 from . import value_checks
-from .paths import STATE_FOLDER
 from .value_checks import Count, Cpus, Size, list_of
-
-if TYPE_CHECKING:
-    from .policy import Rule
-    from .profiles import Profile
-
-
-class Limits(NamedTuple):
-    """What a machine may use, in the words of the settings; ``auto`` is the host's, divided by ``concurrent``.
-
-    ``concurrent`` 0 is what gitlab-runner's config.toml says, ``open_files`` 0 what systemd gives.
-    """
-
-    concurrent: int = 0
-    cpu_weight: int = 50
-    cpus: float | str = "infinity"
-    allowed_cpus: str = ""
-    memory_max: str = "50%"
-    memory_high: str = "infinity"
-    memory_swap_max: str = "infinity"
-    tasks_max: int = 16384
-    io_weight: int = 100
-    open_files: int = 0
-    locked_memory: str = "8M"
-    disk_max: str = "infinity"
-    runtime_max_seconds: int = 86400
-
-
-class Network(NamedTuple):
-    """What network machines have; without a ``subnet`` a free one is chosen (machines.network.with_subnet)."""
-
-    mode: str = "private"
-    bridge: str = "nspr0"
-    subnet: str = ""
-    dns: tuple[str, ...] = ()
-    closed: tuple[str, ...] = ("metadata",)
-    host_ports: tuple[str, ...] = ()
-    extra_hosts: Mapping[str, str] = {}
-    connections_max: int = 16384
-
-
-class Gc(NamedTuple):
-    """What gc leaves of caches."""
-
-    cache_days: int = 30
-    cache_size: str = "infinity"
-
-
-class Metrics(NamedTuple):
-    """Where metrics are written."""
-
-    file: str = ""
-
-
-class Settings(NamedTuple):
-    """The settings of the host."""
-
-    state_folder: str = STATE_FOLDER
-    backend: str = "auto"
-    tmpfs_size: str = "4G"
-    user_namespace: bool = True
-    default_image: str = ""
-    shell: str = "/bin/bash"
-    user: str = ""
-    builds_dir: str = "/builds"
-    cache_dir: str = "/cache"
-    gitlab_runner: str = "auto"
-    stop_grace_seconds: int = 10
-    keep_failed: str = ""
-    journal_file: str = ""
-    allowed_images: tuple[str, ...] = ("*",)
-    profile: str = "default"
-    images: Mapping[str, str] = {}
-    profiles: Mapping[str, Profile] = {}
-    policy: tuple[Rule, ...] = ()
-    limits: Limits = Limits()
-    network: Network = Network()
-    gc: Gc = Gc()
-    metrics: Metrics = Metrics()
 
 
 class Setting(NamedTuple):
@@ -395,11 +316,3 @@ SETTINGS = (
 )
 BY_KEY = {setting.key: setting for setting in SETTINGS}
 OF_IMAGES = {setting.image: setting for setting in SETTINGS if setting.image}
-
-
-def value(settings: Settings, key: str) -> Any:
-    """Return the value of the dotted ``key`` in ``settings``."""
-    found: Any = settings
-    for part in key.split("."):
-        found = getattr(found, part)
-    return found

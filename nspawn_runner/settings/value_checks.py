@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from ..light_typing import Any, NamedTuple
 from ..names import is_image_name, is_plain_path
-from .quantities import AUTO, INFINITY, UNLIMITED, is_number, is_share, seconds, shown_bytes, size_bytes
+from .quantities import AUTO, INFINITY, is_number, is_share, seconds, shown_bytes, size_bytes
+from .tables import UNLIMITED
 
 
 def one_of(*words: str) -> Callable[[Any], str]:

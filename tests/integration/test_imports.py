@@ -18,12 +18,9 @@ EXPECTED = {
         "light_typing",
         "names",
         "settings",
-        "settings.amounts",
-        "settings.value_checks",
         "settings.machine_settings",
-        "settings.quantities",
-        "settings.schema",
         "settings.paths",
+        "settings.tables",
         "commands",
         "commands.config",
         "jobs",
@@ -62,6 +59,7 @@ def test_stage_loads_what_it_needs_and_nothing_heavy(stage: str) -> None:
     ours = {name.removeprefix("nspawn_runner.") for name in modules if name.startswith("nspawn_runner.")}
     assert ours >= EXPECTED[stage]
     assert not HEAVY & modules
+    assert stage == "prepare" or not {"settings.schema", "settings.parse"} & ours  # no settings file, no schema
     others = {f"commands.{module}" for module in cli.VERBS.values()} - {f"commands.{stage}"}
     assert not others & ours
 

@@ -13,9 +13,10 @@ from nspawn_runner.errors import HostError, JobError
 from nspawn_runner.gitlab import installed_runner
 from nspawn_runner.gitlab.job import from_environment, from_payload
 from nspawn_runner.settings import amounts
-from nspawn_runner.settings.amounts import JOB_VARIABLES, NUMBERS, Amounts, lowered, resolved, shown
-from nspawn_runner.settings.quantities import UNLIMITED, seconds, shown_bytes
-from nspawn_runner.settings.schema import BY_KEY, Limits
+from nspawn_runner.settings.amounts import JOB_VARIABLES, NUMBERS, lowered, resolved, shown
+from nspawn_runner.settings.quantities import seconds, shown_bytes
+from nspawn_runner.settings.schema import BY_KEY
+from nspawn_runner.settings.tables import UNLIMITED, Amounts, Limits
 
 GOOD = [
     ("concurrent", 4), ("cpus", 1), ("cpus", 0.5), ("cpus", "auto"), ("cpus", "infinity"), ("allowed_cpus", ""),
@@ -172,10 +173,12 @@ def test_wishes_come_from_the_payload_the_last_one_counts() -> None:
         {"key": ["NSPAWN_CPUS"], "value": "3"},
         "NSPAWN_CPUS",
     ]
-    assert from_payload({"id": 1, "variables": variables}, "payload").limits_asked == {"NSPAWN_CPUS": "2"}
+    asked = from_payload({"id": 1, "variables": variables}, "payload").limits_asked
+    assert asked == {"NSPAWN_CPUS": "2", "NSPAWN_OTHER": "x"}
     environ = {"CUSTOM_ENV_CI_JOB_ID": "1", "CUSTOM_ENV_NSPAWN_CPUS": "2", "NSPAWN_TASKS_MAX": "70"}
     assert from_environment(environ).limits_asked == {"NSPAWN_CPUS": "2"}
     assert from_environment(environ, job_id="1").limits_asked == {}
+    assert lowered(OWN, {"NSPAWN_OTHER": "x"}, {}) == OWN  # not of us
 
 
 def test_concurrent_comes_from_the_runner(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from abilities import require
 from nspawn_runner import cli, errors
 from nspawn_runner.gitlab import exit_status
 from nspawn_runner.host import signals
-from nspawn_runner.settings import load, policy, profiles, schema
+from nspawn_runner.settings import parse, policy, profiles, schema, tables
 
 CHECKOUT = Path(__file__).parents[2]
 SETTINGS = (CHECKOUT / "docs/settings.md").read_text()
@@ -33,7 +33,7 @@ def told_settings() -> dict[str, object]:
 
 def all_settings() -> dict[str, object]:
     found: dict[str, object] = {}
-    for key, value in schema.Settings()._asdict().items():
+    for key, value in tables.Settings()._asdict().items():
         if key in {"images", "policy", "profiles"}:
             continue
         inner = value._asdict() if hasattr(value, "_asdict") else None
@@ -59,14 +59,14 @@ def test_every_setting_is_described_and_checked() -> None:
 def test_sample_in_docs_is_accepted() -> None:
     sample = re.search(r"^For example:\n\n((?:    .*\n|\n)+)", SETTINGS, re.MULTILINE)
     assert sample
-    loaded = load.parse(re.sub(r"^    ", "", sample[1], flags=re.MULTILINE).encode(), "settings.md")
+    loaded = parse.parse(re.sub(r"^    ", "", sample[1], flags=re.MULTILINE).encode(), "settings.md")
     assert loaded.limits.memory_max == "4G"
     assert loaded.images
 
 
 def test_policy_in_docs_is_accepted() -> None:
     part = SETTINGS.partition("\n## Which job may use which image\n")[2].partition("\nEvery job")[0]
-    assert load.parse(re.sub(r"^    ", "", part, flags=re.MULTILINE).encode(), "settings.md").policy
+    assert parse.parse(re.sub(r"^    ", "", part, flags=re.MULTILINE).encode(), "settings.md").policy
 
 
 def test_settings_page_tells_every_key_with_its_default() -> None:
@@ -85,13 +85,13 @@ def test_settings_page_tells_every_key_with_its_default() -> None:
 
 def test_example_of_the_settings_page_is_accepted() -> None:
     example = SETTINGS_PAGE.read_text().partition("\n.nf\n")[2].partition("\n.fi\n")[0].replace("\\-", "-")
-    assert load.parse(example.encode(), "page").policy[0].images == ("release-*",)
+    assert parse.parse(example.encode(), "page").policy[0].images == ("release-*",)
 
 
 def test_sample_of_settings_has_every_default() -> None:
-    assert load.parse(SAMPLE.encode(), "sample") == schema.Settings()
+    assert parse.parse(SAMPLE.encode(), "sample") == tables.Settings()
     keys = re.sub(r"^#(?=[\w\[])", "", SAMPLE, flags=re.MULTILINE)
-    assert load.parse(keys.encode(), "sample") == schema.Settings()
+    assert parse.parse(keys.encode(), "sample") == tables.Settings()
     found: dict[str, object] = {}
     for key, value in tomllib.loads(keys).items():
         found |= {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {key: value}
@@ -100,7 +100,7 @@ def test_sample_of_settings_has_every_default() -> None:
 
 def test_examples_in_the_sample_are_accepted() -> None:
     examples = "\n".join(re.findall(r"^#     (.*)", SAMPLE, re.MULTILINE))
-    loaded = load.parse(examples.encode(), "sample")
+    loaded = parse.parse(examples.encode(), "sample")
     assert len(loaded.policy) == examples.count("[[policy]]") == 2
     assert loaded.images
     assert loaded.allowed_images == ("bookworm", "trixie*")
@@ -113,7 +113,7 @@ def test_profiles_are_documented() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", own, re.MULTILINE)) == set(profiles.Profile._fields)
     assert set(re.findall(r"^\| `(\w+)` \|", content.replace(own, ""), re.MULTILINE)) == set(profiles.BUILT_IN)
     sample = re.sub(r"^    ", "", own.partition("A profile is")[0], flags=re.MULTILINE)
-    assert load.parse(sample.encode(), "profiles.md").profiles["packages"].devices == ("/dev/kvm",)
+    assert parse.parse(sample.encode(), "profiles.md").profiles["packages"].devices == ("/dev/kvm",)
     page = SETTINGS_PAGE.read_text().partition(".SH PROFILES")[2]
     assert [name for name in profiles.Profile._fields if name not in page] == []
 

@@ -13,9 +13,9 @@ from nspawn_runner.errors import HostError
 from nspawn_runner.images.ansible import playbooks, specs
 from nspawn_runner.images.store import Image
 from nspawn_runner.jobs import job_image
-from nspawn_runner.settings.load import parse
 from nspawn_runner.settings.machine_settings import for_machines, problems_of
-from nspawn_runner.settings.schema import Limits, Settings
+from nspawn_runner.settings.parse import parse
+from nspawn_runner.settings.tables import Limits, Settings
 
 ALL: dict[str, Any] = {
     "profile": "nesting",

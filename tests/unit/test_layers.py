@@ -120,8 +120,8 @@ def test_no_name_stands_twice() -> None:
     [
         ('"systemd-nspawn"', {"nspawn", "machines.backends", "host.process", "doctor.programs"}),
         ("--machine=", {"nspawn", "machines.backends"}),
-        ('backend == "', {"machines.backends", "doctor.storage"}),
-        ("backend in {", {"machines.backends", "doctor.storage"}),
+        ('backend == "', {"machines.backends"}),
+        ("backend in {", {"machines.backends"}),
         ("sys.stderr", {"output", "cli", "host.streams", "host.process", "images.progress", "images.archive.unpack",
                         "maintenance.trial_machines"}),
         ("0x70000000", {"nspawn.uid_ranges"}),

@@ -18,7 +18,7 @@ from nspawn_runner.jobs.counters import Counters, EndedStage
 from nspawn_runner.jobs.prometheus import Sample
 from nspawn_runner.machines import records
 from nspawn_runner.settings import paths
-from nspawn_runner.settings.schema import Metrics, Settings
+from nspawn_runner.settings.tables import Metrics, Settings
 
 NOW = 1_000_000.0
 RUN = EndedStage("run", 0.5, "success", "host 1", "")

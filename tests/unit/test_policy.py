@@ -21,7 +21,7 @@ from nspawn_runner.settings.policy import (
     unmet,
 )
 from nspawn_runner.settings.quantities import size_bytes
-from nspawn_runner.settings.schema import Settings
+from nspawn_runner.settings.tables import Settings
 
 FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 RELEASE = Rule("release", projects=("group/**",), protected=True, images=("release-*",))

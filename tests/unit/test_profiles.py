@@ -8,10 +8,10 @@ from nspawn_runner.errors import HostError
 from nspawn_runner.machines import confinement as rights
 from nspawn_runner.machines.records import Record
 from nspawn_runner.settings import profiles
-from nspawn_runner.settings.load import parse
 from nspawn_runner.settings.machine_settings import for_machines
+from nspawn_runner.settings.parse import parse
 from nspawn_runner.settings.profiles import BUILT_IN, Bind, Profile
-from nspawn_runner.settings.schema import Settings
+from nspawn_runner.settings.tables import Settings
 
 FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 UNIT = Path(rights.__file__).with_name("run-systemd-nspawn.mount")

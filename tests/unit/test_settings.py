@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from nspawn_runner.errors import HostError
 from nspawn_runner.settings import mistakes, policy
-from nspawn_runner.settings.load import load, parse
+from nspawn_runner.settings.load import load
+from nspawn_runner.settings.parse import parse
 from nspawn_runner.settings.profiles import Profile
-from nspawn_runner.settings.schema import Limits, Network, Settings
+from nspawn_runner.settings.tables import Limits, Network, Settings
 
 FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 

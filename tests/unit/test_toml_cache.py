@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nspawn_runner.errors import HostError
-from nspawn_runner.settings import cache, load
+from nspawn_runner.settings import cache, parse
 
 TEXT = """keep_failed = "2h"
 [limits]
@@ -55,7 +55,7 @@ def test_a_wrong_text_is_told_each_time(file: Path) -> None:
     said = set()
     for _ in range(2):
         with pytest.raises(HostError) as told:
-            load.parse(b"a = ", "x.toml", cache.loads)
+            parse.parse(b"a = ", "x.toml", cache.loads)
         said.add(str(told.value.facts))
     assert len(said) == 1
     assert cache.loads(TEXT)["keep_failed"] == "2h"

@@ -12,7 +12,7 @@ from .. import spec, store
 from . import playbooks
 
 if TYPE_CHECKING:
-    from ...settings.schema import Settings
+    from ...settings.tables import Settings
     from ..spec import Spec
 
 

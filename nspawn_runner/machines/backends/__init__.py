@@ -50,10 +50,22 @@ class Backend(Protocol):
     def volumes_folder(self, record: Record) -> str:
         """Return the folder on the host for volumes; empty where the machine's tree itself is enough."""
 
+    def try_out(self, root: str, layer: str, folder: str, uid_base: int) -> str:
+        """Make a ``layer`` of the empty tree ``root`` as for a machine; return what works, in a few words.
+
+        ``folder`` is for mount points, ``uid_base`` 0 is without a user namespace. Raises HostError; the caller removes
+        what was made. Never called for in_place.
+        """
+
 
 def named(name: str) -> Backend:
     """Return the backend ``name`` (overlay, btrfs, tmpfs, in_place)."""
     return cast(Backend, import_module(f".{name}", __name__))
+
+
+def for_tree(root: str) -> list[str]:
+    """Return the names of the backends that can make a layer of the tree ``root``."""
+    return ["overlay", "btrfs", "tmpfs"] if trees.is_subvolume(root) else ["overlay", "tmpfs"]
 
 
 def places(state_folder: str, machine: str) -> dict[str, str]:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
+import sys
 
+from ...errors import HostError
 from ...host import files, process, trees
 from ...light_typing import TYPE_CHECKING
 from ...nspawn import uid_ranges
 from ...settings import paths
 from ..records import Record
-from . import own_files
+from . import overlay, own_files
 
 if TYPE_CHECKING:
     from . import NewLayer
+
+_SHIFT = """
+import sys
+_, place, source, target, uid_base = sys.argv
+sys.path.insert(0, place)
+from launcher import mount_idmapped
+mount_idmapped(source, target, int(uid_base))
+"""
 
 OWNS_LAYER = CAN_KEEP = True
 
@@ -61,3 +71,16 @@ def volumes_folder(record: Record) -> str:
     """Name none: a job's own overlays can be on the snapshot."""
     del record
     return ""
+
+
+def try_out(root: str, layer: str, folder: str, uid_base: int) -> str:
+    """Make a snapshot, and shift its users as systemd-nspawn does."""
+    trees.copy(root, layer)
+    if not trees.is_subvolume(layer):
+        raise HostError("btrfs makes no snapshots here", advice="dmesg may say why")
+    if not uid_base:
+        return "btrfs makes snapshots"
+    os.makedirs(folder)
+    place = [os.path.dirname(overlay.LAUNCHER), layer, folder, str(uid_base)]
+    overlay.in_own_mounts("btrfs", [sys.executable, "-I", "-S", "-c", _SHIFT, *place])
+    return "btrfs makes snapshots, with users of its own for each machine"

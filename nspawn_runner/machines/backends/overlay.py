@@ -19,7 +19,7 @@ from ...errors import HostError
 from ...host import files, process, trees
 from ...light_typing import TYPE_CHECKING
 from ...settings import paths
-from ...settings.quantities import UNLIMITED
+from ...settings.tables import UNLIMITED
 from ..records import Record
 from . import own_files
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from . import NewLayer
 
 # Named, not imported: it loads ctypes, which a stage does without.
-_LAUNCHER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "launcher.py")
+LAUNCHER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "launcher.py")
 
 OWNS_LAYER = CAN_KEEP = True
 
@@ -132,7 +132,7 @@ def command(record: Record) -> list[str]:
     """Return the launcher, which mounts and then becomes systemd-nspawn on the merged tree."""
     merged = f"{record.folder}/merged"
     # -I and -S: the launcher needs nothing but the standard library, and starts 8 ms sooner.
-    mount = [sys.executable, "-I", "-S", _LAUNCHER, record.root, record.layer, record.folder]
+    mount = [sys.executable, "-I", "-S", LAUNCHER, record.root, record.layer, record.folder]
     users = ["--private-users=yes"] if record.user_namespace else []
     return [*mount, str(record.uid_base), "systemd-nspawn", f"--directory={merged}", *users]
 
@@ -145,3 +145,32 @@ def _check_kernel(record: Record) -> None:
             f"kernel {release} cannot give a machine on overlay a user namespace (that takes 5.19)",
             advice="use a newer kernel, a btrfs state folder, or user_namespace = false for jobs that may be root here",
         )
+
+
+def try_out(root: str, layer: str, folder: str, uid_base: int) -> str:
+    """Let the launcher mount an overlay as it does for machines."""
+    for name in ("upper", "work"):
+        os.makedirs(f"{layer}/{name}")
+        os.chown(f"{layer}/{name}", uid_base, uid_base)
+    launch = [sys.executable, "-I", "-S", LAUNCHER, root, layer, folder, str(uid_base)]
+    owner = in_own_mounts("overlay", [*launch, "stat", "--format=%u", f"{folder}/merged"])
+    if int(owner) != uid_base:
+        raise does_not_work("overlay", "the owner is not shifted")
+    return "overlay works" + (", with users of its own for each machine" if uid_base else "")
+
+
+def in_own_mounts(name: str, argv: list[str]) -> bytes:
+    """Run a command in a mount namespace of its own and return its output; raises HostError about the backend."""
+    done = process.run(["unshare", "--mount", "--propagation=private", "--", *argv], check=False)
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise does_not_work(name, lines[-1].rpartition("nspawn-runner: ")[2] if lines else "it says nothing")
+    return done.stdout
+
+
+def does_not_work(name: str, reason: str) -> HostError:
+    """Return the error that the backend ``name`` does not work on this host for ``reason``."""
+    return HostError(
+        f"{name} does not work here, kernel {os.uname().release}: {reason}",
+        advice="a kernel from 5.19 on, or user_namespace = false in the settings where jobs may be root on the host",
+    )

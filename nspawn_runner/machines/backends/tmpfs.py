@@ -10,7 +10,7 @@ import os
 from ...host import files, process
 from ...light_typing import TYPE_CHECKING
 from ...settings.amounts import share_bytes
-from ...settings.quantities import UNLIMITED
+from ...settings.tables import UNLIMITED
 from ..records import Record
 from . import overlay
 
@@ -26,6 +26,7 @@ volumes_folder = overlay.volumes_folder
 layer = overlay.layer
 detach = overlay.detach
 room_bytes = overlay.room_bytes
+try_out = overlay.try_out
 
 
 def attach(record: Record, new: NewLayer) -> None:

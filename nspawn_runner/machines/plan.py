@@ -1,0 +1,87 @@
+"""What a machine is to be: all that its start needs to know, as numbers and names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..light_typing import NamedTuple
+from ..settings import profiles
+from ..settings.machine_settings import MachineSettings
+from ..settings.profiles import Profile
+from ..settings.quantities import seconds
+from ..settings.tables import Amounts, Network, Settings
+from . import script_user
+
+
+class Plan(NamedTuple):
+    """The machine that is asked for; ``binds`` are options of systemd-nspawn, for binds and the like.
+
+    ``owner`` is the process without which nobody needs it, in the words of callers. With ``in_place`` it has no layer:
+    it changes the tree itself. ``user`` gets the folders ``users_folders`` in the machine.
+    """
+
+    job: str
+    server: str
+    project: str
+    image: str
+    generation: str
+    root: str
+    state_folder: str
+    backend: str
+    tmpfs_size: str
+    profile_name: str
+    profile: Profile
+    user_namespace: bool
+    shell: str
+    user: str
+    users_folders: Sequence[str]
+    network: Network
+    amounts: Amounts
+    keep_failed_seconds: int = 0
+    binds: Sequence[str] = ()
+    in_place: bool = False
+    owner: str = ""
+    environment: str = ""
+
+
+def make(
+    settings: Settings,
+    own: MachineSettings,
+    amounts: Amounts,
+    *,
+    job: str,
+    server: str,
+    project: str,
+    image: str,
+    generation: str,
+    root: str,
+    binds: Sequence[str] = (),
+    in_place: bool = False,
+    owner: str = "",
+    environment: str = "",
+) -> Plan:
+    """Return the plan of a machine with the host's ``settings``, those of its image, and the other fields as given."""
+    return Plan(
+        job=job,
+        server=server,
+        project=project,
+        image=image,
+        generation=generation,
+        root=root,
+        state_folder=settings.state_folder,
+        backend=own.backend,
+        tmpfs_size=settings.tmpfs_size,
+        profile_name=own.profile,
+        profile=profiles.find(own.profile, settings.profiles),
+        user_namespace=own.user_namespace,
+        shell=own.shell,
+        user=own.user or script_user.ROOT,
+        users_folders=(settings.builds_dir, settings.cache_dir),
+        network=own.network,
+        amounts=amounts,
+        keep_failed_seconds=seconds(settings.keep_failed) or 0,
+        binds=binds,
+        in_place=in_place,
+        owner=owner,
+        environment=environment,
+    )
