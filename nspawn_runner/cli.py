@@ -79,8 +79,8 @@ def main(arguments: Sequence[str]) -> int:
     signals.heed()
     debug = "--debug" in before_dashes(arguments)
     try:
-        if arguments[:1] == ["reap"]:
-            return _reap(arguments)
+        if arguments[:1] in (["reap"], ["join"]):
+            return _of_unit(arguments)
         status = _run(arguments)
         sys.stdout.flush()
         signals.check()
@@ -99,17 +99,18 @@ def main(arguments: Sequence[str]) -> int:
         return _tell_unexpected(error)
 
 
-def _reap(arguments: Sequence[str]) -> int:
+def _of_unit(arguments: Sequence[str]) -> int:
+    """Do what the unit of a machine calls us for: join or reap."""
     from .jobs import accounting
 
-    with accounting.StageEntry("reap"):
-        return _command("reap").main(_Reap(arguments), None)  # type: ignore[arg-type]
+    with accounting.StageEntry(arguments[0]):
+        return _command(arguments[0]).main(_OfUnit(arguments), None)  # type: ignore[arg-type]
 
 
-class _Reap:
+class _OfUnit:
     def __init__(self, arguments: Sequence[str]) -> None:
         if len(arguments) != 2:
-            raise UsageError("reap takes the name of a machine: systemd calls it when one ends")
+            raise UsageError(f"{arguments[0]} takes the name of a machine: systemd calls it")
         self.machine = arguments[1]
 
 

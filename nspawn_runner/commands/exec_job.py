@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError, printable
 from ..gitlab.job import LOCAL, Job, limits_asked, made_up_id
 from ..host import callers, files, locks, signals, trees
-from ..jobs import accounting, job_image, job_script, machine, removal
+from ..jobs import accounting, job_image, job_script, machine, removal, services
 from ..jobs import log as job_log
 from ..machines import script
 from ..pipeline import checkout, ci_file, headings, predefined, scripts
@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variable", action="append", default=[], metavar="KEY=VALUE", help="set a variable of the job; repeatable"
     )
-    parser.add_argument("--dirty", action="store_true", help="use the current files, not the last commit")
+    parser.add_argument("--without-services", action="store_true", help="run the job without its services")
+    parser.add_argument("--dirty", action="store_true", help="take the files as they lie, not the last commit")
     parser.add_argument("--file", default=".gitlab-ci.yml", metavar="FILE", help="read this file (.gitlab-ci.yml)")
 
 
@@ -84,7 +85,13 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
     if ci_job.ignored:
         log.say(headings.warning(f"ignored here: {', '.join(ci_job.ignored)}", colour=log.colour))
     variables = dict(ci_job.variables)
-    job = Job(job_id, server=LOCAL, limits_asked=limits_asked(variables.items()))
+    job = Job(
+        job_id,
+        server=LOCAL,
+        limits_asked=limits_asked(variables.items()),
+        services=None if args.without_services else list(ci_job.services),
+        variables=[{"key": key, "value": value, "public": True, "raw": True} for key, value in variables.items()],
+    )
     accounting.about(job)
     try:
         log.section(headings.PREPARE)
@@ -93,7 +100,10 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
         with accounting.StageEntry("prepare", settings=settings):
             image = job_image.find(ci_job.image or settings.default_image, settings)
             own = job_image.settings_of(image, settings)
-            record = machine.boot(job, image, settings, own, owner=callers.this_process(), binds=options)
+            wanted = services.find(job, settings, args.config or paths.DEFAULT_FILE, by_hand=True)
+            record = machine.boot(
+                job, image, settings, own, owner=callers.this_process(), binds=options, wanted=wanted
+            )
         log.say(machine.report(record, time.monotonic() - began))
         project_dir = f"{settings.builds_dir}/{name}"
         try:

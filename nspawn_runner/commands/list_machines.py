@@ -60,6 +60,7 @@ class MachineRow(NamedTuple):
     backend: str
     unit: str
     kept_until: int | None
+    service: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +118,7 @@ def _row(record: Record, seen: status.Sight) -> MachineRow:
         backend=record.backend,
         unit=record.unit,
         kept_until=round(record.kept_until) or None,
+        service=record.service,
     )
 
 
@@ -125,7 +127,8 @@ def table(rows: Sequence[MachineRow], now: float) -> list[str]:
     lines = [("MACHINE", "JOB", "PROJECT", "IMAGE", "GENERATION", "SINCE", "STATE", "CPU", "MEMORY", "DISK")]
     for row in rows:
         project = trial_machines.SERVER if row.server == trial_machines.SERVER else row.project
-        texts = [printable(text, 64) or "-" for text in (row.machine, row.job, project, row.image, row.generation)]
+        image = f"{row.service}: {row.image}" if row.service else row.image
+        texts = [printable(text, 64) or "-" for text in (row.machine, row.job, project, image, row.generation)]
         since = "-" if row.since is None else human_age(now - row.since)
         cpu = "-" if row.cpu_seconds is None else f"{row.cpu_seconds:.1f} s"
         sizes = (human_size(row.memory_bytes), human_size(row.disk_bytes))

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from ..settings.tables import Settings
 
 HELP = "open a shell in the machine of a running or kept job"
-DESCRIPTION = """Opens a root shell, or runs COMMAND as root, in the machine of JOB (a job's id or a machine's name, as
-list shows them), beside the job's script. Without a terminal it uses the caller's streams. The exit status is that of
-the shell or COMMAND. When the job ends, the machine is removed and the shell with it.
+DESCRIPTION = """Opens a root shell, or runs COMMAND as root, in the machine of JOB, a job's id or a machine's name as
+list shows them, beside the job's script; with SERVICE in the machine of that service of the job.
+Without a terminal it reads and writes whatever takes the terminal's place. The exit status is that of the shell or
+COMMAND. When the job ends, the machine goes and the shell with it.
 
 For a failed job whose root is kept (keep_failed in the settings), the shell runs in that root, without services and
 network; the root is not removed meanwhile.
 
     nspawn-runner login 4711
-    nspawn-runner login 4711 -- journalctl --lines=20"""
+    nspawn-runner login 4711 -- journalctl --lines=20
+    nspawn-runner login 4711 postgres"""
 
 _LOST = 255
 
@@ -33,12 +35,13 @@ _LOST = 255
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add JOB and COMMAND."""
     parser.add_argument("job", metavar="JOB", help="a job's id, or a machine's name")
+    parser.add_argument("service", nargs="?", metavar="SERVICE", help="a name of one of the job's services")
     parser.add_argument("command", metavar="COMMAND", nargs="*", help="what to run, after -- (default: a shell)")
 
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
-    """Open the shell and return its exit status, 255 if the machine ended meanwhile."""
-    record = find(args.job)
+    """Open the shell and return its exit status, 255 when the machine went under it."""
+    record = find(args.job, args.service or "")
     if record.state not in {"running", "kept"}:
         raise HostError(f"the machine {record.machine} is {record.state}", advice="see: nspawn-runner list")
     if record.state == "kept":
@@ -59,10 +62,16 @@ def _say(where: str, args: argparse.Namespace) -> None:
         note(f"a root shell {where}")
 
 
-def find(job: str) -> Record:
-    """Return the record of the one machine that ``job`` (an id or a machine's name) means; raises HostError."""
+def find(job: str, service: str = "") -> Record:
+    """Return the record of the one machine that ``job``, an id or a machine's name, means; raises HostError.
+
+    With ``service``, a name of a service, that of the job's service.
+    """
     known = records.all_records()
-    found = [record for record in known if job == record.machine] or [record for record in known if job == record.job]
+    jobs = [record for record in known if not record.of_job]
+    found = [record for record in known if job == record.machine] or [record for record in jobs if job == record.job]
+    if service and len(found) == 1:
+        return _service(found[0], service)
     if len(found) == 1:
         return found[0]
     if found:
@@ -70,3 +79,16 @@ def find(job: str) -> Record:
         raise HostError(f"there are {len(found)} jobs {job}", facts=f"on several servers: {names}", advice="name one")
     there = ", ".join(record.machine for record in known) or "none"
     raise HostError(f"job {printable(job, 60)} has no machine", facts=f"there are: {there}")
+
+
+def _service(job: Record, name: str) -> Record:
+    services = records.of_services(job.machine)
+    found = [record for record in services if name in {record.service, record.machine, record.image}]
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(f"{record.service} ({record.machine})" for record in services) or "none"
+    raise HostError(
+        f"job {job.job} has no service {printable(name, 60)}",
+        facts=f"it has: {there}",
+        advice=f"a command stands behind --: nspawn-runner login {job.job} -- {printable(name, 60)}",
+    )

@@ -44,10 +44,13 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     own = job_image.settings_of(image, settings)
     if args.id is None and settings.policy:
         permission.check_profile(job, image.name, own.profile, settings, args.config or DEFAULT_FILE)
-    record = machine.boot(job, image, settings, own, owner=callers.gitlab_runner())
-    print(machine.report(record, time.monotonic() - began))
+    wanted = []
     if job.services:
-        warn("the job asks for services, which are not supported yet: it runs without them")
+        from ..jobs import services  # of few jobs
+
+        wanted = services.find(job, settings, args.config or DEFAULT_FILE, by_hand=args.id is not None)
+    record = machine.boot(job, image, settings, own, owner=callers.gitlab_runner(), wanted=wanted)
+    print(machine.report(record, time.monotonic() - began))
     if record.network == network.PRIVATE and (lack := resolvers.lack(settings.network)):
         warn(f"names cannot be found in the machine: {lack}")
     return 0

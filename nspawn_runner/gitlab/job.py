@@ -28,7 +28,8 @@ class Job(NamedTuple):
 
     ``server`` is the GitLab server's host, ``local`` for a job started by hand, or empty where it is not known.
     ``project`` is the project's numeric id, ``protected`` whether its ref is; ``timeout_seconds`` is None if unknown;
-    ``services`` tells whether it asks for any. ``trusted`` tells whether no project can have made this up;
+    ``services`` is what it says of services, and with any ``variables`` what the payload says of its variables, both
+    for gitlab.services to read. ``trusted`` tells whether no project can have made this up;
     ``project_path`` (group/project) and the runner's id are empty and None where that cannot be said of them.
     ``limits_asked`` are its variables that begin with NSPAWN_, as it wrote them; ``steps`` are the names of its
     scripts in their order, none where they are not known.
@@ -40,12 +41,13 @@ class Job(NamedTuple):
     protected: bool = False
     image: str = ""
     timeout_seconds: int | None = None
-    services: bool = False
+    services: Any = None
     project_path: str = ""
     runner: int | None = None
     trusted: bool = False
     limits_asked: Mapping[str, str] = {}
     steps: tuple[str, ...] = ()
+    variables: Any = None
 
 
 def from_environment(environ: Mapping[str, str], *, job_id: str | None = None) -> Job:
@@ -99,7 +101,8 @@ def from_payload(data: Any, file: str) -> Job:
         protected=protected,
         image=image or "",
         timeout_seconds=timeout if type(timeout) is int and 0 < timeout < _TOO_LARGE else None,
-        services=bool(data.get("services")),
+        services=data.get("services") or None,
+        variables=data.get("variables") if data.get("services") else None,
         project_path=_project_path(info.get("project_full_path"), git.get("repo_url"), variables),
         runner=int(runner) if is_job_id(runner) else None,
         trusted=True,
@@ -141,7 +144,7 @@ def _from_variables(environ: Mapping[str, str]) -> Job:
         protected=False,
         image=environ.get("CUSTOM_ENV_CI_JOB_IMAGE", ""),
         timeout_seconds=int(timeout) if is_job_id(timeout) and 0 < int(timeout) < _TOO_LARGE else None,
-        services=environ.get("CUSTOM_ENV_CI_JOB_SERVICES", "") not in {"", "[]", "null"},
+        services=environ.get("CUSTOM_ENV_CI_JOB_SERVICES") or None,
         limits_asked=limits_asked((key[len(own) :], text) for key, text in environ.items() if key.startswith(own)),
     )
 

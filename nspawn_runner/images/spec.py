@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..names import is_image_name
 from ..settings import schema
 from ..settings.quantities import seconds
-from . import generations
+from . import generations, offer
 from .ansible import playbooks
 from .ansible.playbooks import PREFIX, Playbook, Value
 from .build import suite_source
@@ -24,7 +24,8 @@ class Spec(NamedTuple):
     """What the image ``image`` shall be made from, how it is kept, and what its machines get.
 
     One of ``command``, ``tarball`` and ``extends`` may stand in place of the source. ``max_age_seconds`` 0 means none;
-    ``run`` has the settings of machines under their names. ``names_suite`` tells a suite that was said from the image's
+    ``run`` has the settings of machines under their names, ``service`` what it offers as one (images.offer).
+    ``names_suite`` tells a suite that was said from the image's
     name, which stands for it.
     """
 
@@ -42,6 +43,7 @@ class Spec(NamedTuple):
     max_age_seconds: int = 0
     aliases: tuple[str, ...] = ()
     run: Mapping[str, Any] = {}
+    service: Mapping[str, Any] = {}
     names_suite: bool = False
     playbook_digest: str = ""
 
@@ -62,7 +64,9 @@ class Spec(NamedTuple):
     @property
     def digest(self) -> str:
         """A digest of all that the playbook says, whether or not its tasks tell of a change."""
-        kept = (self.boot, self.smoke_test, self.keep, self.aliases, sorted(self.run.items()))
+        kept: tuple[Any, ...] = (self.boot, self.smoke_test, self.keep, self.aliases, sorted(self.run.items()))
+        if self.service:  # without any, as it was before there were services
+            kept += (sorted(self.service.items()),)
         return _digest(repr((self.playbook_digest, self.base_digest, *kept)))
 
 
@@ -93,7 +97,8 @@ def read(playbook: Playbook, problems: list[str], run_problems: Callable[[Mappin
     for text in run_problems(run):
         setting, _, what = text.partition(": ")
         wrong(f"run_{setting}", what)
-    return _spec(playbook, good, run)
+    service = {name.removeprefix("service_"): value for name, value in good.items() if name.startswith("service_")}
+    return _spec(playbook, good, run)._replace(service=service)
 
 
 def _spec(playbook: Playbook, good: Mapping[str, Any], run: Mapping[str, Any]) -> Spec:
@@ -180,6 +185,7 @@ _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "chroot_command": _command, "chroot_tarball": _text, "chroot_extends": _image,
     "maint_recreate": _flag, "maint_boot": _flag, "maint_smoke_test": _text, "maint_keep": _keep,
     "maint_max_age": _age, "aliases": _images,
+    **{f"service_{name}": check for name, check in offer.CHECKS.items()},
     **{f"run_{key}": setting.check for key, setting in schema.OF_IMAGES.items() if setting.check},
 }  # fmt: skip
 VARIABLES = tuple(f"{PREFIX}{name}" for name in _CHECKS)

@@ -77,10 +77,28 @@ def tell_end(record: Record) -> None:
         return  # a new file would get in the way of removing the machine's folder
     with _unasked():
         if notes.is_first_time(record.machine, "usage-was-told"):
+            _tell_services(record)
             _tell_usage(record)
         if stop.is_to_be_kept(record) and notes.is_first_time(record.machine, "keeping-was-told"):
             host, age = os.uname().nodename, human_age(record.keep_failed_seconds)
             say(f"the machine's root is kept on {host} for {age}: nspawn-runner login {record.job}")
+
+
+def _tell_services(record: Record) -> None:
+    """Say which services of the job have ended before it."""
+    for service in records.of_services(record.machine) if record.place else []:
+        end = records.read_end(service.machine)
+        if end is None or os.path.exists(records.ready_file(service.machine)):
+            continue
+        from ..machines import limits
+
+        if end.exit_status == "133":
+            why = "it went down for a reboot and is not up again"
+        else:
+            why = limits.end_by_limit(service, end) or (
+                "it was powered off from inside" if end.result == "success" else f"{end.result} {end.exit_status}"
+            )
+        say(f"service {service.service} ended before the job did, {human_age(time.time() - end.at)} ago: {why}")
 
 
 def _tell_usage(record: Record) -> None:

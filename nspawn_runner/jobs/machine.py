@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..machines.records import Record
     from ..settings.machine_settings import MachineSettings
     from ..settings.tables import Settings
+    from .services import Wanted
 
 # Where scripts look for the helper, in this order.
 _HELPER_PATHS = tuple(f"/usr/{folder}/gitlab-runner" for folder in ("local/sbin", "local/bin", "sbin", "bin"))
@@ -38,10 +39,12 @@ def boot(
     *,
     owner: str,
     binds: Sequence[str] = (),
+    wanted: Sequence[Wanted] = (),
 ) -> Record:
     """Boot the machine of ``job`` from ``image`` with its ``own`` settings; ``binds`` are options of systemd-nspawn.
 
-    gc removes it once the process ``owner`` has ended.
+    With it boot the machines of its services, ``wanted``, as services.find returns them. When the process ``owner`` has
+    ended, gc removes them.
     """
     accounting.image(image.name)
     planned = plan.make(
@@ -58,7 +61,14 @@ def boot(
         environment=job_image.environment(image),
         owner=owner,
     )
-    return accounting.machine(start.start(planned))
+    if not wanted:
+        return accounting.machine(start.start(planned))
+    from . import services  # of few jobs
+
+    services.check_network(own)
+    names = services.names(wanted)
+    planned = planned._replace(names=names, network=services.without(own.network, names))
+    return accounting.machine(services.start_all(planned, wanted, job, settings))
 
 
 def _cache_options(job: Job, settings: Settings, own: MachineSettings) -> list[str]:

@@ -16,24 +16,29 @@ if TYPE_CHECKING:
 _NEEDS_FACTS = "gitlab-runner before 14.1 does not say for sure whose job it is, so it gets what everybody gets"
 
 
-def check_image(job: Job, image: str, asked: str, settings: Settings, file: str) -> None:
-    """Raise JobError unless the settings in ``file`` let ``job`` use ``image``, which ``asked`` means here."""
-    if not settings.policy and settings.allowed_images == ("*",):
+def check_image(job: Job, image: str, asked: str, settings: Settings, file: str, *, service: bool = False) -> None:
+    """Raise JobError unless the settings in ``file`` let ``job`` use ``image``, what ``asked`` means locally.
+
+    For a ``service`` those of services count where there are any.
+    """
+    everybodys = settings.allowed_services if service and settings.allowed_services else settings.allowed_images
+    if everybodys == ("*",):
         return
     from ..settings import policy
 
     known = facts(job)
-    patterns = policy.allowance(settings.allowed_images, settings.policy, known).images
+    patterns = policy.allowance(everybodys, settings.policy, known).images
     if policy.gives_image(patterns, image):
         return
+    key = "allowed_services" if service and settings.allowed_services else "allowed_images"
     folder = settings.state_folder
     there = store.names(folder)
     usable = [name for name in there if policy.gives_image(patterns, store.alias_of(folder, name) or name)]
     meant = "" if asked == image else f", which '{printable(asked, 100)}' means"
     raise JobError(
-        f"{file} does not let this job use the image {image}{meant}",
+        f"{file} does not let this job use the image {image}{meant}{' for a service' * service}",
         facts=f"{_reason(job, image, settings, known)}; it may use: {', '.join(usable) or 'none'}",
-        advice="use one of those, or have the admin change allowed_images or [[policy]]",
+        advice=f"use one of those, or have the admin change {key} or [[policy]]",
     )
 
 

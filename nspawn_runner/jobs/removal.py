@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from ..host import systemd
 from ..light_typing import TYPE_CHECKING
 from ..machines import records, stop
 from . import accounting
 
 if TYPE_CHECKING:
     from ..settings.tables import Settings
+
+
+def _remove_services(machine: str, settings: Settings, *, keep: bool) -> None:
+    """Remove the machines of the services of the job whose own is ``machine``; they end side by side."""
+    services = records.of_services(machine)
+    for record in services:
+        systemd.stop_soon(record.unit)
+    for record in services:
+        with records.lock(record.machine):
+            if keep and record.state != records.UNREADABLE:
+                stop.end_job(record)
+            else:
+                stop.remove_leftovers(record.machine, settings.state_folder)
 
 
 def remove(job_id: str, server: str, settings: Settings, *, keep: bool) -> None:
@@ -19,7 +33,8 @@ def remove(job_id: str, server: str, settings: Settings, *, keep: bool) -> None:
     machine = record.machine if record is not None else records.new_name(job_id, server)
     with records.lock(machine):
         if records.find(job_id, server) is None and records.read(machine) is not None:
-            return  # meanwhile another server's job with the same id got the name
+            return  # meanwhile the name went to another server's job of the same id
+        _remove_services(machine, settings, keep=keep)
         with accounting.end_of(machine):
             record = records.read(machine)
             if keep and record is not None and record.state != records.UNREADABLE:

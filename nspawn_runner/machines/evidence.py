@@ -97,7 +97,7 @@ def lines(record: Record, *, since: float, seconds: float) -> Iterator[str]:
 
 def console(record: Record) -> list[str]:
     """Return the last lines that the machine wrote to its console."""
-    told = [line for line in map(_plain, systemd.journal_tail(record.unit, since=record.created)) if line]
+    told = [line for line in map(plain, systemd.journal_tail(record.unit, since=record.created)) if line]
     return ["the end of the machine's console:", *(f"  {line}" for line in told[-_CONSOLE_LINES:])] if told else []
 
 
@@ -116,7 +116,7 @@ def _ask(machine: str, seconds: float) -> tuple[list[str], list[FailedUnit]]:
 def _journals(machine: str, units: Sequence[str], seconds: float) -> list[list[str]]:
     """Return the last lines of the journal of each of ``units``; fewer or none where the machine does not say them."""
     told = _said(machine, _ASK_JOURNAL, [str(_LINES), *units], seconds).split("\0") if units else []
-    lines = [[_plain(line) for line in text.splitlines()[-_LINES:]] for text in told]
+    lines = [[plain(line) for line in text.splitlines()[-_LINES:]] for text in told]
     return [lines[number] if number < len(lines) else [] for number in range(len(units))]
 
 
@@ -152,8 +152,8 @@ def _parsed(text: str) -> FailedUnit | None:
     return FailedUnit(name, printable(result, 60), int(at) / 1e6)
 
 
-def _plain(line: str) -> str:
-    """Return ``line`` without the colours of a terminal, other control characters escaped."""
+def plain(line: str) -> str:
+    """Return a machine's ``line`` without the colours of a terminal, other control characters escaped."""
     import re
 
     return printable(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).rstrip(), _WIDTH)
@@ -176,7 +176,7 @@ def write_journal(record: Record, path: str) -> None:
         seconds=60,
     )
     if said != b"written\n":
-        raise HostError(_plain(said.decode(errors="replace").strip()) or "the machine does not answer")
+        raise HostError(plain(said.decode(errors="replace").strip()) or "the machine does not answer")
 
 
 def usage(record: Record) -> Usage:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from ..errors import HostError
 from ..host import files, process, signals
 from ..settings.tables import Network
-from . import firewall, records, resolvers, subnets
+from . import firewall, job_network, records, resolvers, subnets
 from .records import Record
 
 PRIVATE, NONE, HOST = "private", "none", "host"
@@ -155,11 +155,11 @@ def join(record: Record, *, seconds: float) -> None:
     For one without an address of its own there is nothing to wait for. Raises HostError when that has not worked after
     ``seconds``.
     """
-    if record.network != PRIVATE:
+    if record.network != PRIVATE and not record.place:
         files.write_atomically(records.ready_file(record.machine), b"")
         return
     deadline = time.monotonic() + seconds
-    while True:
+    while not (record.place and os.path.exists(records.ready_file(record.machine))):  # by its unit
         try:
             _give_address(record)
             break
@@ -176,10 +176,14 @@ def _give_address(record: Record) -> None:
     The host is told which hardware address the machine's address has, and which port that: nothing of it is the
     machine's word.
     """
-    leader = _leader(record.machine)
-    if not leader:
+    pid = leader(record.machine)
+    if not pid:
         raise HostError("systemd-machined does not know it")
-    _batch(record, "address", "nsenter", f"--target={leader}", "--net", "ip")
+    if record.place:
+        job_network.join(record, pid)
+    if record.network != PRIVATE:
+        return
+    _batch(record, "address", "nsenter", f"--target={pid}", "--net", "ip")
     # The neighbour last: where the machine is gone meanwhile there is no port, and its neighbour must not stay.
     for program, name in (("ip", "port"), ("bridge", "place"), ("ip", "neighbour")):
         _batch(record, name, program)
@@ -193,7 +197,7 @@ def _batch(record: Record, name: str, *program: str) -> None:
         raise HostError(said or f"{program[-1]} failed")
 
 
-def _leader(machine: str) -> str:
+def leader(machine: str) -> str:
     """Return the pid of the machine's PID 1 as the host sees it, or nothing while it is not registered."""
     if not os.path.lexists(f"/run/systemd/machines/{machine}"):
         return ""

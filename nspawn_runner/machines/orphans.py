@@ -15,7 +15,7 @@ from . import backends, records, stop
 from .records import Record
 
 REMOVAL = "nspawn-runner gc"  # removes what is found here
-_OURS = re.compile(r"run-[0-9]{1,20}(?:-[0-9a-f]{8})?")
+_OURS = re.compile(r"run-[0-9]{1,20}(?:-[0-9a-f]{8})?(?:-s[0-9]{1,3})?")
 _UNIT = re.compile(r"nspawn-runner-(.+)\.service")
 _DRAFT = re.compile(r".+\.([0-9]+)\.new")  # of files.write_atomically
 
@@ -50,14 +50,20 @@ def _why(machine: str, state_folder: str, ended_seconds: float, orphaned: Callab
         return "it has no record" if _traces(machine, state_folder) else ""
     if record.state == "kept":
         return "it was kept long enough" if record.kept_until < time.time() else ""
-    if record.state in {"starting", "stopping"}:
-        return f"what was {record.state} it was killed"
+    if record.state in {"starting", "stopping"} or _has_lost_its_job(record):
+        return "its job's machine is gone" if record.state == "running" else f"what was {record.state} it was killed"
     # Where systemd does not answer it may run.
     if systemd.state(record.unit).get("ActiveState") not in {"inactive", "failed"}:
         return orphaned(record)
     if record.state == records.UNREADABLE:
         return "its record cannot be understood"
     return orphaned(record) or _ended(machine, ended_seconds)
+
+
+def _has_lost_its_job(record: Record) -> bool:
+    """Return whether it is a service's machine and that of its job is gone."""
+    job = record.of_job
+    return bool(job) and records.read(job) is None and not locks.is_held(records.lock_file(job))
 
 
 def _ended(machine: str, ended_seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..light_typing import NamedTuple
 from ..settings import profiles
@@ -13,11 +13,25 @@ from ..settings.tables import Amounts, Network, Settings
 from . import script_user
 
 
+class Service(NamedTuple):
+    """What the machine of a service is besides: in the network of the machine ``of_job``, with files for its start.
+
+    ``variables`` become the environment of its units; ``command``, where there is one, is run as a unit of its own.
+    """
+
+    name: str
+    of_job: str
+    place: int
+    variables: Mapping[str, str]
+    command: Sequence[str]
+
+
 class Plan(NamedTuple):
     """The machine that is asked for; ``binds`` are options of systemd-nspawn, for binds and the like.
 
     ``owner`` is the process without which nobody needs it, in the words of callers. With ``in_place`` it has no layer:
-    it changes the tree itself. ``user`` gets the folders ``users_folders`` in the machine.
+    it changes the tree itself. ``user`` gets the folders ``users_folders`` in the machine. ``names`` are those of
+    the machines in the job's network, by their places; without any it has none. ``service`` is its service.
     """
 
     job: str
@@ -42,6 +56,8 @@ class Plan(NamedTuple):
     in_place: bool = False
     owner: str = ""
     environment: str = ""
+    names: Mapping[int, Sequence[str]] = {}
+    service: Service | None = None
 
 
 def make(
@@ -59,6 +75,8 @@ def make(
     in_place: bool = False,
     owner: str = "",
     environment: str = "",
+    names: Mapping[int, Sequence[str]] | None = None,
+    service: Service | None = None,
 ) -> Plan:
     """Return the plan of a machine with the host's ``settings``, those of its image, and the other fields as given."""
     return Plan(
@@ -84,4 +102,6 @@ def make(
         in_place=in_place,
         owner=owner,
         environment=environment,
+        names=names or {},
+        service=service,
     )

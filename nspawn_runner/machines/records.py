@@ -37,6 +37,8 @@ class Record(NamedTuple):
     ``environment`` are the shell's commands that set what the image names for its scripts.
     ``keep_failed_seconds`` is how long its root is kept should its job fail; when that is so, ``state`` is kept and
     ``kept_until`` says until when, in epoch seconds.
+    A machine for a service has the service's name, and in ``of_job`` the machine of its job. ``place`` is a machine's
+    place in the network of its job, 1 for the job's own; 0 where the job has no services.
     """
 
     machine: str
@@ -61,6 +63,9 @@ class Record(NamedTuple):
     keep_failed_seconds: int = 0
     kept_until: float = 0
     environment: str = ""
+    service: str = ""
+    of_job: str = ""
+    place: int = 0
 
     @property
     def unit(self) -> str:
@@ -123,6 +128,16 @@ def new_name(job_id: str, server: str) -> str:
     return f"run-{job_id}" if free else _hashed_name(job_id, server)
 
 
+def service_name(machine: str, place: int) -> str:
+    """Return the name of the machine in ``place`` of the network of a job whose own machine is ``machine``."""
+    return f"{machine}-s{place - 1}"
+
+
+def of_services(machine: str) -> list[Record]:
+    """Return the records of the services of the job whose own machine is ``machine``."""
+    return [record for record in all_records(f"{machine}-s") if record.of_job == machine]
+
+
 def _hashed_name(job_id: str, server: str) -> str:
     return f"run-{job_id}-{_digest(server)}"
 
@@ -144,8 +159,8 @@ def read(machine: str) -> Record | None:
         data = {}
     except OSError as error:
         raise HostError(f"cannot read the record {path(machine)}", facts=str(error)) from None
-    if isinstance(data, dict) and data.keys() == set(Record._fields) and data["machine"] == machine:
-        with suppress(TypeError):
+    if isinstance(data, dict) and data.get("machine") == machine:
+        with suppress(TypeError, KeyError):  # of another version, which knows other fields
             return Record(**{**data, "limits": Amounts(*data["limits"])})
     return _remnant(machine, data)
 
@@ -183,10 +198,11 @@ def remove(machine: str) -> None:
     files.remove_file(path(machine))
 
 
-def all_records() -> list[Record]:
-    """Return the records there are, by name; one that vanishes meanwhile is left out."""
+def all_records(start: str = "") -> list[Record]:
+    """Return the records of machines whose names begin with ``start``, by name; one that goes meanwhile is left out."""
     try:
-        machines = sorted(name[:-5] for name in os.listdir(RUN_FOLDER) if name.endswith(".json"))
+        there = [name for name in os.listdir(RUN_FOLDER) if name.startswith(start)]
+        machines = sorted(name[:-5] for name in there if name.endswith(".json"))
     except FileNotFoundError:
         return []
     records = [read(machine) for machine in machines if is_machine_name(machine)]

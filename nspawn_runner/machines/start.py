@@ -5,14 +5,27 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from ..errors import HostError
 from ..host import files, process, signals, systemd
 from ..nspawn import options
 from ..settings import paths
 from ..settings.tables import UNLIMITED, Network
-from . import backends, boot_files, cgroups, confinement, limits, network, records, script_user, shared_limits, stop
+from . import (
+    backends,
+    boot_files,
+    cgroups,
+    confinement,
+    job_network,
+    limits,
+    network,
+    records,
+    script_user,
+    shared_limits,
+    stop,
+)
 from .plan import Plan
 from .records import Record
 
@@ -21,35 +34,58 @@ START_TIMEOUT_SECONDS = 90
 
 
 def start(plan: Plan) -> Record:
-    """Start the machine for ``plan`` and return its record once it can run scripts.
+    """Start the machine for ``plan`` and return its record once it can run scripts; raises HostError.
 
-    Whatever an earlier try left under its name is removed first. When anything fails or a signal arrives, what was
-    made is removed again; raises HostError.
+    What an earlier try left under its name is removed first. When anything fails or a signal arrives, what was made is
+    removed again.
     """
+    with begun(plan) as machine:
+        return machine.finish()
+
+
+@contextmanager
+def begun(plan: Plan) -> Iterator[Starting]:
+    """Begin to start the machine for ``plan``, as ``start`` does; the block has to finish it, others may boot beside.
+
+    Nobody else can remove it meanwhile. When the block raises, the machine is removed, finished or not.
+    """
+    with _locked_name(plan) as machine:
+        stop.remove_leftovers(machine, plan.state_folder)
+        plan = plan._replace(network=network.with_subnet(plan.network))
+        record = records.create(lambda slot: _record(machine, slot, plan))
+        starting = None
+        try:
+            starting = _bring_up(record, plan)
+            yield starting
+        except BaseException as error:
+            if starting:
+                starting.end_client()
+            try:
+                stop.remove(record)
+            except HostError as another:
+                # Why it did not start is what a person must know first.
+                if not (why := _why(error)):
+                    raise another from error
+                shown = error.evidence if isinstance(error, HostError) else ()
+                raise HostError(why, facts=another.what, advice=another.advice, evidence=shown) from error
+            raise
+
+
+@contextmanager
+def _locked_name(plan: Plan) -> Iterator[str]:
     while True:
-        machine = records.new_name(plan.job, plan.server)
+        machine = _name(plan)
         with records.lock(machine):
             # Another server's job of the same id may have taken the name while we waited for the lock.
-            if records.new_name(plan.job, plan.server) == machine:
-                return _start(machine, plan)
+            if _name(plan) == machine:
+                yield machine
+                return
 
 
-def _start(machine: str, plan: Plan) -> Record:
-    stop.remove_leftovers(machine, plan.state_folder)
-    plan = plan._replace(network=network.with_subnet(plan.network))
-    record = records.create(lambda slot: _record(machine, slot, plan))
-    try:
-        return _bring_up(record, plan)
-    except BaseException as error:
-        try:
-            stop.remove(record)
-        except HostError as another:
-            # Why it did not start is what a person must know first.
-            if not (why := _why(error)):
-                raise another from error
-            shown = error.evidence if isinstance(error, HostError) else ()
-            raise HostError(why, facts=another.what, advice=another.advice, evidence=shown) from error
-        raise
+def _name(plan: Plan) -> str:
+    if plan.service:
+        return records.service_name(plan.service.of_job, plan.service.place)
+    return records.new_name(plan.job, plan.server)
 
 
 def _why(error: BaseException) -> str:
@@ -85,51 +121,72 @@ def _record(machine: str, slot: int, plan: Plan) -> Record:
         environment=plan.environment,
         # Of a tree in memory or of maintenance's own there is nothing to keep.
         keep_failed_seconds=plan.keep_failed_seconds if backends.named(backend).CAN_KEEP else 0,
+        service=plan.service.name if plan.service else "",
+        of_job=plan.service.of_job if plan.service else "",
+        place=plan.service.place if plan.service else int(bool(plan.names)),
     )
 
 
-def _bring_up(record: Record, plan: Plan) -> Record:
+class Starting:
+    """A machine whose unit is starting; ``record`` is what is known of it."""
+
+    def __init__(self, record: Record, plan: Plan, complete_network: Callable[[], None]) -> None:
+        self.record = record
+        self._plan = plan
+        self._complete_network = complete_network
+        argv = systemd.run_argv(
+            systemd.command(_main_command(record, plan), f"{record.folder}/command"),
+            unit=record.unit,
+            description=f"nspawn-runner machine {record.machine}, job {record.job}, image {record.image}",
+            properties=_properties(record, plan),
+        )
+        self._client = process.spawn(argv, stdout=process.DEVNULL, stderr=process.DEVNULL)
+
+    def finish(self) -> Record:
+        """Wait until the machine can run scripts and return its record; raises HostError."""
+        try:
+            self._complete_network()
+            _join_network(self.record, self._client)
+            self._client.wait()
+        except BaseException:
+            self.end_client()
+            raise
+        if self._client.returncode and not _is_up(self.record):
+            raise _not_started(self.record)
+        if self.record.user != script_user.ROOT:
+            script_user.give_folders(self.record, self._plan.users_folders)
+        self.record = self.record._replace(state="running")
+        records.write(self.record)
+        return self.record
+
+    def end_client(self) -> None:
+        """End what asks for the start: it might start the unit after what was made is removed."""
+        self._client.kill()
+        self._client.wait()
+
+
+def _bring_up(record: Record, plan: Plan) -> Starting:
     paths.keep_others_out(plan.state_folder)
     complete_network = network.set_up(plan.network)
     shared_limits.lift()
     files.make_private_folder(record.folder)
+    if plan.names and not plan.service:
+        job_network.make(record)
     network.write_files(record, plan.network)
-    boot_files.write_files(record, plan.network)
-    new_layer = backends.NewLayer(network.hosts(record, plan.network), plan.tmpfs_size)
+    boot_files.write_files(record, plan.network, plan.service)
+    hosts = network.hosts(record, plan.network) + job_network.hosts(record, plan.names)
+    new_layer = backends.NewLayer(hosts, plan.tmpfs_size)
     backends.named(record.backend).attach(record, new_layer)
     confinement.make_volumes(plan.profile, record)
-    _start_unit(record, plan, complete_network)
-    if record.user != script_user.ROOT:
-        script_user.give_folders(record, plan.users_folders)
-    record = record._replace(state="running")
-    records.write(record)
-    return record
+    return Starting(record, plan, complete_network)
 
 
-def _start_unit(record: Record, plan: Plan, meanwhile: Callable[[], None]) -> None:
-    argv = systemd.run_argv(
-        systemd.command(_main_command(record, plan), f"{record.folder}/command"),
-        unit=record.unit,
-        description=f"nspawn-runner machine {record.machine}, job {record.job}, image {record.image}",
-        properties=_properties(record, plan),
-    )
-    client = process.spawn(argv, stdout=process.DEVNULL, stderr=process.DEVNULL)
-    try:
-        meanwhile()
-        _join_network(record, client)
-        client.wait()
-    except BaseException:
-        # Or it might start the unit after what was made is removed.
-        client.kill()
-        client.wait()
-        raise
-    if client.returncode == 0 or _is_up(record):
-        return
+def _not_started(record: Record) -> HostError:
     _check_version()
     from . import evidence  # which a start that works does without
 
     reason = options.boot_failure(systemd.journal_tail(record.unit, since=record.created))
-    raise HostError(
+    return HostError(
         f"the machine {record.machine} did not start from image {record.image}",
         facts=reason or "it said nothing; does the image have systemd?",
         advice=f"see: journalctl --unit={record.unit}; change the image: nspawn-runner chroot-login {record.image}",
@@ -208,6 +265,7 @@ def _properties(record: Record, plan: Plan) -> list[str]:
         f"TimeoutStartSec={START_TIMEOUT_SECONDS}",
         # SIGKILL needs no time; the reaper may, for a layer of many files.
         "TimeoutStopSec=120",
+        *(f"ExecStartPost=-{' '.join(argv)}" for argv in _exec_start_post(record)),
         *(f"ExecStopPost=-{' '.join(argv)}" for argv in _exec_stop_post(record, plan.network)),
         # The overlay's mounts live and die with the unit.
         "PrivateMounts=yes",
@@ -236,20 +294,31 @@ def _journal_fields(record: Record) -> list[str]:
     return [f"LogExtraFields=NSPAWN_RUNNER_{name}={systemd.plain(value)}" for name, value in known.items() if value]
 
 
+def _exec_start_post(record: Record) -> list[list[str]]:
+    """Return the commands that the unit runs when it is up: in a job's network the machine joins that again."""
+    if not record.place:
+        return []
+    return [_unit_command("start_post.sh", records.ready_file(record.machine), "join", record.machine)]
+
+
+def _unit_command(name: str, file: str, verb: str, machine: str) -> list[str]:
+    """Return the call of our shell script ``name`` by a unit, with ``file`` and a call of ours; raises HostError."""
+    folder = os.path.dirname(__file__)
+    main = os.path.join(os.path.dirname(folder), "__main__.py")
+    if " " in main or " " in sys.executable:
+        raise HostError(f"no unit can call what lies in a folder with a space: {main} or {sys.executable}")
+    return ["/bin/sh", os.path.join(folder, name), file, sys.executable, "-I", "-S", main, verb, machine]
+
+
 def _exec_stop_post(record: Record, network_settings: Network) -> list[list[str]]:
     """Return the commands that the unit runs when it ends: its neighbour is forgotten, our reaper called.
 
     Not the reaper if it is us who remove the machine. Neither forks, since the job may have used up the unit's tasks.
     """
-    folder = os.path.dirname(__file__)
-    main = os.path.join(os.path.dirname(folder), "__main__.py")
-    reap = [sys.executable, "-I", "-S", main, "reap", record.machine]
-    commands = [["/bin/sh", os.path.join(folder, "stop_post.sh"), records.removal_file(record.machine), *reap]]
+    commands = [_unit_command("stop_post.sh", records.removal_file(record.machine), "reap", record.machine)]
     if record.network == network.PRIVATE:
         # Of one that does not exist, as where the host was not told of it yet, flush says nothing.
         address = network.address(network_settings, record.slot)
         flush = ["ip", "neighbour", "flush", "nud", "permanent", "to", address, "dev", network_settings.bridge]
         commands.insert(0, flush)
-    if any(" " in word for words in commands for word in words):
-        raise HostError(f"no unit can call what lies in a folder with a space: {main} or {sys.executable}")
     return commands

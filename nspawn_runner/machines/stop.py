@@ -10,7 +10,7 @@ from functools import partial
 
 from ..errors import Error, HostError
 from ..host import files, process, signals, systemd
-from . import backends, cgroups, notes, records
+from . import backends, cgroups, job_network, notes, records
 from .records import Record
 
 # systemd-nspawn leaves these two, empty, when it is killed (measured with 252 to 262).
@@ -52,7 +52,7 @@ def is_to_be_kept(record: Record) -> bool:
 
     It is not where there is none any more, or the disk has become nearly full: other jobs need the room.
     """
-    failed = record.keep_failed_seconds and record.state == "running" and notes.failure(record.machine)
+    failed = record.keep_failed_seconds and record.state == "running" and notes.failure(record.of_job or record.machine)
     return bool(failed) and os.path.isdir(record.layer) and _has_room(record.layer)
 
 
@@ -125,6 +125,7 @@ def _all_gone(machine: str, layers: Mapping[str, str]) -> list[str]:
         attempt(partial(backends.named(name).detach, layer))
     for folder in _NSPAWN_FOLDERS:
         attempt(partial(files.remove_folder, f"{folder}/{machine}"))
+    attempt(lambda: job_network.remove(machine))
     attempt(lambda: files.remove_tree(records.folder(machine)))
     return problems
 

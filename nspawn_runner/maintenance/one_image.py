@@ -168,6 +168,7 @@ def _publish(work: _Work, draft: Draft, facts: dict[str, Any]) -> store.Image:
         "aliases": list(spec.aliases),
         "keep": spec.keep,
         "run": dict(spec.run),
+        "service": dict(spec.service),
         "maintained": round(time.time()),
     }
     made = generations.complete(state, draft, {**facts, **own})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import JobError, UsageError
 from . import include
@@ -29,12 +29,14 @@ class Wanted(NamedTuple):
 class CiJob(NamedTuple):
     """A job ready to run: everything inherited, merged and expanded.
 
-    ``variables`` are all that the scripts see, in order; ``ignored`` are keywords that a local run ignores.
+    ``services`` are tables as in the payload of a job. ``variables`` are all that the scripts see, in order;
+    ``ignored`` are keywords that mean nothing locally.
     """
 
     name: str
     stage: str
     image: str | None
+    services: tuple[Mapping[str, Any], ...]
     variables: tuple[tuple[str, str], ...]
     before_script: tuple[str, ...]
     script: tuple[str, ...]
@@ -90,6 +92,7 @@ class Pipeline:
             name=name,
             stage=stage,
             image=image,
+            services=_services(_chosen(job, inherited, "services"), values),
             variables=tuple(values.items()),
             before_script=_commands(_chosen(job, inherited, "before_script"), "before_script"),
             script=script,
@@ -116,7 +119,7 @@ class Pipeline:
             raise wrong(node, f'"default" is {kind(node)}; it must be a mapping')
         default = dict(node.value) if node and isinstance(node.value, dict) else {}
         ci_keywords.check_default(default, ())
-        for key in (*ci_keywords.INHERITED, "services", "cache"):
+        for key in (*ci_keywords.INHERITED, "cache"):
             if _is_set(self.root, key):
                 if _is_set(default, key):
                     raise wrong(self.root[key], f'"{key}" is both at the top level and in "default"', advice="keep one")
@@ -220,6 +223,40 @@ def _image(node: Node | None) -> tuple[str | None, tuple[str, ...]]:
         raise wrong(node, '"image" has no name')
     ignored = tuple(f"image:{key}" for key in parts if key not in {"name", "entrypoint"})
     return _text(parts["name"], "image: name"), ignored
+
+
+def _services(node: Node | None, values: Mapping[str, str]) -> tuple[Mapping[str, Any], ...]:
+    """Return the services with the variables in their names expanded, as GitLab's payload has them."""
+    if node is None or node.value is None:
+        return ()
+    if not isinstance(node.value, list):
+        raise wrong(node, f'"services" is {kind(node)}, it must be a list')
+    return tuple(_service(item, values) for item in node.value)
+
+
+def _service(node: Node, values: Mapping[str, str]) -> Mapping[str, Any]:
+    table = node.value if isinstance(node.value, dict) else {"name": node}
+    for key, part in table.items():
+        if key not in {"name", "alias", "entrypoint", "command", "variables", "pull_policy", "docker", "kubernetes"}:
+            raise wrong(part, f'a service has an unknown keyword "{key}"')
+    if "name" not in table:
+        raise wrong(node, "a service has no name")
+    found: dict[str, Any] = {"name": ci_variables.expand(_text(table["name"], "services: name"), values)}
+    if "alias" in table:
+        found["alias"] = ci_variables.expand(_text(table["alias"], "services: alias"), values)
+    for key in ("entrypoint", "command"):
+        if key in table:
+            found[key] = list(_commands(table[key], f"services: {key}"))
+    if "variables" in table:
+        own = ci_variables.expanded(
+            {**{name: Variable(text, raw=True) for name, text in values.items()},
+             **ci_variables.parse(table["variables"])}
+        )  # fmt: skip
+        given = table["variables"].value
+        found["variables"] = [
+            {"key": name, "value": own[name], "raw": True} for name in (given if isinstance(given, dict) else {})
+        ]
+    return found
 
 
 def _commands(node: Node | None, keyword: str) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 
 from .values import Node, wrong
 
-# What a job inherits from `default` or the top level unless it sets it itself.
-INHERITED = ("image", "before_script", "after_script")
+# What `default` or the top level gives to every job, and a job may set itself.
+INHERITED = ("image", "services", "before_script", "after_script")
 
 # These say when and where a job runs in a pipeline, and what GitLab keeps of it. A local run is one job, called by
 # name, in a fresh machine, and keeps nothing.
@@ -24,16 +24,14 @@ REFUSED: Mapping[str, str] = {
     "parallel": "several jobs with different variables",
     "run": "steps instead of a script",
     "secrets": "variables from a secret store",
-    "services": "other machines next to the job's",
     "trigger": "another pipeline instead of a script",
 }
 
 _JOB = frozenset({*INHERITED, *IGNORED, *REFUSED, "extends", "inherit", "script", "stage", "variables"})
 _DEFAULT = frozenset({
-    *INHERITED, "artifacts", "cache", "hooks", "id_tokens", "identity", "interruptible", "retry", "services", "tags",
-    "timeout",
+    *INHERITED, "artifacts", "cache", "hooks", "id_tokens", "identity", "interruptible", "retry", "tags", "timeout",
 })  # fmt: skip
-GLOBAL = frozenset({*INHERITED, "cache", "default", "include", "services", "spec", "stages", "types", "variables",
+GLOBAL = frozenset({*INHERITED, "cache", "default", "include", "spec", "stages", "types", "variables",
                     "workflow"})  # fmt: skip
 
 

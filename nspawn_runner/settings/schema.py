@@ -140,6 +140,20 @@ SETTINGS = (
         'allowed_images = ["bookworm", "trixie*"]',
     ),
     Setting(
+        "allowed_services",
+        list_of(is_image_pattern, "local images' names or shell patterns of them"),
+        "Local images that every job may use for its `services:`, as names or shell patterns; empty: those of "
+        "`allowed_images`.",
+        "What a [[policy]] gives of images is allowed for services too.",
+        'allowed_services = ["postgres", "redis"]',
+    ),
+    Setting(
+        "services_max",
+        _whole(value_checks.between(0, 100)),
+        "How many services a job may have; 0: none.",
+        "Each is a machine with limits of its own.",
+    ),
+    Setting(
         "profile",
         _text(lambda value: "" if is_image_name(value) else "must be the name of a profile"),
         'What machines may do: `"default"`, `"nesting"` (containers and image builds in jobs), `"trusted"` (root in '

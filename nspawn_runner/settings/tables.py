@@ -81,6 +81,8 @@ class Settings(NamedTuple):
     keep_failed: str = ""
     journal_file: str = ""
     allowed_images: tuple[str, ...] = ("*",)
+    allowed_services: tuple[str, ...] = ()
+    services_max: int = 10
     profile: str = "default"
     images: Mapping[str, str] = {}
     profiles: Mapping[str, Profile] = {}

@@ -17,7 +17,7 @@ BASH, SH = "/bin/bash", "/bin/sh"
 
 
 def ci_job(*script: str, before: tuple[str, ...] = (), after: tuple[str, ...] = (), **variables: str) -> CiJob:
-    return CiJob("job", "test", None, tuple(variables.items()), before, script, after, ())
+    return CiJob("job", "test", None, (), tuple(variables.items()), before, script, after, ())
 
 
 def run(script: bytes, folder: Path, shell: str = BASH) -> subprocess.CompletedProcess[bytes]:

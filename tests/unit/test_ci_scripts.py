@@ -17,6 +17,7 @@ JOB = CiJob(
     name="job",
     stage="test",
     image=None,
+    services=(),
     variables=(("A", "it's $HOME"),),
     before_script=("first",),
     script=("second\nthird\n",),

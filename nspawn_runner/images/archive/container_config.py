@@ -23,6 +23,20 @@ def kept(configuration: Any) -> dict[str, Any]:
     return {key: given[key] for key in _KEPT if given.get(key)} if isinstance(given, dict) else {}
 
 
+def variables(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the environment in the image's ``facts``, without what a shell could not set."""
+    return {name: value for name, value in _variables(facts) if _is_name(name, value)}
+
+
+def command(facts: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the image's entrypoint and command; empty for what is no list of texts."""
+    container = facts.get(FACT)
+    given = container if isinstance(container, dict) else {}
+    lists = [given.get(key) for key in ("Entrypoint", "Cmd")]
+    found = [[w for w in each if isinstance(w, str)] if isinstance(each, list) else [] for each in lists]
+    return found[0], found[1]
+
+
 def environment(facts: Mapping[str, Any]) -> str:
     """Return shell commands, one per variable, that set the environment in the image's ``facts``; may be empty."""
     return "".join(_exports(facts).values())

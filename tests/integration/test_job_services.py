@@ -1,0 +1,262 @@
+"""Services of jobs: machines of their own in a network with the job's, ready before its scripts, gone with it."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from by_hand import TOOL, Job, Unchanged, lines_of, payload, wait_until
+from disposable_host import DisposableHost
+
+WEB = "import http.server as s; s.test(s.SimpleHTTPRequestHandler, port=8080)"
+FETCH = "python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=5).status)' http://{}:8080/"
+LONG = "a" * 64
+
+
+def service(alias: str = "web", **more: Any) -> dict[str, Any]:
+    return {
+        "name": "bookworm",
+        "alias": alias,
+        "entrypoint": ["python3", "-c"],
+        "command": [WEB],
+        "variables": [{"key": "HEALTHCHECK_TCP_PORT", "value": "8080"}],
+        **more,
+    }
+
+
+def job_with(host: DisposableHost, *services: Any, settings: str | None = None, **changed: Any) -> Job:
+    job = Job(host, settings=settings)
+    return Job(host, job.id, payload=payload(int(job.id), services=list(services), **changed), settings=settings)
+
+
+@pytest.fixture(scope="module")
+def running(btrfs_host: DisposableHost) -> Iterator[Job]:
+    """A job with two services, which most tests here only look at."""
+    variables = [
+        {"key": "GREETING", "value": "hello $WHO", "public": True},
+        {"key": "WHO", "value": "you & \"me\" `x` $$ \\ 'y'", "public": True, "raw": True},
+        {"key": "SECRET", "value": "s3cret", "public": False, "masked": True},
+    ]
+    place = [{"key": "PLACE", "value": "in $GREETING"}]
+    db = service("db,store.internal", variables=place, command=None, entrypoint=None)
+    with job_with(btrfs_host, service("web"), db, variables=variables) as job:
+        done = job.call("prepare")
+        assert done.status == 0, done.message
+        assert "service web: image bookworm, machine" in done.message
+        assert "service db: image bookworm, machine" in done.message
+        yield job
+
+
+def test_both_backends_and_nothing_is_left(host: DisposableHost) -> None:
+    with Unchanged(host), job_with(host, service()) as job:
+        assert job.call("prepare").status == 0
+        assert job.output(FETCH.format("web")) == "200\n"
+
+
+def test_all_names(running: Job) -> None:
+    for name in ("web", f"{running.machine}-s1"):
+        assert running.output(FETCH.format(name)) == "200\n"
+    found = running.output("getent hosts db store.internal bookworm").splitlines()
+    assert [line.split()[0] for line in found] == ["198.18.213.3", "198.18.213.3", "198.18.213.2"]
+    seen = in_service(running, "db", f"getent hosts build {running.machine} web; {FETCH.format('web')}")
+    assert seen.split() == [
+        "198.18.213.1", "build", running.machine, "198.18.213.1", "build", running.machine,
+        "198.18.213.2", "web", "bookworm", f"{running.machine}-s1", "200",
+    ]  # fmt: skip
+
+
+def in_service(job: Job, name: str, script: str) -> str:
+    return job.host.run([TOOL, "login", job.id, name, "--", "sh", "-c", script]).stdout.decode()
+
+
+def test_public_variables_reach_all_units(running: Job) -> None:
+    ask = "systemd-run --quiet --pipe --wait /usr/bin/env | grep -E '^(GREETING|WHO|PLACE|SECRET)' | sort"
+    who = "you & \"me\" `x` $$ \\ 'y'"
+    assert in_service(running, "db", ask).splitlines() == [
+        f"GREETING=hello {who}", f"PLACE=in hello {who}", f"WHO={who}",
+    ]  # fmt: skip
+    assert "PLACE" not in in_service(running, "web", "cat /run/nspawn-runner/start/service.env")
+    reloaded = in_service(running, "db", f"systemctl daemon-reload; {ask}")
+    assert "GREETING=hello" in reloaded
+
+
+def test_list_and_login(running: Job) -> None:
+    rows = json.loads(running.host.run([TOOL, "list", "--json"]).stdout)
+    mine = {row["machine"]: row["service"] for row in rows if row["job"] == running.id}
+    assert mine == {running.machine: "", f"{running.machine}-s1": "web", f"{running.machine}-s2": "db"}
+    assert "web: bookworm" in running.host.run([TOOL, "list"]).stdout.decode()
+    done = running.host.run([TOOL, "login", running.id, "nope"], check=False)
+    assert b"it has: web (" in done.stderr
+    assert running.host.run([TOOL, "login", running.id, "--", "hostname"]).stdout.decode().strip() == running.machine
+
+
+def test_a_service_that_reboots_is_reached_again(running: Job) -> None:
+    before = in_service(running, "web", "cat /proc/1/stat")
+    running.host.run([TOOL, "login", running.id, "web", "--", "systemctl", "reboot"], check=False)
+    wait_until(lambda: FETCHED in running.script(FETCH.format("web")).out, seconds=30)
+    assert in_service(running, "web", "cat /proc/1/stat") != before
+
+
+FETCHED = b"200\n"
+
+
+def test_the_job_reboots(running: Job) -> None:
+    running.script("systemctl reboot; sleep 60")
+    assert running.output(FETCH.format("web")) == "200\n"
+
+
+def test_two_jobs_may_use_the_same_names_and_reach_nothing_of_each_other(either_host: DisposableHost) -> None:
+    host = either_host
+    with job_with(host, service()) as one, job_with(host, service()) as other:
+        assert [job.call("prepare").status for job in (one, other)] == [0, 0]
+        for job in (one, other):
+            assert job.output(FETCH.format("web")) == "200\n"
+            job.output("echo mine > /dev/null")
+        marked = in_service(one, "web", "echo of-one > /of-one; ls /of-one")
+        assert marked == "/of-one\n"
+        read = FETCH.replace(".status", ".read().decode()").format("web")
+        assert "of-one" in one.output(read)
+        assert "of-one" not in other.output(read)
+        # Neither the machines' common network nor the host leads to another job's service.
+        addresses = lines_of(host, "ip -json neighbour show dev nspr0 | python3 -c 'import json, sys; "
+                                   "print(*[each[\"dst\"] for each in json.load(sys.stdin)])'")[0].split()
+        assert len(addresses) >= 4
+        for address in addresses:
+            assert job.script(f"timeout 3 {FETCH.format(address)}").status != 0
+        assert host.run(["sh", "-c", f"timeout 3 {FETCH.format('198.18.213.2')}"], check=False).returncode != 0
+
+
+def test_not_ready_in_time_is_a_warning(overlay_host: DisposableHost) -> None:
+    never = service("never", command=["import time; time.sleep(1000)"])
+    began = time.monotonic()
+    with Unchanged(overlay_host), job_with(overlay_host, never, service()) as job:
+        done = job.call("prepare")
+        assert done.status == 0
+        assert "service never (image bookworm): not ready after" in done.message
+        assert "asked: port 8080" in done.message
+        assert "service web" in done.message
+        assert time.monotonic() - began < 60
+        assert job.output(FETCH.format("web")) == "200\n"
+
+
+def test_a_service_that_dies_is_told_at_the_end(either_host: DisposableHost) -> None:
+    with Unchanged(either_host), job_with(either_host, service()) as job:
+        assert job.call("prepare").status == 0
+        job.host.run([TOOL, "login", job.id, "web", "--", "systemctl", "poweroff"], check=False)
+        wait_until(lambda: not job.host.path(f"/run/nspawn-runner/{job.machine}-s1/ready").exists())
+        done = job.script("true", "cleanup_file_variables")
+        assert "service web ended before the job did" in done.message
+        assert "it was powered off from inside" in done.message
+
+
+@pytest.mark.parametrize(
+    ("services", "said"),
+    [
+        (["nope:1"], "service nope:1: there is no image 'nope:1'"),
+        ([service()] * 11, "the job asks for 11 services, and it may have 10"),
+        (["$(reboot)"], "service $(reboot): '$(reboot)' cannot be the name of an image"),
+        ([5], "service 1 cannot be read: it is neither a name nor a table"),
+        ([{"alias": "x"}], "service 1 has no image"),
+        ([service(command="ls")], "command of the service bookworm is no list of texts"),
+        ("[{", "what the job says of its services cannot be read: it is not valid JSON"),
+        ({"name": "bookworm"}, "what the job says of its services cannot be read: it is not a list"),
+    ],
+    ids=["unknown", "too many", "hostile", "number", "nameless", "command", "json", "table"],
+)
+def test_bad_services_fail_the_build(either_host: DisposableHost, services: Any, said: str) -> None:
+    with Unchanged(either_host):
+        job = Job(either_host)
+        with Job(either_host, job.id, payload=payload(int(job.id), services=services)) as job:
+            done = job.call("prepare")
+            assert done.status == 91
+            assert said in " ".join(done.message.split()).replace("nspawn-runner: ", "").replace(" : ", ": ") or (
+                said.split(": ", maxsplit=1)[0] in done.message and said.rsplit(": ", maxsplit=1)[-1] in done.message
+            )
+
+
+def test_bad_names_are_told_and_left_out(either_host: DisposableHost) -> None:
+    names = f"localhost build ok -x {LONG} a_b x\n127.0.0.1 run-{1} 1.2.3.4 *"
+    with Unchanged(either_host), job_with(either_host, service(names), service("ok other")) as job:
+        done = job.call("prepare")
+        assert done.status == 0
+        for name in ("localhost", "build", "-x", LONG, "1.2.3.4", "127.0.0.1", "*"):
+            assert f"the name '{name[:59]}" in done.message, done.message
+        assert "the name 'ok' is left out: it means another machine" in done.message
+        hosts = job.output("cat /etc/hosts")
+        assert "198.18.213.2 ok a_b x run-1" in hosts
+        assert f"198.18.213.3 other {job.machine}-s2" in hosts
+
+
+@pytest.mark.parametrize("words", [["a b", "'", '"', "$HOME", "%n", "\\", "*", "\n", "-n", "ü", "`id`"]])
+def test_every_quoting_of_a_command(either_host: DisposableHost, words: list[str]) -> None:
+    tell = "import json, sys; open('/words', 'w').write(json.dumps(sys.argv[1:]))"
+    said = service(entrypoint=["python3", "-c", tell], command=words, variables=[])
+    with job_with(either_host, said) as job:
+        assert job.call("prepare").status == 0
+        wait_until(lambda: in_service(job, "web", "cat /words 2>/dev/null || true"))
+        assert json.loads(in_service(job, "web", "cat /words")) == words
+
+
+def test_what_may_be_a_service(either_host: DisposableHost) -> None:
+    with job_with(either_host, service(), settings='allowed_services = ["postgres*"]') as job:
+        done = job.call("prepare")
+        assert done.status == 91
+        assert "does not let this job use the image bookworm for a service" in done.message
+        assert "allowed_services" in done.message
+    settings = 'allowed_images = ["bookworm"]\nallowed_services = ["bookworm"]\nservices_max = 1'
+    with job_with(either_host, service(), settings=settings) as job:
+        assert job.call("prepare").status == 0
+
+
+def test_without_a_payload(either_host: DisposableHost) -> None:
+    told = json.dumps([{**service(), "variables": {"HEALTHCHECK_TCP_PORT": "8080"}}])
+    job = Job(either_host)
+    known = {"JOB_ID": job.id, "JOB_SERVICES": told, "JOB_IMAGE": "bookworm"}
+    variables = {f"CUSTOM_ENV_CI_{name}": value for name, value in known.items()}
+    with Unchanged(either_host), Job(either_host, job.id, env=variables) as job:
+        job.by_id = []
+        assert job.call("prepare").status == 0
+        assert job.output(FETCH.format("web")) == "200\n"
+
+
+def test_a_killed_prepare_leaves_what_gc_removes(host: DisposableHost) -> None:
+    with Unchanged(host):
+        job = job_with(host, service(), service("other"))
+        call = host.popen(job.argv("prepare"), env=job.env)
+        wait_until(lambda: len([*host.path("/run/nspawn-runner").glob(f"{job.machine}*.json")]) == 3)
+        call.kill()
+        call.wait()
+        wait_until(lambda: b"nothing is left" in host.run([TOOL, "gc"], check=False).stdout)
+
+
+def test_a_failed_jobs_services_are_kept_with_it(either_host: DisposableHost) -> None:
+    with Unchanged(either_host):
+        with job_with(either_host, service(), settings='keep_failed = "30min"') as job:
+            assert job.call("prepare").status == 0
+            assert job.script("exit 3").status == 91
+        names = {row["machine"]: row["state"] for row in json.loads(either_host.run([TOOL, "list", "--json"]).stdout)}
+        assert names == {job.machine: "kept", f"{job.machine}-s1": "kept"}
+        either_host.run([TOOL, "cleanup", "--id", job.id])
+
+
+def test_exec(either_host: DisposableHost) -> None:
+    either_host.run(["mkdir", "--parents", "/root/with-services", "/var/lib/nspawn-runner/.build"])
+    file = either_host.path("/root/with-services/.gitlab-ci.yml")
+    file.write_text(json.dumps({
+        "variables": {"PORT": "8080"},
+        "test": {
+            "image": "bookworm",
+            "services": [{"name": "bookworm", "alias": "web", "entrypoint": ["python3", "-c"], "command": [WEB],
+                          "variables": {"HEALTHCHECK_TCP_PORT": "$PORT"}}],
+            "script": [FETCH.format("web")],
+        },
+    }))  # fmt: skip
+    with Unchanged(either_host):
+        done = either_host.run([TOOL, "exec", "test"], cwd="/root/with-services", check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        assert b"\n200\n" in done.stdout
+        assert b"service web: image bookworm" in done.stderr
+        alone = either_host.run([TOOL, "exec", "test", "--without-services"], cwd="/root/with-services", check=False)
+        assert alone.returncode == 1
+        assert b"service web" not in alone.stderr
