@@ -19,7 +19,7 @@ from ..names import is_job_id
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 LOCAL = "local"
 _LIMIT_PREFIX = "NSPAWN_"  # of the variables by which a job asks for limits: settings.amounts.JOB_VARIABLES
-_TOO_LARGE = 1 << 40  # for a number of GitLab's; systemd takes no times much longer
+_TOO_LARGE = 1 << 40  # for GitLab's numbers; systemd does not accept much longer times
 _MAX_SERVER = 100  # characters, since a folder's name begins with them
 
 
@@ -133,7 +133,7 @@ def _read_payload(file: str) -> Any:
 
 
 def _from_variables(environ: Mapping[str, str]) -> Job:
-    """The job as an older runner tells it: in variables that the project may have set itself."""
+    """Return the job as an older runner describes it: in variables that the project may have set itself."""
     own = "CUSTOM_ENV_"  # is before the name of each variable of the job
     project = environ.get("CUSTOM_ENV_CI_PROJECT_ID", "")
     timeout = environ.get("CUSTOM_ENV_CI_JOB_TIMEOUT", "")
