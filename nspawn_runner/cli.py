@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from .jobs.accounting import StageEntry
     from .settings.tables import Settings
 
 # verb → module in commands/. Each call loads one module, which saves the others' imports.
@@ -103,15 +104,15 @@ def _of_unit(arguments: Sequence[str]) -> int:
     """Do what the unit of a machine calls us for: join or reap."""
     from .jobs import accounting
 
-    with accounting.StageEntry(arguments[0]):
-        return _command(arguments[0]).main(_OfUnit(arguments), None)  # type: ignore[arg-type]
+    with accounting.StageEntry(arguments[0]) as entry:
+        return _command(arguments[0]).main(_OfUnit(arguments, entry), None)  # type: ignore[arg-type]
 
 
 class _OfUnit:
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], entry: StageEntry) -> None:
         if len(arguments) != 2:
             raise UsageError(f"{arguments[0]} takes the name of a machine: systemd calls it")
-        self.machine = arguments[1]
+        self.machine, self.entry = arguments[1], entry
 
 
 def _command(verb: str) -> Command:
@@ -133,6 +134,7 @@ def _run(arguments: Sequence[str]) -> int:
     from .jobs import accounting
 
     with accounting.StageEntry(args.verb, getattr(args, "stage", ""), job_id=args.id) as entry:
+        args.entry = entry
         _need_root(args.verb)
         entry.settings = _settings(args)
         entry.status = _command(args.verb).main(args, entry.settings)

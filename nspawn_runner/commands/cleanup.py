@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..gitlab import job as jobs
-from ..jobs import accounting, removal
+from ..jobs import removal
 from ..light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Remove the machine; return 0 when nothing of it is left."""
-    job = accounting.about(jobs.from_environment(os.environ, job_id=args.id))
-    removal.remove(job.id, job.server, settings, keep=args.id is None)
+    job = args.entry.about(jobs.from_environment(os.environ, job_id=args.id))
+    removal.remove(job.id, job.server, settings, keep=args.id is None, entry=args.entry)
     return 0

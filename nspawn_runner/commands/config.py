@@ -9,7 +9,7 @@ import sys
 from .. import __version__
 from ..errors import Error
 from ..gitlab import job as jobs
-from ..jobs import accounting, job_image
+from ..jobs import job_image
 from ..light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Print the answer."""
-    job = accounting.about(jobs.from_environment(os.environ, job_id=args.id))
+    job = args.entry.about(jobs.from_environment(os.environ, job_id=args.id))
     answer = {
         "driver": {"name": "nspawn-runner", "version": __version__},
         "hostname": f"run-{job.id}",

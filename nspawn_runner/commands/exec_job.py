@@ -92,17 +92,18 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
         services=None if args.without_services else list(ci_job.services),
         variables=[{"key": key, "value": value, "public": True, "raw": True} for key, value in variables.items()],
     )
-    accounting.about(job)
     try:
         log.section(headings.PREPARE)
         began = time.monotonic()
         options = [f"--bind-ro={bundle}:{_BUNDLE}"]
-        with accounting.StageEntry("prepare", settings=settings):
+        with accounting.StageEntry("prepare", settings=settings) as entry:
+            entry.about(job)
             image = job_image.find(ci_job.image or settings.default_image, settings)
             own = job_image.settings_of(image, settings)
             wanted = services.find(job, settings, args.config or paths.DEFAULT_FILE, by_hand=True)
+            owner = callers.this_process()
             record = machine.boot(
-                job, image, settings, own, owner=callers.this_process(), binds=options, wanted=wanted
+                job, image, settings, own, owner=owner, entry=entry, binds=options, wanted=wanted
             )
         log.say(machine.report(record, time.monotonic() - began))
         project_dir = f"{settings.builds_dir}/{name}"
@@ -112,8 +113,9 @@ def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, j
             job_log.tell_end(record)
     finally:
         log.section(headings.CLEANUP)
-        with signals.held(), accounting.StageEntry("cleanup", settings=settings):
-            removal.remove(job.id, job.server, settings, keep=True)
+        with signals.held(), accounting.StageEntry("cleanup", settings=settings) as entry:
+            entry.about(job)
+            removal.remove(job.id, job.server, settings, keep=True, entry=entry)
 
 
 def _run_stages(
@@ -131,6 +133,7 @@ def _run_stages(
             return result.status
 
         with accounting.StageEntry("run", name, settings=settings) as entry:
+            entry.in_machine(record)
             entry.status = job_log.run(
                 record,
                 name,

@@ -7,7 +7,7 @@ import time
 
 from ..gitlab import job as jobs
 from ..host import callers
-from ..jobs import accounting, job_image, machine, permission
+from ..jobs import job_image, machine, permission
 from ..light_typing import TYPE_CHECKING
 from ..machines import network, resolvers
 from ..output import warn
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Boot the machine and print one line about it."""
     began = time.monotonic()
-    job = accounting.about(jobs.from_environment(os.environ, job_id=args.id))
+    job = args.entry.about(jobs.from_environment(os.environ, job_id=args.id))
     asked = args.image if args.image is not None else job.image or args.default_image or settings.default_image
     image = job_image.find(asked, settings)
     if args.id is None:  # by hand, root asks
@@ -49,7 +49,7 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         from ..jobs import services  # of few jobs
 
         wanted = services.find(job, settings, args.config or DEFAULT_FILE, by_hand=args.id is not None)
-    record = machine.boot(job, image, settings, own, owner=callers.gitlab_runner(), wanted=wanted)
+    record = machine.boot(job, image, settings, own, owner=callers.gitlab_runner(), entry=args.entry, wanted=wanted)
     print(machine.report(record, time.monotonic() - began))
     if record.network == network.PRIVATE and (lack := resolvers.lack(settings.network)):
         warn(f"names cannot be found in the machine: {lack}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from ..jobs import accounting
 from ..light_typing import TYPE_CHECKING
 from ..machines import records, stop
 from ..names import is_machine_name
@@ -28,10 +27,10 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     record = records.read(args.machine) if is_machine_name(args.machine) else None
     if record is None:
         return 0
-    accounting.machine(record)
+    args.entry.in_machine(record)
     how = " ".join(os.environ.get(name, "") for name in ("SERVICE_RESULT", "EXIT_CODE", "EXIT_STATUS"))
     done = "went down for a reboot" if os.environ.get("EXIT_STATUS") == "133" else "ended by itself"
-    accounting.event(f"the machine {record.machine} {done} ({how}: systemd.exec(5))")
+    args.entry.event = f"the machine {record.machine} {done} ({how}: systemd.exec(5))"
     stop.reap(
         record,
         result=os.environ.get("SERVICE_RESULT", ""),

@@ -6,7 +6,7 @@ import os
 
 from ..gitlab import exit_status, stages
 from ..gitlab import job as jobs
-from ..jobs import accounting, job_script, log
+from ..jobs import job_script, log
 from ..light_typing import TYPE_CHECKING
 from ..machines import records
 from ..output import say
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Run the script and report its own status; return 0, or the number that blames the job."""
     exit_status.forget_script_status(os.environ)
-    job = accounting.about(jobs.from_environment(os.environ, job_id=args.id))
-    record = accounting.machine(job_script.find_machine(job.id, job.server))
+    job = args.entry.about(jobs.from_environment(os.environ, job_id=args.id))
+    record = args.entry.in_machine(job_script.find_machine(job.id, job.server))
     if records.is_rebooting(record.machine):
         say(f"the machine {record.machine} is rebooting; waiting for it")
 

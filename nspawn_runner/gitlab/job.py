@@ -29,7 +29,7 @@ class Job(NamedTuple):
     ``server`` is the GitLab server's host, ``local`` for a job started by hand, or empty where it is not known.
     ``project`` is the project's numeric id, ``protected`` whether its ref is; ``timeout_seconds`` is None if unknown;
     ``services`` is what it says of services, and with any ``variables`` what the payload says of its variables, both
-    for gitlab.services to read. ``trusted`` tells whether no project can have made this up;
+    for gitlab.service_requests to read. ``trusted`` tells whether no project can have made this up;
     ``project_path`` (group/project) and the runner's id are empty and None where that cannot be said of them.
     ``limits_asked`` are its variables that begin with NSPAWN_, as it wrote them; ``steps`` are the names of its
     scripts in their order, none where they are not known.

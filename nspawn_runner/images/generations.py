@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ..errors import HostError
-from ..host import exchange, files, locks, signals, trees
+from ..host import files, locks, signals, system_calls, trees
 from ..settings import paths
 from . import store
 from .ansible import containers
@@ -202,7 +202,7 @@ def _adopt(state_folder: str, new: store.Image) -> store.Image:
     _write_facts(root, {"builder": "by hand"}, _seconds(stamp))
     os.symlink(os.path.relpath(root, state_folder), root)
     try:
-        exchange.exchange(path, root)
+        system_calls.exchange(path, root)
     except OSError as error:
         files.remove_file(root)
         files.remove_file(f"{root}.json")

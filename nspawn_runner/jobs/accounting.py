@@ -32,66 +32,11 @@ _VERBS = {
 }
 
 
-class _Known:
-    job = project = image = machine = server = outcome = event = ""
-
-
-_known = _Known()
-
-
-def about(job: Job) -> Job:
-    """Note which job this process serves; return ``job``."""
-    _known.job, _known.project, _known.image, _known.server = job.id, job.project, job.image, job.server
-    return job
-
-
-def image(name: str) -> None:
-    """Note the image that the job gets."""
-    _known.image = name
-
-
-def machine(record: Record) -> Record:
-    """Note the job's machine; return ``record``."""
-    _known.machine = record.machine
-    _known.job = _known.job or record.job
-    _known.project = record.project or _known.project
-    _known.image = record.image or _known.image
-    return record
-
-
-def event(text: str) -> None:
-    """Note a sentence for the entry that says more than that the stage succeeded."""
-    _known.event = text
-
-
-@contextmanager
-def end_of(machine_name: str) -> Iterator[None]:
-    """Note the outcome of the job whose machine is removed inside; use it under the machine's lock.
-
-    An earlier removal has already noted it, even if it did not finish.
-    """
-    from ..machines import notes, records
-
-    record = records.read(machine_name)
-    if record is None:
-        yield
-        return
-    machine(record)
-    # A record in the state starting comes from a killed prepare.
-    outcomes = {"running": notes.failure(record.machine) or SUCCESS, "starting": SYSTEM_FAILURE}
-    try:
-        yield
-    finally:
-        now = records.read(machine_name)
-        if now is None or now.state != record.state:
-            _known.outcome = outcomes.get(record.state, "")
-
-
 class StageEntry:
     """Context manager for a stage that writes an entry on exit; errors pass through.
 
     ``script`` is GitLab's name of what a run runs, ``job_id`` the job's id if given by hand. The stage sets its
-    ``status`` (0: success), and ``settings`` as soon as it has them.
+    ``status`` (0: success), and ``settings`` as soon as it has them, and notes here what it finds out about the job.
     """
 
     def __init__(
@@ -102,6 +47,42 @@ class StageEntry:
         self.job_id = job_id
         self.settings = settings
         self.status = 0
+        self.job = self.project = self.server = self.image = self.machine = self.outcome = self.event = ""
+
+    def about(self, job: Job) -> Job:
+        """Note which job the stage serves; return ``job``."""
+        self.job, self.project, self.image, self.server = job.id, job.project, job.image, job.server
+        return job
+
+    def in_machine(self, record: Record) -> Record:
+        """Note the job's machine; return ``record``."""
+        self.machine = record.machine
+        self.job = self.job or record.job
+        self.project = record.project or self.project
+        self.image = record.image or self.image
+        return record
+
+    @contextmanager
+    def end_of(self, machine_name: str) -> Iterator[None]:
+        """Note the outcome of the job whose machine is removed inside; use it under the machine's lock.
+
+        An earlier removal has already noted it, even if it did not finish.
+        """
+        from ..machines import notes, records
+
+        record = records.read(machine_name)
+        if record is None:
+            yield
+            return
+        self.in_machine(record)
+        # A record in the state starting comes from a killed prepare.
+        outcomes = {"running": notes.failure(record.machine) or SUCCESS, "starting": SYSTEM_FAILURE}
+        try:
+            yield
+        finally:
+            now = records.read(machine_name)
+            if now is None or now.state != record.state:
+                self.outcome = outcomes.get(record.state, "")
 
     def __enter__(self) -> Self:
         self.began = time.monotonic()
@@ -110,17 +91,16 @@ class StageEntry:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         seconds = time.monotonic() - self.began
         result = result_of(error) if error is not None else FAILED if self.status else SUCCESS
-        outcome, _known.outcome = _known.outcome, ""
-        if error is not None and not _known.job:
-            _find_job(self.job_id)
+        if error is not None and not self.job:
+            self._find_job()
         journal.send(
-            sentence(self.stage, self.script, result, seconds, error),
+            self.sentence(result, seconds, error),
             priority=_PRIORITIES[result],
             fields={
-                "NSPAWN_RUNNER_JOB": _known.job,
-                "NSPAWN_RUNNER_PROJECT": _known.project,
-                "NSPAWN_RUNNER_IMAGE": _known.image,
-                "NSPAWN_RUNNER_MACHINE": _known.machine,
+                "NSPAWN_RUNNER_JOB": self.job,
+                "NSPAWN_RUNNER_PROJECT": self.project,
+                "NSPAWN_RUNNER_IMAGE": self.image,
+                "NSPAWN_RUNNER_MACHINE": self.machine,
                 "NSPAWN_RUNNER_STAGE": self.stage,
                 "NSPAWN_RUNNER_SCRIPT": self.script,
                 "NSPAWN_RUNNER_DURATION": f"{seconds:.3f}",
@@ -131,8 +111,25 @@ class StageEntry:
             from . import metrics
             from .counters import EndedStage
 
-            job = f"{_known.server} {_known.job}" if _known.job else ""
-            metrics.stage_ended(self.settings, EndedStage(self.stage, seconds, result, job, outcome))
+            job = f"{self.server} {self.job}" if self.job else ""
+            metrics.stage_ended(self.settings, EndedStage(self.stage, seconds, result, job, self.outcome))
+
+    def _find_job(self) -> None:
+        """Note the job if the stage failed before it did."""
+        from ..gitlab import job as jobs
+
+        with suppress(Error, OSError):
+            self.about(jobs.from_environment(os.environ, job_id=self.job_id))
+
+    def sentence(self, result: str, seconds: float, error: BaseException | None) -> str:
+        """Return the message of an entry; it names only the host's own errors, as others may quote a job's output."""
+        whose = f"job {self.job}: " if self.job else ""
+        if result == SUCCESS and self.event:
+            return whose + self.event
+        what = printable(f"{self.stage} {self.script}".strip(), 80)
+        # A command's stderr may quote a job's output too; and without an id it may not be a job.
+        why = f": {error.lines()[0]}" if type(error) is HostError and self.job else ""
+        return f"{whose}{what} {_VERBS[result]} after {seconds:.1f} s{why}"
 
 
 def result_of(error: BaseException) -> str:
@@ -140,22 +137,3 @@ def result_of(error: BaseException) -> str:
     if isinstance(error, JobError):
         return FAILED
     return CANCELED if isinstance(error, Cancelled) else SYSTEM_FAILURE
-
-
-def _find_job(job_id: str | None) -> None:
-    """Note the job if the stage failed before it did."""
-    from ..gitlab import job as jobs
-
-    with suppress(Error, OSError):
-        about(jobs.from_environment(os.environ, job_id=job_id))
-
-
-def sentence(stage: str, script: str, result: str, seconds: float, error: BaseException | None) -> str:
-    """Return the message of an entry; it names only the host's own errors, as others may quote a job's output."""
-    whose = f"job {_known.job}: " if _known.job else ""
-    if result == SUCCESS and _known.event:
-        return whose + _known.event
-    what = printable(f"{stage} {script}".strip(), 80)
-    # A command's stderr may quote a job's output too; and without an id it may not be a job.
-    why = f": {error.lines()[0]}" if type(error) is HostError and _known.job else ""
-    return f"{whose}{what} {_VERBS[result]} after {seconds:.1f} s{why}"

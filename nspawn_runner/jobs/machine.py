@@ -8,7 +8,7 @@ from ..gitlab import installed_runner
 from ..light_typing import TYPE_CHECKING
 from ..machines import plan, start
 from ..settings.profiles import DEFAULT
-from . import accounting, caches, job_image, job_limits
+from . import caches, job_image, job_limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ..machines.records import Record
     from ..settings.machine_settings import MachineSettings
     from ..settings.tables import Settings
-    from .services import Wanted
+    from .accounting import StageEntry
+    from .services import JobService
 
 # Where scripts look for the helper, in this order.
 _HELPER_PATHS = tuple(f"/usr/{folder}/gitlab-runner" for folder in ("local/sbin", "local/bin", "sbin", "bin"))
@@ -38,15 +39,16 @@ def boot(
     own: MachineSettings,
     *,
     owner: str,
+    entry: StageEntry,
     binds: Sequence[str] = (),
-    wanted: Sequence[Wanted] = (),
+    wanted: Sequence[JobService] = (),
 ) -> Record:
     """Boot the machine of ``job`` from ``image`` with its ``own`` settings; ``binds`` are options of systemd-nspawn.
 
     With it boot the machines of its services, ``wanted``, as services.find returns them. When the process ``owner`` has
     ended, gc removes them.
     """
-    accounting.image(image.name)
+    entry.image = image.name
     planned = plan.make(
         settings,
         own,
@@ -62,13 +64,13 @@ def boot(
         owner=owner,
     )
     if not wanted:
-        return accounting.machine(start.start(planned))
+        return entry.in_machine(start.start(planned))
     from . import services  # of few jobs
 
     services.check_network(own)
     names = services.names(wanted)
     planned = planned._replace(names=names, network=services.without(own.network, names))
-    return accounting.machine(services.start_all(planned, wanted, job, settings))
+    return entry.in_machine(services.start_all(planned, wanted, job, settings))
 
 
 def _cache_options(job: Job, settings: Settings, own: MachineSettings) -> list[str]:

@@ -31,7 +31,7 @@ _TELL_LAST = 'journalctl --quiet --no-pager --output=short --priority=notice --l
 _EVIDENCE_SECONDS = 5
 
 
-class Machine(NamedTuple):
+class ServiceMachine(NamedTuple):
     """The machine of a service, and how its readiness is seen."""
 
     name: str
@@ -39,7 +39,7 @@ class Machine(NamedTuple):
     offer: Offer
 
 
-def wait(machines: Sequence[Machine], began: float) -> None:
+def wait(machines: Sequence[ServiceMachine], began: float) -> None:
     """Wait until all ``machines`` are ready, side by side, and tell of each; ``began`` is on the monotonic clock.
 
     What keeps one from it is told as a warning, with what the machine knows.
@@ -74,7 +74,7 @@ def _end(children: Sequence[process.Popen]) -> None:
             child.wait()
 
 
-def _asked(machine: Machine) -> Iterator[process.Popen]:
+def _asked(machine: ServiceMachine) -> Iterator[process.Popen]:
     """Yield the children that end with 0 when the service is ready."""
     known, record = machine.offer, machine.record
     if known.ports:
@@ -100,7 +100,7 @@ def _child(argv: Sequence[str], stdin: bytes = b"") -> process.Popen:
         os.close(given)
 
 
-def _tell_unready(machine: Machine, seconds: float, *, failed: bool) -> None:
+def _tell_unready(machine: ServiceMachine, seconds: float, *, failed: bool) -> None:
     """Warn that the service is not ready, and say what its machine knows."""
     known, record = machine.offer, machine.record
     asked = ", ".join([*(f"port {port}" for port in known.ports), *(["its ready command"] if known.ready else [])])

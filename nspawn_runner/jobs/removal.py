@@ -5,10 +5,10 @@ from __future__ import annotations
 from ..host import systemd
 from ..light_typing import TYPE_CHECKING
 from ..machines import records, stop
-from . import accounting
 
 if TYPE_CHECKING:
     from ..settings.tables import Settings
+    from .accounting import StageEntry
 
 
 def _remove_services(machine: str, settings: Settings, *, keep: bool) -> None:
@@ -24,7 +24,7 @@ def _remove_services(machine: str, settings: Settings, *, keep: bool) -> None:
                 stop.remove_leftovers(record.machine, settings.state_folder)
 
 
-def remove(job_id: str, server: str, settings: Settings, *, keep: bool) -> None:
+def remove(job_id: str, server: str, settings: Settings, *, keep: bool, entry: StageEntry) -> None:
     """Remove a job's machine, or what is left under its name if there is no record.
 
     With ``keep``, the root of a failed job stays if the settings say so.
@@ -35,7 +35,7 @@ def remove(job_id: str, server: str, settings: Settings, *, keep: bool) -> None:
         if records.find(job_id, server) is None and records.read(machine) is not None:
             return  # meanwhile the name went to another server's job of the same id
         _remove_services(machine, settings, keep=keep)
-        with accounting.end_of(machine):
+        with entry.end_of(machine):
             record = records.read(machine)
             if keep and record is not None and record.state != records.UNREADABLE:
                 stop.end_job(record)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 from ..errors import HostError, JobError, printable
-from ..gitlab import services as asked_services
+from ..gitlab import service_requests
 from ..images import offer, store
 from ..images.archive import container_config
 from ..light_typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +17,7 @@ from . import job_image, job_limits, permission, readiness
 
 if TYPE_CHECKING:
     from ..gitlab.job import Job
-    from ..gitlab.services import Service
+    from ..gitlab.service_requests import ServiceRequest
     from ..machines.plan import Plan
     from ..machines.records import Record
     from ..settings.machine_settings import MachineSettings
@@ -28,10 +28,10 @@ _JOB_NAMES = ("build",)  # the job's machine, as services find it with gitlab-ru
 _LOCAL = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 
 
-class Wanted(NamedTuple):
+class JobService(NamedTuple):
     """A service that a job gets: its ``names``, of which the first is what people read, and its image."""
 
-    asked: Service
+    asked: ServiceRequest
     names: tuple[str, ...]
     image: store.Image
     own: MachineSettings
@@ -39,13 +39,13 @@ class Wanted(NamedTuple):
     variables: Mapping[str, str]
 
 
-def find(job: Job, settings: Settings, file: str, *, by_hand: bool) -> list[Wanted]:
+def find(job: Job, settings: Settings, file: str, *, by_hand: bool) -> list[JobService]:
     """Return the services that ``job`` asks for; raises JobError where there are none such, or it must not have them.
 
     Called ``by_hand``, it is root who asks. Names that no machine can have are told and left out.
     """
-    public = asked_services.public_variables(job.variables)
-    asked = asked_services.parse(job.services, public)
+    public = service_requests.public_variables(job.variables)
+    asked = service_requests.parse(job.services, public)
     if len(asked) > settings.services_max:
         raise JobError(
             f"the job asks for {len(asked)} services, and it may have {settings.services_max}",
@@ -68,11 +68,11 @@ def find(job: Job, settings: Settings, file: str, *, by_hand: bool) -> list[Want
         names = tuple(_usable(each, taken))
         taken |= {*names}
         variables = {**container_config.variables(facts), **public, **each.variables}
-        found.append(Wanted(each, names, image, own, _offer(offer.of_image(facts), variables), variables))
+        found.append(JobService(each, names, image, own, _offer(offer.of_image(facts), variables), variables))
     return found
 
 
-def _usable(service: Service, taken: set[str]) -> Iterator[str]:
+def _usable(service: ServiceRequest, taken: set[str]) -> Iterator[str]:
     """Yield the names of a service that a machine can have and no other has."""
     for name in service.names:
         shown = f"service {printable(service.image, 60)}: the name '{printable(name, 60)}'"
@@ -96,7 +96,7 @@ def _offer(found: offer.Offer, variables: Mapping[str, str]) -> offer.Offer:
     return found._replace(ports=(port,)) if offer.is_port(port) else found
 
 
-def names(wanted: Sequence[Wanted]) -> dict[int, tuple[str, ...]]:
+def names(wanted: Sequence[JobService]) -> dict[int, tuple[str, ...]]:
     """Return the names in the job's network by their places."""
     return {1: _JOB_NAMES, **{place: each.names for place, each in enumerate(wanted, _FIRST_PLACE)}}
 
@@ -110,7 +110,7 @@ def check_network(own: MachineSettings) -> None:
         )
 
 
-def start_all(planned: Plan, wanted: Sequence[Wanted], job: Job, settings: Settings) -> Record:
+def start_all(planned: Plan, wanted: Sequence[JobService], job: Job, settings: Settings) -> Record:
     """Start the job's machine and those of its services side by side; return the job's record once all can be used.
 
     Of a service that does not start or is not ready in time the log tells; the job goes on, as with Docker. Raises
@@ -127,7 +127,7 @@ def start_all(planned: Plan, wanted: Sequence[Wanted], job: Job, settings: Setti
         up = []
         for each, machine in begun:
             try:
-                up.append(readiness.Machine(name_of(each), machine.finish(), each.offer))
+                up.append(readiness.ServiceMachine(name_of(each), machine.finish(), each.offer))
             except HostError as error:
                 warn(f"service {name_of(each)} did not start: {'; '.join(error.lines())}")
                 say(*error.evidence)
@@ -136,12 +136,12 @@ def start_all(planned: Plan, wanted: Sequence[Wanted], job: Job, settings: Setti
         return record
 
 
-def name_of(wanted: Wanted) -> str:
+def name_of(wanted: JobService) -> str:
     """Return what people read as the service's name."""
     return wanted.names[0] if wanted.names else wanted.image.name
 
 
-def _plan(place: int, wanted: Wanted, job: Job, planned: Plan, settings: Settings, *, of_job: str) -> Plan:
+def _plan(place: int, wanted: JobService, job: Job, planned: Plan, settings: Settings, *, of_job: str) -> Plan:
     own, image = wanted.own._replace(user=""), wanted.image
     if own.network.mode == network.HOST:
         own = own._replace(network=own.network._replace(mode=network.PRIVATE))
@@ -176,7 +176,7 @@ def without(settings: Network, names: Mapping[int, Sequence[str]]) -> Network:
     return settings._replace(extra_hosts=kept)
 
 
-def _command(wanted: Wanted) -> list[str]:
+def _command(wanted: JobService) -> list[str]:
     """Return what the service runs besides the image's units: what the job names, else what a container image does.
 
     As with Docker an entrypoint replaces the image's, and its command with it; a command replaces that alone.

@@ -18,7 +18,6 @@ SECRET = "hunter2"  # noqa: S105
 
 @pytest.fixture
 def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    monkeypatch.setattr(accounting, "_known", accounting._Known())
     monkeypatch.setattr(journal, "SOCKET", str(tmp_path / "socket"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
         made.bind(journal.SOCKET)
@@ -42,8 +41,9 @@ ENDS = [
 def test_errors_are_blamed_and_passed_on(
     entries: socket.socket, error: BaseException, result: str, priority: str, ending: str
 ) -> None:
-    accounting.about(Job("4711", project="7", image="debian\nx"))
-    with pytest.raises(type(error)), accounting.StageEntry("run", "build_script"):
+    stage = accounting.StageEntry("run", "build_script")
+    stage.about(Job("4711", project="7", image="debian\nx"))
+    with pytest.raises(type(error)), stage:
         raise error
     entry = fields_of(entries.recv(65536))
     assert entry.pop("MESSAGE").startswith("job 4711: run build_script ")
@@ -58,7 +58,7 @@ def test_errors_are_blamed_and_passed_on(
         "NSPAWN_RUNNER_SCRIPT": "build_script",
         "NSPAWN_RUNNER_RESULT": result,
     }
-    text = accounting.sentence("run", "build_script", result, 0.04, error)
+    text = stage.sentence(result, 0.04, error)
     assert text.endswith(ending)
     assert SECRET not in text
 

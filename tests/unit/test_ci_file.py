@@ -211,7 +211,7 @@ def test_variables_that_double_each_other_end_in_a_message(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "keyword", ["services: [a]", "parallel: 3", "trigger: x", "run: [a]", "secrets: {A: {}}", "inputs: {a: 1}"]
+    "keyword", ["parallel: 3", "trigger: x", "run: [a]", "secrets: {A: {}}", "inputs: {a: 1}"]
 )
 def test_what_would_change_what_runs_is_refused_by_name_and_line(tmp_path: Path, keyword: str) -> None:
     name = keyword.split(":", maxsplit=1)[0]
@@ -220,10 +220,10 @@ def test_what_would_change_what_runs_is_refused_by_name_and_line(tmp_path: Path,
 
 def test_refused_defaults_matter_only_to_the_jobs_that_inherit_them(tmp_path: Path) -> None:
     text = (
-        "default:\n  services: [a]\njob: {script: [x]}\n"
-        "free: {script: [x], services: []}\nown: {script: [x], inherit: {default: false}}\n"
+        "default:\n  hooks: {pre_get_sources_script: [a]}\njob: {script: [x]}\n"
+        "free: {script: [x], hooks: {}}\nown: {script: [x], inherit: {default: false}}\n"
     )
-    assert ':2: "default" has "services"' in refusal(tmp_path, text)
+    assert ':2: "default" has "hooks"' in refusal(tmp_path, text)
     assert job(tmp_path, text, "free").script == ("x",)
     assert job(tmp_path, text, "own").script == ("x",)
 

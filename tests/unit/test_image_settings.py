@@ -13,6 +13,7 @@ from nspawn_runner.errors import HostError
 from nspawn_runner.images.ansible import playbooks, specs
 from nspawn_runner.images.store import Image
 from nspawn_runner.jobs import job_image
+from nspawn_runner.jobs.accounting import StageEntry
 from nspawn_runner.settings.machine_settings import for_machines, problems_of
 from nspawn_runner.settings.parse import parse
 from nspawn_runner.settings.tables import Limits, Settings
@@ -106,7 +107,7 @@ def test_gitlab_runner_is_told_the_shell_of_the_image(
 ) -> None:
     if wrong:  # which is for prepare to tell
         Path(f"{job_image.find('web', state).root}.json").write_text(json.dumps({"run": {"shell": "sh"}}))
-    assert config.main(Namespace(id="1", default_image=default), state) == 0
+    assert config.main(Namespace(id="1", default_image=default, entry=StageEntry("config")), state) == 0
     assert json.loads(capsys.readouterr().out)["shell"] == shell
 
 

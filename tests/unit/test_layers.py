@@ -124,6 +124,7 @@ def test_no_name_stands_twice() -> None:
         ("backend in {", {"machines.backends"}),
         ("sys.stderr", {"output", "cli", "host.streams", "host.process", "images.progress", "images.archive.unpack",
                         "maintenance.trial_machines"}),
+        ("import ctypes", {"host.system_calls", "machines.launcher"}),
         ("0x70000000", {"nspawn.uid_ranges"}),
         ('"/run/nspawn-runner', {"settings.paths"}),
         ('"/var/lib/nspawn-runner', {"settings.paths"}),

@@ -20,7 +20,7 @@ _REFERENCE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z
 _PORT = re.compile(r"^(.*?)(?::[0-9]+)?(/.*)?$")
 
 
-class Service(NamedTuple):
+class ServiceRequest(NamedTuple):
     """A service that a job asks for: its ``image`` as written, its ``aliases``, what it runs, its ``variables``."""
 
     image: str
@@ -48,7 +48,7 @@ def names_of_image(image: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((path.replace("/", "__"), path.replace("/", "-"))))
 
 
-def parse(data: Any, variables: Mapping[str, str]) -> tuple[Service, ...]:
+def parse(data: Any, variables: Mapping[str, str]) -> tuple[ServiceRequest, ...]:
     """Return the services in ``data``, the payload's list or its text; raises JobError that says what is wrong.
 
     ``variables`` are the job's, to which a service's own may refer.
@@ -80,7 +80,7 @@ def public_variables(data: Any) -> dict[str, str]:
     return {key: text if raw else expanded(text, texts) for key, (text, raw) in known.items()}
 
 
-def _service(number: int, data: Any, variables: Mapping[str, str]) -> Service:
+def _service(number: int, data: Any, variables: Mapping[str, str]) -> ServiceRequest:
     table = {"name": data} if isinstance(data, str) else data
     if not isinstance(table, dict):
         raise JobError(f"service {number} cannot be read", facts="it is neither a name nor a table")
@@ -95,7 +95,7 @@ def _service(number: int, data: Any, variables: Mapping[str, str]) -> Service:
         return tuple(given)
 
     aliases = table.get("alias") or ""
-    return Service(
+    return ServiceRequest(
         image=image,
         # Several in one text from gitlab-runner 15.8 on.
         aliases=tuple(aliases.replace(",", " ").split()) if isinstance(aliases, str) else (),
