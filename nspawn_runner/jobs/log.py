@@ -59,6 +59,8 @@ def run(record: Record, stage: str, script: Callable[[], int], *, decides: bool,
             notes.note_result(record.machine, stage, result)
         if result != "success":
             _tell_failure(record, began, _STOPPED_SECONDS if stopped else _EVIDENCE_SECONDS)
+        if record.place:
+            _tell_journals(record)
         if may_be_last(failed=result != "success", stopped=stopped):
             tell_end(record)
 
@@ -82,6 +84,18 @@ def tell_end(record: Record) -> None:
         if stop.is_to_be_kept(record) and notes.is_first_time(record.machine, "keeping-was-told"):
             host, age = os.uname().nodename, human_age(record.keep_failed_seconds)
             say(f"the machine's root is kept on {host} for {age}: nspawn-runner login {record.job}")
+
+
+def _tell_journals(record: Record) -> None:
+    """Where the job asks for it, pass on what the journals of its services have got since the last time."""
+    if os.environ.get("CUSTOM_ENV_CI_DEBUG_SERVICES", "").lower() not in {"true", "1"}:
+        return
+    from ..machines import evidence
+
+    with _unasked():
+        for service in records.of_services(record.machine):
+            lines = evidence.new_lines(service, seconds=_EVIDENCE_SECONDS)
+            say(*(f"[service:{service.service}] {line}" for line in lines))
 
 
 def _tell_services(record: Record) -> None:

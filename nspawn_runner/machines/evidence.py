@@ -43,6 +43,11 @@ done
 """
 
 
+_NEW_LINES = 1000
+# The machine keeps the place; what is left out for its length is not asked for again.
+_ASK_NEW = f"""
+journalctl --quiet --no-pager --output=short --lines={_NEW_LINES} --cursor-file=/run/nspawn-runner.journal
+"""
 # The machine's journal into the file "$2", as the user "$1".
 _WRITE_JOURNAL = r"""
 exec 2>&1
@@ -157,6 +162,15 @@ def plain(line: str) -> str:
     import re
 
     return printable(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).rstrip(), _WIDTH)
+
+
+def new_lines(record: Record, *, seconds: float) -> list[str]:
+    """Return what the machine's journal has got since this was asked last, at most the last 1000 lines; may be empty.
+
+    It may take ``seconds``.
+    """
+    said = _said(record.machine, _ASK_NEW, [], seconds)
+    return [plain(line) for line in said.splitlines()][-_NEW_LINES:]
 
 
 def write_journal(record: Record, path: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from by_hand import TOOL, Job, Unchanged, lines_of, payload, wait_until
+from by_hand import TOOL, Job, Unchanged, lines_of, payload, together, wait_until
 from disposable_host import DisposableHost
 
 WEB = "import http.server as s; s.test(s.SimpleHTTPRequestHandler, port=8080)"
@@ -260,3 +260,59 @@ def test_exec(either_host: DisposableHost) -> None:
         alone = either_host.run([TOOL, "exec", "test", "--without-services"], cwd="/root/with-services", check=False)
         assert alone.returncode == 1
         assert b"service web" not in alone.stderr
+
+
+def test_debugging_services(either_host: DisposableHost) -> None:
+    env = {"CUSTOM_ENV_CI_DEBUG_SERVICES": "true"}
+    with job_with(either_host, service()) as job:
+        job.env.update(env)
+        assert job.call("prepare").status == 0
+        first, second = job.script(FETCH.format("web")), job.script(FETCH.format("web"))
+        for done in (first, second):
+            lines = [line for line in done.message.splitlines() if "[service:web]" in line]
+            assert any('"GET / HTTP/1.1" 200' in line for line in lines), done.message
+        assert first.message.count("Started systemd-logind") == 1
+        assert "systemd-logind" not in second.message
+        job.env.pop("CUSTOM_ENV_CI_DEBUG_SERVICES")
+        assert "[service:web]" not in job.script("true").message
+
+
+def test_root_of_each_is_another_nobody_of_the_host(running: Job) -> None:
+    machines = [running.machine, f"{running.machine}-s1", f"{running.machine}-s2"]
+    maps = set()
+    for machine in machines:
+        leader = running.host.run(["machinectl", "show", "--property=Leader", "--value", machine]).stdout.decode()
+        maps.add(lines_of(running.host, f"cat /proc/{leader.strip()}/uid_map")[0].split()[1])
+    assert len(maps) == 3
+    assert "0" not in maps
+
+
+def test_the_host_is_not_in_the_network_of_a_job(running: Job) -> None:
+    """Nor by its addresses on other links, which a host usually answers for on all of them."""
+    for address in lines_of(running.host, "ip -json -4 address show dev nspr0 | grep -o '[0-9.]*\\.1\\b' | head -n 1"):
+        script = f"ip route add {address}/32 dev job0 && ! ping -c 1 -W 1 {address}"
+        assert running.script(script).status == 0
+        running.script(f"ip route del {address}/32")
+    seen = running.output("ip neighbour flush dev job0; ping -c 1 -W 1 -b 198.18.213.255 >/dev/null 2>&1; ip neighbour")
+    assert all("job0" not in line or "198.18.213." in line for line in seen.splitlines())
+
+
+@pytest.mark.parametrize("number", [3, pytest.param(10, marks=pytest.mark.soak)])
+def test_jobs_with_services_at_once(host: DisposableHost, number: int) -> None:
+    with Unchanged(host):
+        jobs = [job_with(host, service(), service("other")) for _ in range(number)]
+        try:
+            for done in together(host, [(job, job.argv("prepare")) for job in jobs]):
+                assert done.status == 0, done.message
+                assert done.message.count("ready in") == 2, done.message
+            for job in jobs:
+                assert job.output(f"{FETCH.format('web')}; {FETCH.format('other')}") == "200\n200\n"
+        finally:
+            assert {done.status for done in together(host, [(job, job.argv("cleanup")) for job in jobs])} == {0}
+
+
+def test_a_service_that_reboots_for_ever(either_host: DisposableHost) -> None:
+    again = service("again", entrypoint=["systemctl", "reboot", "--force"], command=[], variables=[])
+    with Unchanged(either_host), job_with(either_host, again) as job:
+        assert job.call("prepare").status == 0
+        assert job.script("true").status == 0

@@ -1,5 +1,5 @@
 # ruff: noqa: S607
-"""The services that people test, each installed from Debian in one job: the table in docs/services.md.
+"""The services that people test, each installed from Debian in one job: the table in docs/units.md.
 
 script/test --soak compares what is seen with the table; with WRITE_SERVICES=1 it is written anew.
 """
@@ -18,7 +18,7 @@ from disposable_host import CHECKOUT, STATE_FOLDER, DisposableHost, Suite
 from nspawn_runner.images.build import identity
 from nspawn_runner.images.build.suite_source import SuiteSource
 
-DOCUMENT = CHECKOUT / "docs/services.md"
+DOCUMENT = CHECKOUT / "docs/units.md"
 BEGIN, END = "<!-- made by tests/integration/test_services.py -->\n", "<!-- end -->\n"
 SUITES: tuple[Suite, ...] = ("bookworm", "trixie")
 IMAGE = "services"
