@@ -69,7 +69,7 @@ def boot(
 
     services.check_network(own)
     names = services.names(wanted)
-    planned = planned._replace(names=names, network=services.without(own.network, names))
+    planned = planned._replace(names=names, token=os.urandom(16).hex(), network=services.without(own.network, names))
     return entry.in_machine(services.start_all(planned, wanted, job, settings))
 
 

@@ -158,6 +158,7 @@ def _plan(place: int, wanted: JobService, job: Job, planned: Plan, settings: Set
         root=image.root,
         owner=planned.owner,
         names=planned.names,
+        token=planned.token,
         service=plan.Service(
             name=name_of(wanted),
             of_job=of_job,

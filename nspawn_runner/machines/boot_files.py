@@ -17,7 +17,7 @@ from ..nspawn import options
 from ..settings import paths
 from ..settings.tables import Network
 from . import network, service_files
-from .plan import Service
+from .plan import Plan
 from .records import Record
 
 _INSIDE = f"{paths.INSIDE_FOLDER}/start"
@@ -36,41 +36,32 @@ done
 exit 0
 """
 
-# Of a machine for a service, before that, at each reload too: all services of the machine get the variables, and a
-# command that the job names is one of them. A drop-in for a type of unit: systemd.unit(5), since version 244.
-_SERVICE_GENERATOR = f"""#!/bin/sh
-mkdir -p "$1/service.d" "$1/multi-user.target.wants"
-cp {_INSIDE}/environment.conf "$1/service.d/nspawn-runner.conf"
-if [ -e {_INSIDE}/{service_files.COMMAND_UNIT} ]; then
-    ln -s {_INSIDE}/{service_files.COMMAND_UNIT} "$1/{service_files.COMMAND_UNIT}"
-    ln -s ../{service_files.COMMAND_UNIT} "$1/multi-user.target.wants/"
-fi
-"""
 
-
-def write_files(record: Record, settings: Network, service: Service | None = None) -> None:
-    """Write what ``nspawn_options`` names into the machine's folder on the host; that of a ``service`` gets more."""
+def write_files(record: Record, plan: Plan) -> None:
+    """Write what ``nspawn_options`` names into the machine's folder on the host."""
     folder = f"{record.folder}/inside"
     for path in (folder, f"{folder}/generators", f"{folder}/masks"):
         os.makedirs(path, exist_ok=True)
         os.chmod(path, 0o755)  # noqa: S103  (the machine's root looks into it; nobody else gets as far)
     generator = _GENERATOR
-    if service:
-        generator = _SERVICE_GENERATOR + generator.partition("\n")[2]
-        for name, content in service_files.contents(service).items():
-            files.write_atomically(f"{folder}/{name}", content, mode=0o644)
+    if plan.service:
+        generator = service_files.GENERATOR + generator.partition("\n")[2]
+    for name, content in service_files.contents(record, plan).items():
+        files.write_atomically(f"{folder}/{name}", content, mode=0o755 if name == service_files.CLIENT else 0o644)
     files.write_atomically(f"{folder}/generators/nspawn-runner", generator.encode(), mode=0o755)
     for unit in options.ASLEEP:
         with suppress(FileExistsError):
             os.symlink("/dev/null", f"{folder}/masks/{unit}")
-    for name, lines in (("tmpfiles.extra", _tmpfiles(record, settings).encode()), ("sysctl.extra", _SYSCTL)):
+    for name, lines in (("tmpfiles.extra", _tmpfiles(record, plan.network).encode()), ("sysctl.extra", _SYSCTL)):
         files.write_atomically(f"{record.folder}/{name}", lines)
 
 
 def nspawn_options(record: Record) -> list[str]:
     """Return the options of systemd-nspawn that hand the machine's files to it."""
+    client = f"--bind-ro={record.folder}/inside/{service_files.CLIENT}:/usr/local/bin/nspawn-runner"
     return [
         f"--bind-ro={record.folder}/inside:{_INSIDE}",
+        *([client] if record.place == 1 else []),
         f"--setenv=SYSTEMD_GENERATOR_PATH={_INSIDE}/generators:",
         *(f"--load-credential={name}:{record.folder}/{name}" for name in ("tmpfiles.extra", "sysctl.extra")),
     ]

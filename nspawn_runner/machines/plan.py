@@ -31,7 +31,8 @@ class Plan(NamedTuple):
 
     ``owner`` is the process without which nobody needs it, in the words of callers. With ``in_place`` it has no layer:
     it changes the tree itself. ``user`` gets the folders ``users_folders`` in the machine. ``names`` are those of
-    the machines in the job's network, by their places; without any it has none. ``service`` is its service.
+    the machines in the job's network, by their places; without any it has none.
+    By its ``token`` services know their job. ``service`` is its service.
     """
 
     job: str
@@ -57,6 +58,7 @@ class Plan(NamedTuple):
     owner: str = ""
     environment: str = ""
     names: Mapping[int, Sequence[str]] = {}
+    token: str = ""
     service: Service | None = None
 
 
@@ -76,6 +78,7 @@ def make(
     owner: str = "",
     environment: str = "",
     names: Mapping[int, Sequence[str]] | None = None,
+    token: str = "",
     service: Service | None = None,
 ) -> Plan:
     """Return the plan of a machine with the host's ``settings``, those of its image, and the other fields as given."""
@@ -103,5 +106,6 @@ def make(
         owner=owner,
         environment=environment,
         names=names or {},
+        token=token,
         service=service,
     )

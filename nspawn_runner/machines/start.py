@@ -173,7 +173,7 @@ def _bring_up(record: Record, plan: Plan) -> Starting:
     if plan.names and not plan.service:
         job_network.make(record)
     network.write_files(record, plan.network)
-    boot_files.write_files(record, plan.network, plan.service)
+    boot_files.write_files(record, plan)
     hosts = network.hosts(record, plan.network) + job_network.hosts(record, plan.names)
     new_layer = backends.NewLayer(hosts, plan.tmpfs_size)
     backends.named(record.backend).attach(record, new_layer)

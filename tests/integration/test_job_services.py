@@ -316,3 +316,88 @@ def test_a_service_that_reboots_for_ever(either_host: DisposableHost) -> None:
     with Unchanged(either_host), job_with(either_host, again) as job:
         assert job.call("prepare").status == 0
         assert job.script("true").status == 0
+
+
+def test_a_job_handles_its_own_services(running: Job) -> None:
+    assert running.output("nspawn-runner services") == "web\ndb\n"
+    assert running.output("nspawn-runner run db hostname; nspawn-runner run store.internal id -un") == (
+        f"{running.machine}-s2\nroot\n"
+    )
+    tell = "cat; echo \"it is $1\" >&2; exit 7"
+    done = running.script(f"nspawn-runner run db sh -c '{tell}' sh 'a  b' < /bin/true; echo $?")
+    size = len(running.host.path("/var/lib/nspawn-runner/bookworm/bin/true").read_bytes())
+    assert done.out.endswith(b"7\n")
+    assert len(done.out) == size + 2
+    assert "it is a  b" in done.message
+    assert running.output("nspawn-runner run db printenv GREETING").startswith("hello you")
+
+
+def test_a_job_copies_to_and_from_its_services(running: Job) -> None:
+    assert running.output("""
+        mkdir -p '/tmp/a b/c'; echo one > '/tmp/a b/c/d'; chmod 640 '/tmp/a b/c/d'
+        nspawn-runner copy '/tmp/a b' /etc/hostname db:/srv
+        nspawn-runner run db sh -c 'stat --format=%a "/srv/a b/c/d"; cat "/srv/a b/c/d" /srv/hostname'
+        mkdir /tmp/back; nspawn-runner copy 'db:/srv/a b' db:/etc/hostname /tmp/back; find /tmp/back -type f | sort
+        nspawn-runner copy db:/nonesuch /tmp/back 2>/dev/null || echo failed
+    """).splitlines() == ["640", "one", running.machine, "/tmp/back/a b/c/d", "/tmp/back/hostname", "failed"]
+
+
+def test_a_job_restarts_and_reboots_its_services(running: Job) -> None:
+    ask = "nspawn-runner run web systemctl show --property=MainPID --value nspawn-runner-command"
+    first, second = running.output(f"{ask}; nspawn-runner restart web nspawn-runner-command; {ask}").split()
+    assert first != second
+    ask = "nspawn-runner run web systemctl show --property=UserspaceTimestampMonotonic --value"
+    first, second = running.output(f"{ask}; nspawn-runner reboot web; {ask}").split()
+    assert first != second
+    wait_until(lambda: running.script(FETCH.format("web")).out == FETCHED)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("run nope true", "the job has no service nope; it has: web db"),
+        ("run", "run SERVICE COMMAND"),
+        ("", "The services of this job:"),
+        ("copy x", "copy FILE... SERVICE:FOLDER"),
+        ("run '../../x' true", "the job has no service ../../x"),
+    ],
+)
+def test_wrong_calls_in_a_job(running: Job, call: str, said: str) -> None:
+    done = running.script(f"nspawn-runner {call}; echo $?")
+    assert done.out == b"255\n"
+    assert said in done.message
+
+
+def test_who_does_not_know_the_token_is_not_heard(running: Job) -> None:
+    ask = "exec 3<>/dev/tcp/db/213; printf '%s\\n' {} $(echo 'touch /heard' | base64) 0 >&3; timeout 5 cat <&3"
+    for token in ("x", "''", "'*'", "$(head -c 31 /run/nspawn-runner/start/token)"):
+        assert running.script(ask.format(token)).out == b""
+    assert in_service(running, "db", "ls /heard 2>/dev/null; echo none") == "none\n"
+    assert running.output(ask.format("$(cat /run/nspawn-runner/start/token)")) == "0 0 0 \n"
+    assert in_service(running, "db", "ls /heard") == "/heard\n"
+    assert running.host.run(["sh", "-c", "ls /usr/local/bin/nspawn-runner 2>/dev/null"], check=False).stdout == b""
+
+
+@pytest.mark.soak
+def test_a_role_is_converged_on_a_service(either_host: DisposableHost) -> None:
+    """With Ansible in the job, over the connection that the job is given; the service is rebooted and verified."""
+    with job_with(either_host, service(entrypoint=[], command=[], variables=[])) as job:
+        assert job.call("prepare").status == 0
+        job.output("apt-get -qq update && apt-get -qq install --yes --no-install-recommends ansible-core >/dev/null")
+        log = job.output("""
+            nspawn-runner inventory > /tmp/services.yaml
+            export ANSIBLE_CONNECTION_PLUGINS=/run/nspawn-runner/start
+            cat > /tmp/play.yaml << 'END'
+            - hosts: web
+              tasks:
+                - copy: {content: hello, dest: /srv/hello}
+                - command: systemctl is-system-running --wait
+                - fetch: {src: /srv/hello, dest: /tmp/fetched, flat: true}
+END
+            ansible-playbook -i /tmp/services.yaml /tmp/play.yaml
+            nspawn-runner reboot web
+            ansible-playbook -i /tmp/services.yaml /tmp/play.yaml
+            cat /tmp/fetched
+        """)
+        assert log.count("failed=0") == 2
+        assert log.endswith("hello")

@@ -44,7 +44,8 @@ def imported_rooms(path: Path) -> set[str]:
 
 
 def modules() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
+    ours = (path for path in PACKAGE.rglob("*.py") if path.parent.name != "inside")  # what runs in machines alone
+    return sorted(path for path in ours if path.name != "__init__.py" or path.parent != PACKAGE)
 
 
 def test_there_is_something_to_check() -> None:

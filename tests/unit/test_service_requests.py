@@ -100,7 +100,7 @@ def test_expansion_of_nothing_known(text: str) -> None:
 
 def test_files_of_a_service() -> None:
     service = Service("db", "run-1", 2, {"A": 'a "b" `c` $d \\ \n e'}, ["it's", "$x"])
-    files = service_files.contents(service)
+    files = service_files.of_service(service)
     assert files["service.env"] == b'A="a \\"b\\" \\`c\\` \\$d \\\\ \n e"\n'
     assert files["command"] == b"exec 'it'\\''s' '$x'\n"
-    assert "command" not in service_files.contents(service._replace(command=()))
+    assert "command" not in service_files.of_service(service._replace(command=()))
