@@ -140,6 +140,7 @@ def _run_stages(
                 script_in_machine,
                 decides=name != "after_script",
                 may_be_last=lambda **_: False,  # _run_job tells the end
+                journals=job_log.wants_journals(dict(ci_job.variables).get("CI_DEBUG_SERVICES")),
             )
         return entry.status
 

@@ -25,5 +25,6 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     del settings
     record = records.read(args.machine) if is_machine_name(args.machine) else None
     if record is not None and record.state != records.UNREADABLE:
+        args.entry.in_machine(record)
         network.join(record, seconds=_SECONDS)
     return 0

@@ -30,7 +30,7 @@ time, MEMORY includes the page cache, DISK is what the machine wrote. A dash: no
 
 --json prints an array of objects, with null for what is not known: machine, job, server, project, image, generation,
 state, since (epoch seconds), cpu_seconds, memory_bytes, memory_peak_bytes, disk_bytes, backend, unit,
-kept_until (epoch seconds).
+kept_until (epoch seconds), service (its name, of a machine for one).
 
     nspawn-runner list
     nspawn-runner list --watch"""

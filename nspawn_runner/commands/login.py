@@ -87,8 +87,9 @@ def _service(job: Record, name: str) -> Record:
     if len(found) == 1:
         return found[0]
     there = ", ".join(f"{record.service} ({record.machine})" for record in services) or "none"
+    number = f"{len(found)} services" if found else "no service"
     raise HostError(
-        f"job {job.job} has no service {printable(name, 60)}",
+        f"job {job.job} has {number} {printable(name, 60)}",
         facts=f"it has: {there}",
-        advice=f"a command stands behind --: nspawn-runner login {job.job} -- {printable(name, 60)}",
+        advice=f"name its machine; a command stands behind --: nspawn-runner login {job.job} -- COMMAND",
     )

@@ -52,5 +52,6 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         return stages.may_be_last(args.stage, job.steps, os.environ, failed=failed, stopped=stopped)
 
     decides = stages.decides(args.stage, os.environ)
-    number = log.run(record, args.stage, run, decides=decides, may_be_last=may_be_last)
+    journals = log.wants_journals(os.environ.get("CUSTOM_ENV_CI_DEBUG_SERVICES"))
+    number = log.run(record, args.stage, run, decides=decides, may_be_last=may_be_last, journals=journals)
     return exit_status.tell_script_status(os.environ, number)

@@ -15,7 +15,7 @@ from ..light_typing import Any, NamedTuple
 
 _MAX_NAME = 255  # characters
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_REFERENCE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
+_REFERENCE = re.compile(r"\$(?:[$0-9*#@!?-]|\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 # helpers/container/services of gitlab-runner: the registry's port is no part of a service's name.
 _PORT = re.compile(r"^(.*?)(?::[0-9]+)?(/.*)?$")
 
@@ -85,20 +85,22 @@ def _service(number: int, data: Any, variables: Mapping[str, str]) -> ServiceReq
     if not isinstance(table, dict):
         raise JobError(f"service {number} cannot be read", facts="it is neither a name nor a table")
     image = table.get("name")
-    if not isinstance(image, str) or not 0 < len(image) <= _MAX_NAME:
+    image = expanded(image, variables) if isinstance(image, str) else ""  # gitlab-runner has done it from 16.0 on
+    if not 0 < len(image) <= _MAX_NAME:
         raise JobError(f"service {number} has no image", advice="write services: [NAME] in .gitlab-ci.yml")
 
     def words(key: str) -> tuple[str, ...]:
         given = table.get(key) or []
-        if not isinstance(given, list) or not all(isinstance(word, str) and "\0" not in word for word in given):
+        if not isinstance(given, list) or not all(isinstance(word, str) and _is_plain(word) for word in given):
             raise JobError(f"{key} of the service {printable(image, 60)} is no list of texts")
         return tuple(given)
 
-    aliases = table.get("alias") or ""
+    aliases = table.get("alias")
+    aliases = expanded(aliases, variables) if isinstance(aliases, str) else ""
     return ServiceRequest(
         image=image,
         # Several in one text from gitlab-runner 15.8 on.
-        aliases=tuple(aliases.replace(",", " ").split()) if isinstance(aliases, str) else (),
+        aliases=tuple(aliases.replace(",", " ").split()),
         entrypoint=words("entrypoint"),
         command=words("command"),
         variables=_variables(table.get("variables"), variables),
@@ -119,9 +121,16 @@ def _variables(data: Any, known: Mapping[str, str]) -> dict[str, str]:
 def is_variable(key: Any, value: Any) -> bool:
     """Return whether an environment can have a variable of that name and value."""
     plain = isinstance(key, str) and bool(_VARIABLE.fullmatch(key)) and type(value) in {str, int, float}
-    return plain and "\0" not in str(value)
+    return plain and _is_plain(str(value))
+
+
+def _is_plain(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def expanded(text: str, known: Mapping[str, str]) -> str:
-    """Return ``text`` with its $NAME and ${NAME} replaced by what is ``known``, once; an unknown one is empty."""
-    return _REFERENCE.sub(lambda found: known.get(found[1] or found[2], "") if found[0] != "$$" else "$$", text)
+    """Return ``text`` with its $NAME and ${NAME} replaced by what is ``known``, once; an unknown one is empty.
+
+    $$ is $, as for gitlab-runner (common/spec/variables.go), and what a shell has besides, such as $1, is empty.
+    """
+    return _REFERENCE.sub(lambda found: "$" if found[0] == "$$" else known.get(found[1] or found[2], ""), text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..light_typing import Any, NamedTuple
-from ..settings.quantities import seconds
+from ..settings.quantities import is_number, seconds
 
 FACT = "service"
 DEFAULT_SECONDS = 30  # as gitlab-runner's docker executor waits (wait_for_services_timeout)
@@ -42,8 +42,8 @@ def of_image(facts: Mapping[str, Any]) -> Offer:
 def _exposed(container: Any) -> tuple[int, ...]:
     ports = container.get("ExposedPorts") if isinstance(container, dict) else None
     texts = [str(each).partition("/") for each in ports] if isinstance(ports, dict) else []
-    found = [int(number) for number, _, kind in texts if kind in {"", "tcp"} and number.isdigit() and len(number) <= 5]
-    return tuple(port for port in found if is_port(port))
+    numbers = [number for number, _, kind in texts if kind in {"", "tcp"} and is_number(number, 5)]
+    return tuple(port for port in map(int, numbers) if is_port(port))
 
 
 def is_port(value: Any) -> bool:

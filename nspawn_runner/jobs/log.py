@@ -27,7 +27,15 @@ class MayBeLast(Protocol):
     def __call__(self, *, failed: bool, stopped: bool) -> bool: ...
 
 
-def run(record: Record, stage: str, script: Callable[[], int], *, decides: bool, may_be_last: MayBeLast) -> int:
+def run(
+    record: Record,
+    stage: str,
+    script: Callable[[], int],
+    *,
+    decides: bool,
+    may_be_last: MayBeLast,
+    journals: bool = False,
+) -> int:
     """Call ``script``, which runs one in the machine, note how the ``stage`` ended, and return its status.
 
     After a failure, logs what the machine knows about it. ``decides`` says whether the job fails with this stage. If
@@ -59,7 +67,7 @@ def run(record: Record, stage: str, script: Callable[[], int], *, decides: bool,
             notes.note_result(record.machine, stage, result)
         if result != "success":
             _tell_failure(record, began, _STOPPED_SECONDS if stopped else _EVIDENCE_SECONDS)
-        if record.place:
+        if journals and not stopped:
             _tell_journals(record)
         if may_be_last(failed=result != "success", stopped=stopped):
             tell_end(record)
@@ -87,15 +95,19 @@ def tell_end(record: Record) -> None:
 
 
 def _tell_journals(record: Record) -> None:
-    """Where the job asks for it, pass on what the journals of its services have got since the last time."""
-    if os.environ.get("CUSTOM_ENV_CI_DEBUG_SERVICES", "").lower() not in {"true", "1"}:
-        return
+    """Pass on what the journals of the job's services have got since the last time."""
     from ..machines import evidence
 
+    deadline = time.monotonic() + _EVIDENCE_SECONDS
     with _unasked():
-        for service in records.of_services(record.machine):
-            lines = evidence.new_lines(service, seconds=_EVIDENCE_SECONDS)
+        for service in records.of_services(record.machine) if record.place else []:
+            lines = evidence.new_lines(service, seconds=deadline - time.monotonic())
             say(*(f"[service:{service.service}] {line}" for line in lines))
+
+
+def wants_journals(value: str | None) -> bool:
+    """Return whether the ``value`` of CI_DEBUG_SERVICES asks for the journals of services."""
+    return (value or "").lower() in {"true", "1", "yes"}
 
 
 def _tell_services(record: Record) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from ..errors import Error
 from ..host import process, signals, systemd
@@ -39,32 +39,46 @@ class ServiceMachine(NamedTuple):
     offer: Offer
 
 
+class _Asked(NamedTuple):
+    """The children that end with 0 when a service is ready: one asks its ports, one is in its machine."""
+
+    ports: process.Popen | None
+    inside: process.Popen | None
+
+    def all(self) -> list[process.Popen]:
+        return [child for child in self if child is not None]
+
+
 def wait(machines: Sequence[ServiceMachine], began: float) -> None:
     """Wait until all ``machines`` are ready, side by side, and tell of each; ``began`` is on the monotonic clock.
 
     What keeps one from it is told as a warning, with what the machine knows.
     """
-    waiting = {each: [*_asked(each)] for each in machines}
+    waiting: dict[ServiceMachine, _Asked] = {}
     start = time.monotonic()
     try:
+        for each in machines:
+            waiting[each] = _ask(each)
         while waiting:
             for each in [*waiting]:
-                states = [child.poll() for child in waiting[each]]
+                states = [child.poll() for child in waiting[each].all()]
                 seconds = time.monotonic() - start
-                if any(states) or (None in states and seconds > each.offer.timeout_seconds + 1):
-                    _tell_unready(each, seconds, failed=any(states) and seconds < each.offer.timeout_seconds)
-                elif None in states:
+                if not any(states) and None in states and seconds <= each.offer.timeout_seconds + 1:
                     continue
+                asked = waiting.pop(each)
+                inside = asked.inside.poll() if asked.inside else 0
+                _end(asked.all())
+                if any(states) or None in states:
+                    _tell_unready(each, seconds, failed=bool(inside) and seconds < each.offer.timeout_seconds)
                 else:
                     took = time.monotonic() - began
                     say(f"service {each.name}: image {each.record.image}, machine {each.record.machine}, "
                         f"ready in {took:.2f} s")  # fmt: skip
-                _end(waiting.pop(each))
             if waiting:
                 signals.sleep(0.01)
     finally:
-        for children in waiting.values():
-            _end(children)
+        for asked in waiting.values():
+            _end(asked.all())
 
 
 def _end(children: Sequence[process.Popen]) -> None:
@@ -74,13 +88,13 @@ def _end(children: Sequence[process.Popen]) -> None:
             child.wait()
 
 
-def _asked(machine: ServiceMachine) -> Iterator[process.Popen]:
-    """Yield the children that end with 0 when the service is ready."""
+def _ask(machine: ServiceMachine) -> _Asked:
     known, record = machine.offer, machine.record
+    ports = inside = None
     if known.ports:
         words = [job_network.address(record.place), str(known.timeout_seconds), *map(str, known.ports)]
         enter = ["nsenter", f"--target={network.leader(record.machine)}", "--net", "--"]
-        yield _child([*enter, sys.executable, "-I", "-S", _PROBE, *words])
+        ports = _child([*enter, sys.executable, "-I", "-S", _PROBE, *words])
     if known.ready or known.setup or not known.ports:
         argv = calls.unit_argv(
             record.machine,
@@ -89,7 +103,8 @@ def _asked(machine: ServiceMachine) -> Iterator[process.Popen]:
             description="nspawn-runner: wait until the service is ready",
             properties=[f"RuntimeMaxSec={known.timeout_seconds}"],
         )
-        yield _child(argv, systemd.shell_program(_INSIDE, known.ready, known.setup))
+        inside = _child(argv, systemd.shell_program(_INSIDE, known.ready, known.setup))
+    return _Asked(ports, inside)
 
 
 def _child(argv: Sequence[str], stdin: bytes = b"") -> process.Popen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _FIRST_PLACE = 2  # in the job's network; 1 is the job's own machine
 _JOB_NAMES = ("build",)  # the job's machine, as services find it with gitlab-runner's docker executor
+_MACHINE = re.compile(r"run-[0-9]")
+_MOST_VARIABLE_BYTES, _MOST_VARIABLES_BYTES = 128 << 10, 1 << 20
 _LOCAL = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 
 
@@ -48,7 +51,7 @@ def find(job: Job, settings: Settings, file: str, *, by_hand: bool) -> list[JobS
     asked = service_requests.parse(job.services, public)
     if len(asked) > settings.services_max:
         raise JobError(
-            f"the job asks for {len(asked)} services, and it may have {settings.services_max}",
+            f"too many services: the job asks for {len(asked)}, and it may have {settings.services_max}",
             advice="have the admin raise services_max in the settings",
         )
     taken = {*_LOCAL, *_JOB_NAMES}
@@ -66,8 +69,11 @@ def find(job: Job, settings: Settings, file: str, *, by_hand: bool) -> list[JobS
                 permission.check_profile(job, image.name, own.profile, settings, file)
         facts = store.facts(image)
         names = tuple(_usable(each, taken))
-        taken |= {*names}
+        taken |= {name.lower() for name in names}
+        if not names:
+            warn(f"service {printable(each.image, 60)}: no name is left for it but its machine's")
         variables = {**container_config.variables(facts), **public, **each.variables}
+        _check_size(each, variables)
         found.append(JobService(each, names, image, own, _offer(offer.of_image(facts), variables), variables))
     return found
 
@@ -76,11 +82,23 @@ def _usable(service: ServiceRequest, taken: set[str]) -> Iterator[str]:
     """Yield the names of a service that a machine can have and no other has."""
     for name in service.names:
         shown = f"service {printable(service.image, 60)}: the name '{printable(name, 60)}'"
-        if _is_host_name(name) and name not in taken:
+        is_taken = name.lower() in taken or _MACHINE.match(name.lower())
+        if _is_host_name(name) and not is_taken:
             yield name
         elif name in service.aliases:  # others nobody has asked for
-            why = "it means another machine" if name in taken else "it cannot be a host's name"
+            why = "it means another machine" if is_taken else "it cannot be a host's name"
             warn(f"{shown} is left out: {why}")
+
+
+def _check_size(service: ServiceRequest, variables: Mapping[str, str]) -> None:
+    """Raise JobError for variables that no program could be started with (execve(2): MAX_ARG_STRLEN, and a stack)."""
+    sizes = {name: len(f"{name}={value}".encode()) for name, value in variables.items()}
+    large = [name for name, size in sizes.items() if size >= _MOST_VARIABLE_BYTES]
+    if large or sum(sizes.values()) > _MOST_VARIABLES_BYTES:
+        raise JobError(
+            f"service {printable(service.image, 60)}: its variables are too large",
+            facts=f"longer than 128 KiB: {', '.join(large)}" if large else "together they have more than 1 MiB",
+        )
 
 
 def _is_host_name(name: str) -> bool:
@@ -143,7 +161,9 @@ def name_of(wanted: JobService) -> str:
 
 def _plan(place: int, wanted: JobService, job: Job, planned: Plan, settings: Settings, *, of_job: str) -> Plan:
     own, image = wanted.own._replace(user=""), wanted.image
-    if own.network.mode == network.HOST:
+    if planned.network.mode == network.NONE:  # which a service must not undo
+        own = own._replace(network=own.network._replace(mode=network.NONE))
+    elif own.network.mode == network.HOST:
         own = own._replace(network=own.network._replace(mode=network.PRIVATE))
     made = plan.make(
         settings,

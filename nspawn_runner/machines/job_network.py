@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+from ..errors import HostError
 from ..host import files, process
 from . import records
 from .records import Record
@@ -48,11 +49,16 @@ def join(record: Record, leader: str) -> None:
 
     What is left of an earlier try, as after a reboot, is replaced.
     """
+    if os.readlink(f"/proc/{leader}/ns/net") == os.readlink("/proc/self/ns/net"):
+        raise HostError(f"the machine {record.machine} has no network of its own")  # its pid is another's by now
     port = f"p{record.place}"
     steps = (
         # The same hardware address each time: after a reboot the others go on with what they know.
         f"link add {port} type veth peer name {INTERFACE} address 02:00:{_HARDWARE}:{record.place:02x} netns {leader}",
-        f"link set {port} master br0 up",
+        f"link set {port} master br0",
+        # What the bridge learns takes the host's memory: it passes frames on to all ports instead.
+        f"link set {port} type bridge_slave learning off",
+        f"link set {port} up",
     )
     into = ["nsenter", f"--net={_file(record.of_job or record.machine)}", "ip"]
     process.run([*into, "link", "delete", port], check=False)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ..errors import HostError
-from ..host import files, process, signals
+from ..host import files, locks, process, signals
 from ..settings.tables import Network
 from . import firewall, job_network, records, resolvers, subnets
 from .records import Record
@@ -155,11 +155,19 @@ def join(record: Record, *, seconds: float) -> None:
     For one without an address of its own there is nothing to wait for. Raises HostError when that has not worked after
     ``seconds``.
     """
-    if record.network != PRIVATE and not record.place:
-        files.write_atomically(records.ready_file(record.machine), b"")
+    if not record.place:
+        _join(record, seconds=seconds)
         return
+    # Of such a machine the unit does the same.
+    what = f"the network of {record.machine}"
+    with locks.locked(f"{record.folder}/join.lock", what=what, wait_seconds=seconds + 1):
+        if not os.path.exists(records.ready_file(record.machine)):
+            _join(record, seconds=seconds)
+
+
+def _join(record: Record, *, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while not (record.place and os.path.exists(records.ready_file(record.machine))):  # by its unit
+    while record.network == PRIVATE or record.place:
         try:
             _give_address(record)
             break

@@ -57,7 +57,8 @@ def _why(machine: str, state_folder: str, ended_seconds: float, orphaned: Callab
         return orphaned(record)
     if record.state == records.UNREADABLE:
         return "its record cannot be understood"
-    return orphaned(record) or _ended(machine, ended_seconds)
+    # Of a service's end its job tells, and removes it.
+    return orphaned(record) or ("" if record.of_job else _ended(machine, ended_seconds))
 
 
 def _has_lost_its_job(record: Record) -> bool:

@@ -134,8 +134,9 @@ def service_name(machine: str, place: int) -> str:
 
 
 def of_services(machine: str) -> list[Record]:
-    """Return the records of the services of the job whose own machine is ``machine``."""
-    return [record for record in all_records(f"{machine}-s") if record.of_job == machine]
+    """Return the records of the services of the job whose own machine is ``machine``, unreadable ones too."""
+    start = f"{machine}-s"
+    return [record for record in all_records(start) if record.machine.removeprefix(start).isdigit()]
 
 
 def _hashed_name(job_id: str, server: str) -> str:

@@ -39,6 +39,13 @@ def remove(record: Record) -> None:
     records.remove(record.machine)
 
 
+def begin(record: Record) -> None:
+    """Begin the removal of a machine, which another call completes: it goes down meanwhile, without its reaper."""
+    with suppress(OSError):
+        files.write_atomically(records.removal_file(record.machine), b"")
+    systemd.stop_soon(record.unit)
+
+
 def end_job(record: Record) -> None:
     """Remove the machine of a job that is over, or keep its root where ``is_to_be_kept`` says so; raises HostError."""
     if is_to_be_kept(record):

@@ -86,7 +86,9 @@ def _conflicts(settings: Settings, wrong: set[str]) -> Iterator[tuple[str, str]]
         for key, names in {"profile": (settings.profile,), **given}.items():
             if text := profiles.unknown(names, settings.profiles):
                 yield key, text
-    if wrong & {"allowed_images", "policy"} or (not settings.policy and settings.allowed_images == ("*",)):
+    if wrong & {"allowed_images", "allowed_services", "policy"}:
+        return
+    if not settings.policy and settings.allowed_images == ("*",):
         return
     from . import policy
 
@@ -98,4 +100,6 @@ def _conflicts(settings: Settings, wrong: set[str]) -> Iterator[tuple[str, str]]
         disk_max_bytes=size_bytes(own.disk_max),
         locked_memory_bytes=size_bytes(own.locked_memory),
     )
-    yield from policy.conflicts(settings.policy, images=settings.allowed_images, limits=limits)
+    # A rule's images are for services too.
+    everybodys = settings.allowed_images if not {*settings.allowed_services} - {policy.EVERYTHING} else ()
+    yield from policy.conflicts(settings.policy, images=everybodys, limits=limits)

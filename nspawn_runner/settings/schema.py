@@ -151,7 +151,7 @@ SETTINGS = (
         "services_max",
         _whole(value_checks.between(0, 100)),
         "How many services a job may have; 0: none.",
-        "Each is a machine with limits of its own.",
+        "Each is a machine with the limits of its image, beside those of the job's own machine.",
     ),
     Setting(
         "profile",

@@ -154,7 +154,7 @@ def test_a_service_that_dies_is_told_at_the_end(either_host: DisposableHost) -> 
     ("services", "said"),
     [
         (["nope:1"], "service nope:1: there is no image 'nope:1'"),
-        ([service()] * 11, "the job asks for 11 services, and it may have 10"),
+        ([service()] * 11, "too many services: the job asks for 11, and it may have 10"),
         (["$(reboot)"], "service $(reboot): '$(reboot)' cannot be the name of an image"),
         ([5], "service 1 cannot be read: it is neither a name nor a table"),
         ([{"alias": "x"}], "service 1 has no image"),
@@ -176,15 +176,15 @@ def test_bad_services_fail_the_build(either_host: DisposableHost, services: Any,
 
 
 def test_bad_names_are_told_and_left_out(either_host: DisposableHost) -> None:
-    names = f"localhost build ok -x {LONG} a_b x\n127.0.0.1 run-{1} 1.2.3.4 *"
+    names = f"LocalHost build ok -x {LONG} a_b x\n127.0.0.1 run-1 1.2.3.4 *"
     with Unchanged(either_host), job_with(either_host, service(names), service("ok other")) as job:
         done = job.call("prepare")
         assert done.status == 0
-        for name in ("localhost", "build", "-x", LONG, "1.2.3.4", "127.0.0.1", "*"):
+        for name in ("LocalHost", "build", "run-1", "-x", LONG, "1.2.3.4", "127.0.0.1", "*"):
             assert f"the name '{name[:59]}" in done.message, done.message
         assert "the name 'ok' is left out: it means another machine" in done.message
         hosts = job.output("cat /etc/hosts")
-        assert "198.18.213.2 ok a_b x run-1" in hosts
+        assert "198.18.213.2 ok a_b x bookworm run-" in hosts
         assert f"198.18.213.3 other {job.machine}-s2" in hosts
 
 
@@ -336,7 +336,7 @@ def test_a_job_copies_to_and_from_its_services(running: Job) -> None:
     assert running.output("""
         mkdir -p '/tmp/a b/c'; echo one > '/tmp/a b/c/d'; chmod 640 '/tmp/a b/c/d'
         nspawn-runner copy '/tmp/a b' /etc/hostname db:/srv
-        nspawn-runner run db sh -c 'stat --format=%a "/srv/a b/c/d"; cat "/srv/a b/c/d" /srv/hostname'
+        nspawn-runner run db sh -c 'stat --format=%a "/srv/a b/c/d"; cat "/srv/a b/c/d" /srv/hostname' </dev/null
         mkdir /tmp/back; nspawn-runner copy 'db:/srv/a b' db:/etc/hostname /tmp/back; find /tmp/back -type f | sort
         nspawn-runner copy db:/nonesuch /tmp/back 2>/dev/null || echo failed
     """).splitlines() == ["640", "one", running.machine, "/tmp/back/a b/c/d", "/tmp/back/hostname", "failed"]

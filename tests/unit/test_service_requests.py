@@ -54,7 +54,7 @@ def test_everything_that_a_payload_may_say() -> None:
     assert redis.names == ("redis",)
     assert pg.names == ("db", "database", "main", "group__pg", "group-pg")
     assert (pg.entrypoint, pg.command) == (("/bin/x",), ("--a", "$B"))
-    assert pg.variables == {"POSTGRES_DB": "p_test", "AS_IT_IS": "$PROJECT", "OF_ITS_OWN": "${PROJECT}_test$$"}
+    assert pg.variables == {"POSTGRES_DB": "p_test", "AS_IT_IS": "$PROJECT", "OF_ITS_OWN": "${PROJECT}_test$"}
     assert parse(json.dumps(data), {"PROJECT": "p"}) == (redis, pg)
     assert parse("[]", {}) == parse(None, {}) == parse([], {}) == ()
 
@@ -89,6 +89,13 @@ def test_whatever_it_says_it_is_services_or_an_error(data: Any, variables: Any) 
     for each in found:
         assert all(isinstance(word, str) for word in (*each.names, *each.entrypoint, *each.command))
         assert all(service_requests.is_variable(*pair) for pair in each.variables.items())
+
+
+def test_expansion_as_the_runner_does_it() -> None:
+    known = {"A": "1", "B": "$A"}
+    assert expanded("$A ${A} $B $NONE ${NONE} $$A $1 $$ $ ${A", known) == "1 1 $A   $A  $ $ ${A"
+    (one,) = parse(["postgres:$VERSION"], {"VERSION": "16"})
+    assert one.image == "postgres:16"
 
 
 @given(st.text())
