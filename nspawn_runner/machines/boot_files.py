@@ -16,10 +16,11 @@ from ..host import files
 from ..nspawn import options
 from ..settings import paths
 from ..settings.tables import Network
-from . import network, service_files
+from . import network
 from .plan import Plan
 from .records import Record
 
+_CLIENT = "nspawn-runner"  # the command by which a job handles its services
 _INSIDE = f"{paths.INSIDE_FOLDER}/start"
 # The journal's socket is there from the start's first second on, and generators run before it or at a reload. A unit
 # that nothing starts is left alone: "systemctl enable" refuses what is masked. The start waits for it: it looks into
@@ -44,10 +45,13 @@ def write_files(record: Record, plan: Plan) -> None:
         os.makedirs(path, exist_ok=True)
         os.chmod(path, 0o755)  # noqa: S103  (the machine's root looks into it; nobody else gets as far)
     generator = _GENERATOR
-    if plan.service:
-        generator = service_files.GENERATOR + generator.partition("\n")[2]
-    for name, content in service_files.contents(record, plan).items():
-        files.write_atomically(f"{folder}/{name}", content, mode=0o755 if name == service_files.CLIENT else 0o644)
+    if record.place:
+        from . import service_files  # of few jobs
+
+        if plan.service:
+            generator = service_files.GENERATOR + generator.partition("\n")[2]
+        for name, content in service_files.contents(record, plan).items():
+            files.write_atomically(f"{folder}/{name}", content, mode=0o755 if name == _CLIENT else 0o644)
     files.write_atomically(f"{folder}/generators/nspawn-runner", generator.encode(), mode=0o755)
     for unit in options.ASLEEP:
         with suppress(FileExistsError):
@@ -58,7 +62,7 @@ def write_files(record: Record, plan: Plan) -> None:
 
 def nspawn_options(record: Record) -> list[str]:
     """Return the options of systemd-nspawn that hand the machine's files to it."""
-    client = f"--bind-ro={record.folder}/inside/{service_files.CLIENT}:/usr/local/bin/nspawn-runner"
+    client = f"--bind-ro={record.folder}/inside/{_CLIENT}:/usr/local/bin/nspawn-runner"
     return [
         f"--bind-ro={record.folder}/inside:{_INSIDE}",
         *([client] if record.place == 1 else []),

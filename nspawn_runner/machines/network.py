@@ -20,7 +20,7 @@ from contextlib import suppress
 from ..errors import HostError
 from ..host import files, locks, process, signals
 from ..settings.tables import Network
-from . import firewall, job_network, records, resolvers, subnets
+from . import firewall, records, resolvers, subnets
 from .records import Record
 
 PRIVATE, NONE, HOST = "private", "none", "host"
@@ -188,6 +188,8 @@ def _give_address(record: Record) -> None:
     if not pid:
         raise HostError("systemd-machined does not know it")
     if record.place:
+        from . import job_network  # of few jobs
+
         job_network.join(record, pid)
     if record.network != PRIVATE:
         return

@@ -12,7 +12,6 @@ from .records import Record
 
 FOLDER = f"{paths.INSIDE_FOLDER}/start"
 VARIABLES = f"{FOLDER}/service.env"  # documented: NAME="value", as in systemd.exec(5), EnvironmentFile=
-CLIENT = "nspawn-runner"  # the command, in the job's machine
 _COMMAND_UNIT, _CONTROL = "nspawn-runner-command.service", "nspawn-runner-control"
 _PORT = 213
 _OURS = os.path.join(os.path.dirname(__file__), "inside")
@@ -46,7 +45,7 @@ def contents(record: Record, plan: Plan) -> dict[str, bytes]:
     return {
         **found,
         "services": "".join(lines).encode(),
-        CLIENT: files.read_head(f"{_OURS}/services.bash", _MOST_BYTES),
+        "nspawn-runner": files.read_head(f"{_OURS}/services.bash", _MOST_BYTES),
         "nspawn_runner.py": files.read_head(f"{_OURS}/nspawn_runner.py", _MOST_BYTES),
     }
 

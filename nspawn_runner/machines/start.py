@@ -18,7 +18,6 @@ from . import (
     boot_files,
     cgroups,
     confinement,
-    job_network,
     limits,
     network,
     records,
@@ -170,11 +169,15 @@ def _bring_up(record: Record, plan: Plan) -> Starting:
     complete_network = network.set_up(plan.network)
     shared_limits.lift()
     files.make_private_folder(record.folder)
-    if plan.names and not plan.service:
-        job_network.make(record)
+    hosts = network.hosts(record, plan.network)
+    if plan.names:
+        from . import job_network  # of few jobs
+
+        if not plan.service:
+            job_network.make(record)
+        hosts += job_network.hosts(record, plan.names)
     network.write_files(record, plan.network)
     boot_files.write_files(record, plan)
-    hosts = network.hosts(record, plan.network) + job_network.hosts(record, plan.names)
     new_layer = backends.NewLayer(hosts, plan.tmpfs_size)
     backends.named(record.backend).attach(record, new_layer)
     confinement.make_volumes(plan.profile, record)

@@ -10,7 +10,7 @@ from functools import partial
 
 from ..errors import Error, HostError
 from ..host import files, process, signals, systemd
-from . import backends, cgroups, job_network, notes, records
+from . import backends, cgroups, notes, records
 from .records import Record
 
 # systemd-nspawn leaves these two, empty, when it is killed (measured with 252 to 262).
@@ -132,9 +132,17 @@ def _all_gone(machine: str, layers: Mapping[str, str]) -> list[str]:
         attempt(partial(backends.named(name).detach, layer))
     for folder in _NSPAWN_FOLDERS:
         attempt(partial(files.remove_folder, f"{folder}/{machine}"))
-    attempt(lambda: job_network.remove(machine))
+    attempt(lambda: _remove_job_network(machine))
     attempt(lambda: files.remove_tree(records.folder(machine)))
     return problems
+
+
+def _remove_job_network(machine: str) -> None:
+    """Remove the network of the machine's job and its services, of which most have none."""
+    if os.path.lexists(f"{records.folder(machine)}/network"):
+        from . import job_network
+
+        job_network.remove(machine)
 
 
 def _forget_neighbour(machine: str) -> None:
