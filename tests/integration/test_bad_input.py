@@ -184,7 +184,6 @@ def test_fields_of_other_kinds_are_as_if_missing(either: DisposableHost) -> None
         "git_info": {"repo_url": "no url at all $(id) ../..", "protected": "yes"},
         "runner_info": {"timeout": -5},
         "variables": [1, {"key": 1}, {"key": "CI_SERVER_HOST", "value": "../../x"}],
-        "services": "x",
     }
     job_id = int(Job(either).id)
     with Unchanged(either), Job(either, str(job_id), payload={**payload(job_id), **odd}) as job:
