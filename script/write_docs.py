@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write what the documents say of the settings from nspawn_runner/settings/schema.py; with --check only compare.
+"""Write what the documents say of the settings from what nspawn_runner/settings says; with --check only compare.
 
-Written are the table in docs/settings.md, the variables of machines in docs/playbooks.md, the keys in
-docs/nspawn-runner.toml.5, and docs/nspawn-runner.toml.
+Written are the table in docs/settings.md, the variables of machines in docs/playbooks.md, the keys of profiles in
+docs/profiles.md, the keys in docs/nspawn-runner.toml.5, and docs/nspawn-runner.toml.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 
-from nspawn_runner.settings import schema, tables  # noqa: E402
+from nspawn_runner.settings import policy, profiles, schema, tables  # noqa: E402
 from nspawn_runner.settings.schema import SETTINGS, Setting  # noqa: E402
 
 _WIDTH = 118
@@ -82,6 +82,29 @@ def playbook_rows() -> str:
     return "".join(rows)
 
 
+def profile_rows() -> str:
+    """Return the rows of the keys of a profile, for docs/profiles.md."""
+    rows = ["| key | value | in `default` |", "|---|---|---|"]
+    for name, key in profiles.KEYS.items():
+        default = getattr(profiles.Profile(), name)
+        shown = "the settings'" if default in (None, "") else f"`{json.dumps(default)}`"
+        rows.append(f"| `{name}` | {key.help} | {shown} |")
+    return "\n".join(rows) + "\n"
+
+
+def policy_keys() -> str:
+    """Return the keys of a rule for nspawn-runner.toml(5)."""
+    lines = []
+    for name, key in policy.KEYS.items():
+        lines += [".TP", f"\\fB{name}\\fR", *_paragraph(f"{key.help} {key.details}")]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _paragraph(text: str) -> Iterator[str]:
+    for sentence in _sentences(text.strip()):
+        yield from textwrap.wrap(_roff(sentence), _WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
 def manual_keys() -> str:
     """Return the section KEYS of nspawn-runner.toml(5), up to the rules."""
     lines = []
@@ -91,8 +114,7 @@ def manual_keys() -> str:
             lines.append(f".SS [{key}]")
         else:
             lines += [".TP", f"\\fB{key}\\fR = {_roff(_default(setting))}"]
-        for sentence in _sentences(f"{setting.help} {setting.details}".strip()):
-            lines += textwrap.wrap(_roff(sentence), _WIDTH, break_long_words=False, break_on_hyphens=False)
+        lines += _paragraph(f"{setting.help} {setting.details}")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -132,15 +154,16 @@ def _between(begin: str, end: str, new: Callable[[], str]) -> Callable[[str], st
     return replaced
 
 
+_ALL_KEYS = _between('.\\" The keys are written by script/write_docs.py.\n', ".SS [[policy]]\n", manual_keys)
+_POLICY_KEYS = _between('.\\" So are those of rules.\n', ".SH POLICY\n", policy_keys)
 DOCUMENTS: dict[str, Callable[[str], str]] = {
     "docs/settings.md": _between(
         "<!-- settings: script/write_docs.py -->\n", "<!-- end of settings -->", settings_table
     ),
     # A comment would end the table.
     "docs/playbooks.md": _between("that jobs may ask for | none |\n", "\nAn image is made from ", playbook_rows),
-    "docs/nspawn-runner.toml.5": _between(
-        '.\\" The keys are written by script/write_docs.py.\n', ".SS [[policy]]\n", manual_keys
-    ),
+    "docs/profiles.md": _between("<!-- keys: script/write_docs.py -->\n", "<!-- end of keys -->", profile_rows),
+    "docs/nspawn-runner.toml.5": lambda text: _POLICY_KEYS(_ALL_KEYS(text)),
     "docs/nspawn-runner.toml": lambda _: sample(),
 }
 

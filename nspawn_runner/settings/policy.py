@@ -7,12 +7,12 @@ and a job whose facts nobody tells gets what everybody gets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..names import is_image_name, is_image_pattern, is_plain_path
 from .quantities import size_bytes
-from .value_checks import list_of
+from .value_checks import Key, list_of
 
 EVERYTHING = "*"
 
@@ -139,13 +139,13 @@ def conflicts(rules: Sequence[Rule], *, images: Sequence[str], limits: Ceilings)
 def _rule(key: str, number: str, table: Mapping[str, Any], problems: list[tuple[str, str]]) -> Rule:
     values: dict[str, Any] = {"name": number}
     for name, value in table.items():
-        if name == "ceilings":
-            values[name] = _ceilings(f"{key}.{name}", value, problems)
-        elif name not in _CHECKS:
+        if name not in KEYS:
             from .mistakes import no_such
 
             problems.append((f"{key}.{name}", no_such(name, Rule._fields)))
-        elif problem := _CHECKS[name](value):
+        elif (check := KEYS[name].check) is None:
+            values[name] = _ceilings(f"{key}.{name}", value, problems)
+        elif problem := check(value):
             problems.append((f"{key}.{name}", problem))
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
@@ -178,8 +178,13 @@ def _is_project_glob(text: str) -> bool:
     return plain and whole and len(text) <= 1000 and (len(parts) > 1 or text == "**") and parts.count("**") <= 2
 
 
-def _is_rule_name(text: str) -> bool:
-    return 0 < len(text) <= 40 and text.isascii() and all(char.isalnum() or char in "._- " for char in text)
+def _is_rule_name(text: Any) -> bool:
+    return (
+        type(text) is str
+        and 0 < len(text) <= 40
+        and text.isascii()
+        and all(char.isalnum() or char in "._- " for char in text)
+    )
 
 
 CEILINGS = {
@@ -191,14 +196,44 @@ CEILINGS = {
     "locked_memory": "locked_memory_bytes",
 }
 _SIZES = ("memory_max", "disk_max", "locked_memory")
-_CHECKS: Mapping[str, Callable[[Any], str]] = {
-    "name": lambda value: (
-        "" if type(value) is str and _is_rule_name(value) else "must be a text of at most 40 letters, digits and . _ -"
+KEYS: Mapping[str, Key] = {
+    "name": Key(
+        lambda value: "" if _is_rule_name(value) else "must be a text of at most 40 letters, digits and . _ -",
+        "What messages call the rule; by default its number.",
     ),
-    "projects": list_of(_is_project_glob, 'paths such as "group/project", "group/*" or "group/**"', least=1),
-    "protected": lambda value: "" if value is True else "must be true, or be left out for any ref",
-    "runners": list_of(lambda number: number > 0, "the runners' ids, numbers as in config.toml", kind=int, least=1),
-    "images": list_of(is_image_pattern, "local images' names or shell patterns of them", least=1),
-    "profiles": list_of(is_image_name, "names of profiles", least=1),
-    "binds": list_of(is_plain_path, "the host's folders, absolute paths of letters, digits and . _ + @ -", least=1),
+    "projects": Key(
+        list_of(_is_project_glob, 'paths such as "group/project", "group/*" or "group/**"', least=1),
+        "The rule is for projects with these paths.",
+        '* and ? stand for characters within a part of the path, ** for any number of parts: `"group/*"` are the '
+        'projects directly in the group, `"group/**"` those of its subgroups too.',
+    ),
+    "protected": Key(
+        lambda value: "" if value is True else "must be true, or be left out for any ref",
+        "With `true`, the rule is only for jobs of protected branches and tags.",
+    ),
+    "runners": Key(
+        list_of(lambda number: number > 0, "the runners' ids, numbers as in config.toml", kind=int, least=1),
+        "The rule is for the runners with these ids, the numbers that config.toml has as `id`.",
+    ),
+    "images": Key(
+        list_of(is_image_pattern, "local images' names or shell patterns of them", least=1),
+        "Local images that it gives, for jobs and for their services: names or shell patterns.",
+    ),
+    "profiles": Key(
+        list_of(is_image_name, "names of profiles", least=1),
+        'Profiles that it gives; everybody has `"default"`.',
+        'As soon as any rule gives a profile, an image whose machines have another one than `"default"` can be used '
+        "only by jobs that a rule gives it to.",
+    ),
+    "binds": Key(
+        list_of(is_plain_path, "the host's folders, absolute paths of letters, digits and . _ + @ -", least=1),
+        "Folders of the host that it gives, with all that is below them.",
+        "As soon as any rule gives a folder, an image whose profile binds one can be used only by jobs that a rule "
+        "gives it to.",
+    ),
+    "ceilings": Key(
+        None,
+        "How far a job may raise its limits: a table of `memory_max`, `disk_max` and `locked_memory` (sizes), `cpus`, "
+        "`tasks_max`, `runtime_max_seconds`.",
+    ),
 }

@@ -5,12 +5,12 @@ The settings or an image's playbook choose a profile, never a job. docs/profiles
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ..light_typing import Any, NamedTuple
 from ..names import is_image_name, is_plain_path
 from . import value_checks
-from .value_checks import list_of
+from .value_checks import Key, list_of
 
 
 class Profile(NamedTuple):
@@ -129,8 +129,8 @@ def _problems(name: str, table: Mapping[str, Any], data: Mapping[str, Any]) -> l
         if key == "base":
             known = [*{**BUILT_IN, **data}]
             text = "" if isinstance(value, str) and value in known else f"must be one of {', '.join(known)}"
-        elif key in _CHECKS:
-            text = _CHECKS[key](value)
+        elif key in KEYS and (check := KEYS[key].check):
+            text = check(value)
         else:
             from .mistakes import no_such
 
@@ -179,29 +179,71 @@ def _is_bind(text: str) -> bool:
 
 def _sizes(value: Any) -> str:
     ok = isinstance(value, dict) and all(
-        _is_target(path) and isinstance(size, str) and not value_checks.size(size)
-        for path, size in value.items()
+        _is_target(path) and isinstance(size, str) and not value_checks.size(size) for path, size in value.items()
     )
     return "" if ok else 'must be a table of "path in the machine" = "size", as in "/tmp" = "2G"'
 
 
 _PATHS = "absolute paths of letters, digits and . _ + @ -, in the machine not in /proc, /sys and /dev"
-_CHECKS: Mapping[str, Callable[[Any], str]] = {
-    "user_namespace": _flag,
-    "network": lambda value: (
-        "" if value in ("", "private", "none", "host") else 'must be "private", "none", "host", or "" as in [network]'
+KEYS: Mapping[str, Key] = {
+    "user_namespace": Key(
+        _flag,
+        "`false`: root in a job is root on the host",
     ),
-    "no_new_privileges": _flag,
-    "suppress_sync": _flag,
-    "capabilities": list_of(_is_capability, "capabilities such as CAP_SYSLOG"),
-    "drop_capabilities": list_of(_is_capability, "capabilities such as CAP_NET_RAW"),
-    "system_calls": list_of(_is_system_call, "system calls and @groups of them, ~ before those to forbid"),
-    "address_families": list_of(_is_address_family, "families of sockets such as AF_VSOCK"),
-    "devices": list_of(_is_device, "paths in /dev, - before those that the host need not have"),
-    "binds": list_of(_is_bind, f'"SOURCE", "SOURCE:TARGET" or "SOURCE:TARGET:rw,noidmap": {_PATHS}'),
-    "tmpfs": _sizes,
-    "volumes": list_of(_is_target, _PATHS),
-    "nspawn": _flag,
+    "network": Key(
+        lambda value: (
+            ""
+            if value in ("", "private", "none", "host")
+            else 'must be "private", "none", "host", or "" as in [network]'
+        ),
+        '`"private"`, `"none"`, `"host"`; overrides `[network] mode`, and an image\'s overrides it',
+    ),
+    "no_new_privileges": Key(
+        _flag,
+        "`true`: no program gains rights when it is started, so no sudo, su, ping for users",
+    ),
+    "suppress_sync": Key(
+        _flag,
+        "`false`: `fsync`, `sync` and the like wait for the disk; else they do nothing and report success",
+    ),
+    "capabilities": Key(
+        list_of(_is_capability, "capabilities such as CAP_SYSLOG"),
+        'added to those systemd-nspawn(1) leaves, such as `["CAP_SYSLOG"]`',
+    ),
+    "drop_capabilities": Key(
+        list_of(_is_capability, "capabilities such as CAP_NET_RAW"),
+        "removed from them",
+    ),
+    "system_calls": Key(
+        list_of(_is_system_call, "system calls and @groups of them, ~ before those to forbid"),
+        "system calls and `@groups` allowed besides systemd-nspawn's own; `~` forbids. Those that the tool "
+        "closes must be named one by one: `io_uring_setup`, `io_uring_enter`, `io_uring_register`, "
+        "`userfaultfd`, `socketcall` (sockets of 32-bit x86 programs)",
+    ),
+    "address_families": Key(
+        list_of(_is_address_family, "families of sockets such as AF_VSOCK"),
+        'socket families besides UNIX, INET, INET6, NETLINK and PACKET, such as `["AF_VSOCK"]`',
+    ),
+    "devices": Key(
+        list_of(_is_device, "paths in /dev, - before those that the host need not have"),
+        "device nodes of the host, with `-` before those that may be missing",
+    ),
+    "binds": Key(
+        list_of(_is_bind, f'"SOURCE", "SOURCE:TARGET" or "SOURCE:TARGET:rw,noidmap": {_PATHS}'),
+        '`"SOURCE"`, `"SOURCE:TARGET"` or `"SOURCE:TARGET:rw"`, read-only without `rw`',
+    ),
+    "tmpfs": Key(
+        _sizes,
+        '`{ "path" = "size" }`; it counts as the machine\'s memory',
+    ),
+    "volumes": Key(
+        list_of(_is_target, _PATHS),
+        "folders of the machine that are kept outside its tree, see nesting",
+    ),
+    "nspawn": Key(
+        _flag,
+        "`true`: systemd-nspawn works in the machine, see nesting",
+    ),
 }
 # capabilities(7)
 _CAPABILITIES = """

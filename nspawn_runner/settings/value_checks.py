@@ -10,6 +10,14 @@ from .quantities import AUTO, INFINITY, is_number, is_share, seconds, shown_byte
 from .tables import UNLIMITED
 
 
+class Key(NamedTuple):
+    """A key of a table that there can be more than one of: its ``check``, and what the documents say of it."""
+
+    check: Callable[[Any], str] | None
+    help: str
+    details: str = ""
+
+
 def one_of(*words: str) -> Callable[[Any], str]:
     """Return the check that a value is one of ``words``."""
     return lambda value: "" if value in words else f"must be one of {', '.join(words)}"
