@@ -3,6 +3,7 @@
 import json
 import shlex
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -34,12 +35,13 @@ while True:
     print(server.recvfrom(99)[1][0], flush=True)
 """
 SEND = """
-import socket, sys
+import socket, sys, time
 own, to = sys.argv[1:]
 sender = socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET, socket.SOCK_DGRAM)
 sender.bind((own, 0))
-for _ in range(3):
+for _ in range(5):
     sender.sendto(b"x", (to, 53))
+    time.sleep(0.05)
 """
 # Frames of many hardware addresses.
 FRAMES = r"""
@@ -191,17 +193,15 @@ def test_a_packet_has_the_address_of_its_machine(field: Field) -> None:
         sends += [("2001:db8:1::9", address) for address in ("2001:db8::1", "2001:db8::2")]
         each = "".join(f"python3 -c {shlex.quote(SEND)} {source} {address} || true\n" for source, address in sends)
         job.output(give + each)
-        for address, expected in (("10.213.0.1", own), ("192.0.2.2", "192.0.2.1")):
-            stream = listeners[address].stdout
-            assert stream
-            assert [stream.readline().decode().strip() for _ in range(3)] == [expected] * 3
+        time.sleep(0.5)
     finally:
         for listener in listeners.values():
             listener.kill()
-        more = [listener.communicate()[0] for listener in listeners.values()]
+        # Of datagrams some may be lost on the way.
+        came = {address: {*listener.communicate()[0].decode().split()} for address, listener in listeners.items()}
         host.run(["bash", "-c", "ip netns delete far; ip link delete far0; sysctl -qw net.ipv6.conf.all.forwarding=0"])
         job.output(f"ip address delete {field.other}/32 dev host0; ip address delete 203.0.113.9/32 dev host0")
-    assert more == [b""] * 4
+    assert came == {"10.213.0.1": {own}, "192.0.2.2": {"192.0.2.1"}, "2001:db8::1": set(), "2001:db8::2": set()}
 
 
 def test_no_machine_fills_what_all_share(field: Field) -> None:

@@ -1,6 +1,7 @@
 """What the settings open and close in the network of machines; and rules that others take away come back."""
 
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -82,13 +83,13 @@ def test_nothing_leaves_that_says_it_came_from_elsewhere(far: DisposableHost) ->
     listen = (
         "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('192.0.2.2', 4711))\n"
         "print('ready', flush=True)\n"
-        "for _ in range(2): print(*s.recvfrom(99), flush=True)"
+        "while True: print(s.recvfrom(99)[0].decode(), flush=True)"
     )
     send = (
         "import socket, sys; own = sys.argv[1]; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
         's.bind((own, 0)); s.sendto(own.encode(), ("192.0.2.2", 4711))'
     )
-    each = f"for own in 203.0.113.9 0.0.0.0 203.0.113.9 0.0.0.0; do python3 -c '{send}' $own; done"
+    each = f"for own in 203.0.113.9 0.0.0.0 203.0.113.9 0.0.0.0 0.0.0.0; do python3 -c '{send}' $own; sleep 0.1; done"
     argv = ["ip", "netns", "exec", "far", "python3", "-c", listen]
     with Job(far) as job, far.popen(argv, stdout=subprocess.PIPE) as listener:
         try:
@@ -96,10 +97,11 @@ def test_nothing_leaves_that_says_it_came_from_elsewhere(far: DisposableHost) ->
             assert listener.stdout.readline() == b"ready\n"
             job.prepare()
             job.output(f"ip address add 203.0.113.9/32 dev host0; {each}")
-            said = [listener.stdout.readline().split()[0] for _ in range(2)]
+            time.sleep(0.5)
         finally:
             listener.kill()
-    assert said == [b"b'0.0.0.0'"] * 2
+        said = {*listener.communicate()[0].split()}  # of datagrams some may be lost on the way
+    assert said == {b"0.0.0.0"}
 
 
 def test_rules_come_back_with_the_next_machine(far: DisposableHost) -> None:
