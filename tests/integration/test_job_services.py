@@ -384,7 +384,7 @@ def test_a_role_is_converged_on_a_service(either_host: DisposableHost) -> None:
     with job_with(either_host, service(entrypoint=[], command=[], variables=[])) as job:
         assert job.call("prepare").status == 0
         job.output("apt-get -qq update && apt-get -qq install --yes --no-install-recommends ansible-core >/dev/null")
-        log = job.output("""
+        done = job.script("""
             nspawn-runner inventory > /tmp/services.yaml
             export ANSIBLE_CONNECTION_PLUGINS=/run/nspawn-runner/start
             cat > /tmp/play.yaml << 'END'
@@ -394,10 +394,11 @@ def test_a_role_is_converged_on_a_service(either_host: DisposableHost) -> None:
                 - command: systemctl is-system-running --wait
                 - fetch: {src: /srv/hello, dest: /tmp/fetched, flat: true}
 END
-            ansible-playbook -i /tmp/services.yaml /tmp/play.yaml
+            ansible-playbook -i /tmp/services.yaml /tmp/play.yaml </dev/null
             nspawn-runner reboot web
-            ansible-playbook -i /tmp/services.yaml /tmp/play.yaml
+            ansible-playbook -i /tmp/services.yaml /tmp/play.yaml </dev/null
             cat /tmp/fetched
         """)
-        assert log.count("failed=0") == 2
+        log = done.out.decode()
+        assert log.count("failed=0") == 2, log + done.message
         assert log.endswith("hello")

@@ -11,6 +11,9 @@ work=$(mktemp --directory /var/tmp/nspawn-runner.XXXXXX) || exit 1
 trap 'rm -rf "$work"' EXIT
 head --bytes="$length" > "$work/in"
 printf %s "$script" | base64 --decode > "$work/script"
+# As at a login of root, with the service's variables besides.
+export HOME=/root USER=root LOGNAME=root SHELL=/bin/sh
+unset INVOCATION_ID JOURNAL_STREAM SYSTEMD_EXEC_PID REMOTE_ADDR REMOTE_PORT OLDPWD
 cd /root 2> /dev/null || cd /
 /bin/sh "$work/script" < "$work/in" > "$work/out" 2> "$work/err"
 echo "$? $(stat --format=%s "$work/out" "$work/err" | tr '\n' ' ')"
