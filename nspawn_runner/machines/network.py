@@ -264,19 +264,29 @@ def _make_bridge(network: Network) -> None:
     if not os.path.exists(f"/sys/class/net/{WAITING}"):
         process.run(["ip", "link", "add", "name", WAITING, "type", "bridge"], check=False)
     if is_up(bridge) and subnets.of_bridge(bridge) == network.subnet:
+        _fix_address(network)
         _set_flags(bridge)
         return
     subnets.check(network.subnet, bridge)
-    # An address of its own: else it takes one of its ports', and each time that changes the kernel forgets all
-    # neighbours, the fixed ones too.
     own = ["address", hardware_address(network, 1)]
     process.run(["ip", "link", "add", "name", bridge, *own, "type", "bridge", "forward_delay", "0"], check=False)
+    _fix_address(network)
     _set_flags(bridge)
     # Machines do not reach each other by way of the host as their router, whatever becomes of rules.
     between = ["iif", bridge, "to", network.subnet, "prohibit"]
     process.run(["ip", "rule", "add", "priority", str(RULE), *between], check=False)  # it may be there
     process.run(["ip", "address", "replace", gateway(network), "dev", bridge])
     process.run(["ip", "link", "set", "dev", bridge, "up"])
+
+
+def _fix_address(network: Network) -> None:
+    """Give a bridge that others made a hardware address of its own, unless it has one; raises HostError.
+
+    Else it takes one of its ports', and each time that changes the kernel forgets all neighbours, the fixed ones too.
+    """
+    # 3: it was set (NET_ADDR_SET in linux/netdevice.h)
+    if files.read_head(f"/sys/class/net/{network.bridge}/addr_assign_type", 4).strip() != b"3":
+        process.run(["ip", "link", "set", "dev", network.bridge, "address", hardware_address(network, 1)])
 
 
 def _set_flags(bridge: str) -> None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from backends import ON_ONE
-from by_hand import SECONDS, SYSTEM_FAILURE, Job, write
+from by_hand import SECONDS, SYSTEM_FAILURE, Job, lines_of, write
 from disposable_host import DisposableHost
 
 
@@ -102,11 +102,18 @@ def test_sync_costs_nothing_and_nothing_else_is_lost_by_it(request: pytest.Fixtu
         assert job.output(SYNC) == "-1 True\n"
 
 
-def test_half_made_bridge_is_completed(overlay_host: DisposableHost) -> None:
-    overlay_host.run(["sh", "-c", "ip link delete nspr0; ip link add name nspr0 type bridge"])
+@pytest.mark.parametrize("made", ["", "; ip address add 10.213.0.1/20 dev nspr0; ip link set nspr0 up"])
+def test_a_bridge_that_others_made_is_completed(overlay_host: DisposableHost, made: str) -> None:
+    """Also so that it keeps its hardware address when machines come and go: with that neighbours would be forgotten."""
+    overlay_host.run(["sh", "-c", f"ip link delete nspr0; ip link add name nspr0 type bridge{made}"])
     with Job(overlay_host) as job:
         job.prepare()
-        assert "0% packet loss" in job.output("ping -c 1 -w 5 10.213.0.1")
+        for _ in range(4):
+            with Job(overlay_host) as other:
+                other.prepare()
+            assert "0% packet loss" in job.output("ping -c 1 -w 5 10.213.0.1")
+            assert "PERMANENT" in lines_of(overlay_host, "ip neighbour show dev nspr0")[0]
+        assert overlay_host.path("/sys/class/net/nspr0/addr_assign_type").read_text() == "3\n"
 
 
 def test_log_that_cannot_be_written_is_the_hosts_fault(overlay_host: DisposableHost) -> None:

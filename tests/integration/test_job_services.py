@@ -402,3 +402,19 @@ END
         log = done.out.decode()
         assert log.count("failed=0") == 2, log + done.message
         assert log.endswith("hello")
+
+
+def test_without_another_network(either_host: DisposableHost) -> None:
+    """A job whose machine has no network but that with its services; these have no other either."""
+    with Unchanged(either_host), job_with(either_host, service(), settings='network = {mode = "none"}') as job:
+        assert job.call("prepare").status == 0
+        assert job.output(FETCH.format("web")) == "200\n"
+        for said in (job.output("ip -json link"), in_service(job, "web", "ip -json link")):
+            assert {link["ifname"] for link in json.loads(said)} == {"lo", "job0"}
+
+
+def test_the_hosts_own_network_has_no_place_for_services(either_host: DisposableHost) -> None:
+    with Unchanged(either_host), job_with(either_host, service(), settings='network = {mode = "host"}') as job:
+        done = job.call("prepare")
+        assert done.status == 91
+        assert "a job with services needs a network of its own" in done.message
