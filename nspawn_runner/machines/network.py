@@ -284,9 +284,10 @@ def _fix_address(network: Network) -> None:
 
     Else it takes one of its ports', and each time that changes the kernel forgets all neighbours, the fixed ones too.
     """
-    # 3: it was set (NET_ADDR_SET in linux/netdevice.h)
-    if files.read_head(f"/sys/class/net/{network.bridge}/addr_assign_type", 4).strip() != b"3":
-        process.run(["ip", "link", "set", "dev", network.bridge, "address", hardware_address(network, 1)])
+    with suppress(FileNotFoundError):  # where it could not be made, ip says why in the next step
+        # 3: it was set (NET_ADDR_SET in linux/netdevice.h)
+        if files.read_head(f"/sys/class/net/{network.bridge}/addr_assign_type", 4).strip() != b"3":
+            process.run(["ip", "link", "set", "dev", network.bridge, "address", hardware_address(network, 1)])
 
 
 def _set_flags(bridge: str) -> None:
