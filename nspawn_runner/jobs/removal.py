@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from ..errors import Error, HostError
 from ..light_typing import TYPE_CHECKING
 from ..machines import records, stop
@@ -15,7 +17,8 @@ def _remove_services(machine: str, settings: Settings, *, keep: bool) -> list[st
     """Remove the machines of the services of the job whose own is ``machine``, side by side; return what went wrong."""
     services = records.of_services(machine)
     for record in services:
-        stop.begin(record)
+        with suppress(HostError):  # what completes it tells
+            stop.begin(record)
     problems = []
     for record in services:
         try:

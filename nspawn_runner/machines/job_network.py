@@ -47,7 +47,7 @@ def make(record: Record) -> None:
 def join(record: Record, leader: str) -> None:
     """Join a machine, whose PID 1 has the pid ``leader``, to the network of its job; raises HostError.
 
-    What is left of an earlier try, as after a reboot, is replaced.
+    What is left of an earlier try is removed then, so that the next one can do it.
     """
     if os.readlink(f"/proc/{leader}/ns/net") == os.readlink("/proc/self/ns/net"):
         raise HostError(f"the machine {record.machine} has no network of its own")  # its pid is another's by now
@@ -61,8 +61,11 @@ def join(record: Record, leader: str) -> None:
         f"link set {port} up",
     )
     into = ["nsenter", f"--net={_file(record.of_job or record.machine)}", "ip"]
-    process.run([*into, "link", "delete", port], check=False)
-    process.run([*into, "-batch", "-"], stdin="".join(f"{step}\n" for step in steps).encode())
+    try:
+        process.run([*into, "-batch", "-"], stdin="".join(f"{step}\n" for step in steps).encode())
+    except HostError:
+        process.run([*into, "link", "delete", port], check=False)
+        raise
     own = f"address replace {address(record.place)}/24 dev {INTERFACE}\nlink set {INTERFACE} up\n"
     process.run(["nsenter", f"--target={leader}", "--net", "ip", "-batch", "-"], stdin=own.encode())
 
