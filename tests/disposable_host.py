@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any, Literal, Self
 
 from cgroups import entrances, make_cgroups, remove_cgroups, version_2_controllers
@@ -107,6 +108,17 @@ def host_tree(suite: Suite = "bookworm", packages: str = HOST_PACKAGES) -> Path:
 def image_tree() -> Path:
     """Give the Debian tree that machines of the tests boot from; made once, only to be copied."""
     return debian_tree("image", "bookworm", IMAGE_PACKAGES)
+
+
+class Process(subprocess.Popen[bytes]):
+    """A process that ends with its block where that fails, so that no failed assertion waits for it for ever."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
 
 
 class DisposableHost:
@@ -209,7 +221,7 @@ class DisposableHost:
         Signal it with `os.killpg(process.pid, …)`: HUP, INT, QUIT and TERM reach the command only, `.kill()` always
         ends it. A command that dies of one of these four gives status 1.
         """
-        return subprocess.Popen(
+        return Process(
             [*self._way_in(cwd or "/root"), *argv],
             env={**ENVIRONMENT, **(env or {}), "CGROUPS": _words(self._entered)},
             stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=new_session,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from backends import ON_ONE
-from by_hand import BUILD_FAILURE, Job, together, wait_until
+from by_hand import BUILD_FAILURE, Job, lines_of, together, wait_until
 from disposable_host import STATE_FOLDER, DisposableHost
 
 MACHINES = 10
@@ -119,11 +119,8 @@ def test_machines_on_one_port(host: DisposableHost) -> None:
 def test_root_is_not_the_hosts(machine: Job) -> None:
     host, base = machine.host, int(machine.output("cat /proc/self/uid_map").split()[1])
     machine.output("touch /root/by-root; useradd someone; runuser -u someone touch /tmp/by-someone")
-    with machine.start("echo ready; exec sleep 4711") as process:
-        assert process.stdout
-        assert process.stdout.readline() == b"ready\n"
-        uids = host.run(["ps", "-C", "sleep", "-o", "uid=,args="]).stdout.decode()
-        assert f"{base} sleep 4711" in " ".join(uids.split())
+    with machine.start("exec sleep 4711") as process:
+        wait_until(lambda: f"{base} sleep 4711" in " ".join(lines_of(host, "ps -C sleep -o uid=,args=")))
         machine.script("pkill sleep")
         process.communicate(timeout=30)
     # On btrfs ids on disk are the image's own: the mount maps them.
