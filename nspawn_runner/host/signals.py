@@ -79,6 +79,9 @@ def held() -> Iterator[int]:
 
     For a clean-up, which nothing may interrupt: Ctrl-C on a terminal does not reach children started inside.
     """
+    if _thread.get_ident() != _noted.thread:  # nothing raises it there, and two threads would miscount
+        yield _noted.bell
+        return
     _noted.held += 1
     try:
         yield _noted.bell

@@ -34,6 +34,15 @@ def of_job(job: Job, limits: Limits, settings: Settings) -> Amounts:
     return found
 
 
+def with_services(own: Amounts, limits: Limits, settings: Settings) -> Amounts:
+    """Return what a job and its services may use together: what the machine of the job has, or what it had unasked.
+
+    A job that asks for less means its own machine.
+    """
+    unasked = resolved(limits, settings.state_folder)
+    return own._replace(**{name: max(getattr(own, name), getattr(unasked, name)) for name in amounts.NUMBERS})
+
+
 def resolved(limits: Limits, state_folder: str) -> Amounts:
     """Return ``limits`` as numbers; raises HostError for a bad config.toml of gitlab-runner."""
     if amounts.needs_concurrent(limits):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from signal import Signals
 
 from ..errors import Cancelled, Error, JobError
@@ -19,6 +19,7 @@ from ..output import human_age, human_size, say
 _EVIDENCE_SECONDS = 5
 # Short, as the runner waits for a stage that it stops.
 _STOPPED_SECONDS = 1
+_FOLLOW_SECONDS = 1
 
 
 class MayBeLast(Protocol):
@@ -45,7 +46,8 @@ def run(
     if decides:
         notes.note_begin(record.machine, stage)
     try:
-        status = script()
+        with _journals(record) if journals and record.place else nullcontext():
+            status = script()
         signals.check()
         result = "failed" if status else "success"
         return status
@@ -67,8 +69,6 @@ def run(
             notes.note_result(record.machine, stage, result)
         if result != "success":
             _tell_failure(record, began, _STOPPED_SECONDS if stopped else _EVIDENCE_SECONDS)
-        if journals and not stopped:
-            _tell_journals(record)
         if may_be_last(failed=result != "success", stopped=stopped):
             tell_end(record)
 
@@ -94,13 +94,36 @@ def tell_end(record: Record) -> None:
             say(f"the machine's root is kept on {host} for {age}: nspawn-runner login {record.job}")
 
 
+@contextmanager
+def _journals(record: Record) -> Iterator[None]:
+    """Pass on what the journals of the job's services get, while the block lasts; at its end what is still missing."""
+    from threading import Event, Thread
+
+    over = Event()
+
+    def follow() -> None:
+        while not over.wait(_FOLLOW_SECONDS):
+            _tell_journals(record)
+
+    thread = Thread(target=follow)
+    thread.start()
+    try:
+        yield
+        over.set()
+        thread.join()
+        _tell_journals(record)
+    finally:
+        over.set()
+        thread.join()  # as long as one question takes
+
+
 def _tell_journals(record: Record) -> None:
     """Pass on what the journals of the job's services have got since the last time."""
     from ..machines import evidence
 
-    deadline = time.monotonic() + _EVIDENCE_SECONDS
+    deadline = time.monotonic() + _STOPPED_SECONDS
     with _unasked():
-        for service in records.of_services(record.machine) if record.place else []:
+        for service in records.of_services(record.machine):
             lines = evidence.new_lines(service, seconds=deadline - time.monotonic())
             say(*(f"[service:{service.service}] {line}" for line in lines))
 

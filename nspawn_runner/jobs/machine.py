@@ -69,7 +69,12 @@ def boot(
 
     services.check_network(own)
     names = services.names(wanted)
-    planned = planned._replace(names=names, token=os.urandom(16).hex(), network=services.without(own.network, names))
+    planned = planned._replace(
+        names=names,
+        token=os.urandom(16).hex(),
+        network=services.without(own.network, names),
+        ceiling=job_limits.with_services(planned.amounts, own.limits, settings),
+    )
     return entry.in_machine(services.start_all(planned, wanted, job, settings))
 
 

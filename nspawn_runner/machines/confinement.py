@@ -72,7 +72,7 @@ def confinement(profile: Profile, record: Record) -> list[str]:
     return [
         f"RestrictAddressFamilies={' '.join((*_ADDRESS_FAMILIES, *profile.address_families))}",
         *([f"SystemCallFilter=~{' '.join(closed)}"] if closed else []),
-        "Slice=machine.slice",
+        f"Slice={record.slice}",
         "Delegate=yes",
         "DevicePolicy=closed",
         "DeviceAllow=char-pts rw",

@@ -195,7 +195,7 @@ def write_journal(record: Record, path: str) -> None:
 
 def usage(record: Record) -> Usage:
     """Return what the machine has used since it was made; of what was before a reboot or its end, what was noted."""
-    group, end = f"/machine.slice/{record.unit}", records.read_end(record.machine)
+    group, end = record.group, records.read_end(record.machine)
     cpu, peak = cgroups.cpu_seconds(group), cgroups.memory_peak_bytes(group)
     if end is None:
         return Usage(time.time() - record.created, cpu, peak or None, cgroups.written_bytes(group))

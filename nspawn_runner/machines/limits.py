@@ -77,7 +77,7 @@ class Counts(NamedTuple):
 
 def counts(record: Record) -> Counts:
     """Return the counts of the machine of ``record`` now."""
-    group = _group(record)
+    group = record.group
     return Counts(cgroups.oom_kills(group), cgroups.refused_tasks(group))
 
 
@@ -89,7 +89,7 @@ def reached(record: Record, before: Counts, *, failed: bool) -> tuple[str, ...]:
     now = counts(record)
     texts = []
     if now.oom_kills > before.oom_kills:
-        peak = cgroups.memory_peak_bytes(_group(record))
+        peak = cgroups.memory_peak_bytes(record.group)
         texts.append(_out_of_memory(record.limits, now.oom_kills - before.oom_kills, peak))
     if now.refused_tasks > before.refused_tasks:
         texts.append(f"task limit reached: {_tasks(record.limits)}; no process or thread could be started")
@@ -111,7 +111,7 @@ def end_by_limit(record: Record, end: End, kills_before: int = 0) -> str:
 
 def why_nothing_starts(record: Record) -> str:
     """Return which limit keeps every new process from the running machine; empty if none does."""
-    there = cgroups.tasks(_group(record))
+    there = cgroups.tasks(record.group)
     # A script takes a few processes before its first line.
     if there + 3 >= record.limits.tasks_max:
         return f"task limit reached: {_tasks(record.limits)}, and {there} there are"
@@ -141,7 +141,3 @@ def _full_disk(record: Record) -> str:
         return ""
     of = "on the host's disk" if limit == UNLIMITED else f"limit {shown_bytes(limit)}"
     return f"disk full: {of}, {shown_bytes(max(room, 0))} left"
-
-
-def _group(record: Record) -> str:
-    return f"/machine.slice/{record.unit}"

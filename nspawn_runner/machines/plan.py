@@ -32,7 +32,7 @@ class Plan(NamedTuple):
     ``owner`` is the process without which nobody needs it, in the words of callers. With ``in_place`` it has no layer:
     it changes the tree itself. ``user`` gets the folders ``users_folders`` in the machine. ``names`` are those of
     the machines in the job's network, by their places; without any it has none.
-    By its ``token`` services know their job. ``service`` is its service.
+    By its ``token`` services know their job. Together they use no more than ``ceiling``. ``service`` is its service.
     """
 
     job: str
@@ -59,6 +59,7 @@ class Plan(NamedTuple):
     environment: str = ""
     names: Mapping[int, Sequence[str]] = {}
     token: str = ""
+    ceiling: Amounts = Amounts()
     service: Service | None = None
 
 

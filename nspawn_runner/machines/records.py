@@ -73,6 +73,16 @@ class Record(NamedTuple):
         return unit_name(self.machine)
 
     @property
+    def slice(self) -> str:
+        """The name of the host's slice that the unit is in: of all machines, or of a job and its services."""
+        return slice_name(self.of_job or self.machine) if self.place else "machine.slice"
+
+    @property
+    def group(self) -> str:
+        """The path of the unit's control group, as below the mount of each hierarchy."""
+        return f"/machine.slice/{self.slice}/{self.unit}" if self.place else f"/machine.slice/{self.unit}"
+
+    @property
     def uid_base(self) -> int:
         """The first host uid of the machine's range; 0 where it has no user namespace of its own."""
         return uid_ranges.base(self.slot) if self.user_namespace else 0
@@ -86,6 +96,11 @@ class Record(NamedTuple):
 def unit_name(machine: str) -> str:
     """Return the name of the host's unit for ``machine``."""
     return f"nspawn-runner-{machine}.service"
+
+
+def slice_name(machine: str) -> str:
+    """Return the name of the slice of a job with services, whose own machine is ``machine``; - would mean a parent."""
+    return f"machine-{machine.replace('-', '_')}.slice"
 
 
 def login_unit_name(machine: str) -> str:

@@ -144,7 +144,7 @@ def _is_over(record: Record, unit: str, said: str, *, started: bool) -> bool:
     if not started or not systemd.is_active(record.unit):
         return True
     # Where the job has stopped the machine's bus nobody else can say.
-    return not cgroups.is_populated(f"/machine.slice/{record.unit}", unit)
+    return not cgroups.is_populated(record.group, unit)
 
 
 def _systemd_run_argv(record: Record, unit: str, stage: str, mark: str, shell: str) -> list[str]:
@@ -299,7 +299,7 @@ def _mute(record: Record, advice: str) -> Error:
     if limit := limits.why_nothing_starts(record):
         return JobError(what, facts=limit)
     if notes.has_run_scripts_of_job(record.machine):
-        group = f"/machine.slice/{record.unit}"
+        group = record.group
         if any(cgroups.is_populated(group, bus) for bus in _BUSES):
             facts = "a script of the job has run there before: are /bin/sh and systemd as they were?"
         else:

@@ -171,10 +171,11 @@ def _bring_up(record: Record, plan: Plan) -> Starting:
     files.make_private_folder(record.folder)
     hosts = network.hosts(record, plan.network)
     if plan.names:
-        from . import job_network  # of few jobs
+        from . import job_network, job_slice  # of few jobs
 
         if not plan.service:
             job_network.make(record)
+            job_slice.make(record.machine, plan.ceiling)
         hosts += job_network.hosts(record, plan.names)
     network.write_files(record, plan.network)
     boot_files.write_files(record, plan)
@@ -248,7 +249,7 @@ def _main_command(record: Record, plan: Plan) -> list[str]:
     # Before anything of the machine runs, also after a reboot: the group is made again then. No ExecStartPre, for which
     # systemd sets everything up twice.
     bounded = ["/bin/sh", os.path.join(os.path.dirname(__file__), "start.sh")]
-    bounded += map(str, cgroups.bounds(f"/machine.slice/{record.unit}"))
+    bounded += map(str, cgroups.bounds(record.group))
     return [*bounded, *tree, *options.boot_options(record.machine, binds, masked), *confinement.boot_words(profile)]
 
 

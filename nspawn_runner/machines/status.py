@@ -23,7 +23,7 @@ class Sight(NamedTuple):
 
 def look_at(record: Record, *, disk_seconds: float) -> Sight:
     """Return what the machine of ``record`` does and takes; its disk space may take ``disk_seconds`` to count."""
-    group = f"/machine.slice/{record.unit}"
+    group = record.group
     return Sight(
         state=state_of(record),
         cpu_seconds=cgroups.cpu_seconds(group),

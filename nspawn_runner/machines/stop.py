@@ -132,16 +132,17 @@ def _all_gone(machine: str, layers: Mapping[str, str]) -> list[str]:
         attempt(partial(backends.named(name).detach, layer))
     for folder in _NSPAWN_FOLDERS:
         attempt(partial(files.remove_folder, f"{folder}/{machine}"))
-    attempt(lambda: _remove_job_network(machine))
+    attempt(lambda: _remove_shared(machine))
     attempt(lambda: files.remove_tree(records.folder(machine)))
     return problems
 
 
-def _remove_job_network(machine: str) -> None:
-    """Remove the network of the machine's job and its services, of which most have none."""
+def _remove_shared(machine: str) -> None:
+    """Remove what the machine's job shared with its services, of which most have none."""
     if os.path.lexists(f"{records.folder(machine)}/network"):
-        from . import job_network
+        from . import job_network, job_slice
 
+        job_slice.remove(machine)
         job_network.remove(machine)
 
 
@@ -181,7 +182,7 @@ def reap(record: Record, *, result: str, exit_code: str, exit_status: str) -> No
         result, exit_status = "timeout", ""
         systemd.stop_soon(record.unit)
     files.remove_file(records.ready_file(record.machine))
-    group, before = f"/machine.slice/{record.unit}", records.read_end(record.machine)
+    group, before = record.group, records.read_end(record.machine)
     records.write_end(
         record.machine,
         result=result,

@@ -1,12 +1,13 @@
 """Services of jobs: machines of their own in a network with the job's, ready before its scripts, gone with it."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from by_hand import TOOL, Job, Unchanged, lines_of, payload, together, wait_until
+from by_hand import TOOL, Job, Unchanged, lines_of, payload, terminate, together, wait_until
 from disposable_host import DisposableHost
 
 WEB = "import http.server as s; s.test(s.SimpleHTTPRequestHandler, port=8080)"
@@ -230,6 +231,30 @@ def test_a_killed_prepare_leaves_what_gc_removes(host: DisposableHost) -> None:
         wait_until(lambda: b"nothing is left" in host.run([TOOL, "gc"], check=False).stdout)
 
 
+def test_a_job_and_its_services_share_the_jobs_limits(either_host: DisposableHost) -> None:
+    """What a service takes the job does not have, and the other way round; a job beside has its own."""
+    limits = '[limits]\nmemory_max = "400M"\ntasks_max = 300\n'
+    hold = "import time; held = bytearray(250 << 20); open('/run/held', 'w'); time.sleep(600)"
+    take = "python3 -c 'bytearray(250 << 20)'; echo status $?"
+    with Unchanged(either_host), job_with(either_host, service(command=[hold], variables=[]), settings=limits) as job:
+        assert job.call("prepare").status == 0
+        wait_until(lambda: in_service(job, "web", "ls /run") and "held" in in_service(job, "web", "ls /run"))
+        with Job(either_host, settings=limits) as beside:
+            beside.prepare()
+            assert beside.output(take) == "status 0\n"
+        done = job.script(take)
+        killed_here = "status 137" in done.out.decode()
+        assert killed_here == ("out of memory: limit 400 MiB" in done.message)
+        held = in_service(job, "web", "systemctl is-active nspawn-runner-command || true").strip()
+        assert killed_here or held != "active"
+        sleepers = "for n in $(seq 200); do sleep 60 & done; jobs | wc -l"
+        assert in_service(job, "web", f"bash -c '{sleepers}'").strip() == "200"
+        refused = job.script(f"{sleepers}")
+        assert "task limit reached" in refused.message
+    properties = either_host.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "machine-*.slice"])
+    assert properties.stdout == b""
+
+
 def test_a_failed_jobs_services_are_kept_with_it(either_host: DisposableHost) -> None:
     with Unchanged(either_host):
         with job_with(either_host, service(), settings='keep_failed = "30min"') as job:
@@ -273,6 +298,19 @@ def test_debugging_services(either_host: DisposableHost) -> None:
             assert any('"GET / HTTP/1.1" 200' in line for line in lines), done.message
         assert first.message.count("Started systemd-logind") == 1
         assert "systemd-logind" not in second.message
+        # As they come: before the script is over.
+        wait = "for _ in $(seq 100); do sleep 0.1; done; echo over"
+        with job.start(f"{FETCH.format('web')}; {wait}", merged=True) as process:
+            assert process.stdout
+            told = b""
+            while b'"GET / HTTP/1.1" 200' not in told and (piece := os.read(process.stdout.fileno(), 4096)):
+                told += piece
+            assert b"[service:web]" in told
+            assert b"over" not in told
+            began = time.monotonic()
+            terminate(process)
+            process.wait(60)
+            assert time.monotonic() - began < 10
         job.env.pop("CUSTOM_ENV_CI_DEBUG_SERVICES")
         assert "[service:web]" not in job.script("true").message
 
