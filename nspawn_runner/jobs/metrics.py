@@ -86,7 +86,8 @@ def _tell_once(problem: str) -> None:
 
 def text(state_folder: str, known: Counters) -> str:
     """Return the content of the file: the counters ``known``, and machines and images as they are now."""
-    states = [record.state for record in records.all_records()]
+    machines = [(record.state, "service" if record.of_job else "job") for record in records.all_records()]
+    states = sorted({*_STATES, *(state for state, _ in machines)})
     images = list(_images(state_folder))
     return "".join(
         (
@@ -100,8 +101,12 @@ def text(state_folder: str, known: Counters) -> str:
             family(
                 "nspawn_runner_machines",
                 "gauge",
-                "Machines, by the state of their records.",
-                [Sample({"state": state}, states.count(state)) for state in sorted({*_STATES, *states})],
+                "Machines, by the state of their records and what they are for.",
+                [
+                    Sample({"state": state, "of": kind}, machines.count((state, kind)))
+                    for state in states
+                    for kind in ("job", "service")
+                ],
             ),
             family(
                 "nspawn_runner_image_created_timestamp_seconds",

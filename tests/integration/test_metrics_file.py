@@ -34,7 +34,7 @@ def test_jobs_and_stages_are_counted(counting: DisposableHost) -> None:
     for script, status in (("true", 0), ("exit 3", BUILD_FAILURE)):
         with Job(counting, settings=SETTINGS) as job:
             job.prepare()
-            assert exposition.value(text(counting), "nspawn_runner_machines", state="running") == 1
+            assert exposition.value(text(counting), "nspawn_runner_machines", state="running", of="job") == 1
             assert job.script(script).status == status
             for _ in range(2):
                 job.cleanup()
@@ -53,7 +53,7 @@ def test_jobs_and_stages_are_counted(counting: DisposableHost) -> None:
     assert exposition.value(found, "nspawn_runner_stage_seconds_count", stage="run") == 3
     assert exposition.value(found, "nspawn_runner_stage_seconds_count", stage="prepare") == 4
     assert 0.1 < exposition.value(found, "nspawn_runner_stage_seconds_sum", stage="prepare") < SECONDS
-    assert exposition.value(found, "nspawn_runner_machines", state="running") == 0
+    assert exposition.value(found, "nspawn_runner_machines", state="running", of="job") == 0
     created = exposition.value(found, "nspawn_runner_image_created_timestamp_seconds", image="bookworm")
     assert created == round(counting.path(f"{STATE_FOLDER}/bookworm").stat().st_mtime)
     assert counting.path(FILE).stat().st_mode & 0o777 == 0o644
@@ -82,10 +82,10 @@ def test_a_failed_job_whose_root_is_kept_counts_once(counting: DisposableHost) -
         job.prepare(None)
         assert job.script("exit 3").status == BUILD_FAILURE
         job.cleanup()
-        assert exposition.value(text(counting), "nspawn_runner_machines", state="kept") == 1
+        assert exposition.value(text(counting), "nspawn_runner_machines", state="kept", of="job") == 1
         job.by_id = ["--id", job.id]
         job.cleanup()
-    assert exposition.value(text(counting), "nspawn_runner_machines", state="kept") == 0
+    assert exposition.value(text(counting), "nspawn_runner_machines", state="kept", of="job") == 0
     assert jobs(counting) == {"failed": 1}
 
 

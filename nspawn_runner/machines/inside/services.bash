@@ -35,21 +35,31 @@ quoted() { local word; for word; do printf "'%s' " "${word//\'/\'\\\'\'}"; done;
 
 # ask SERVICE SCRIPT [FILE]: have the shell of SERVICE run SCRIPT, with the content of FILE as its input.
 ask() {
-    local address status out err
+    local address id status
     address=$(address_of "$1") || exit
     { exec 3<> "/dev/tcp/$address/213"; } 2> /dev/null || return 255
     {
         cat "$folder/token"
+        echo run
         printf %s "$2" | base64 --wrap=0
         echo
         stat --dereference --format=%s "${3:-/dev/null}"
         cat "${3:-/dev/null}"
     } >&3 2> /dev/null
-    read -r status out err <&3 || { exec 3>&-; return 255; }
-    head --bytes="$out" <&3
-    head --bytes="$err" <&3 >&2
+    read -r id <&3 || { exec 3>&-; return 255; }
+    told "$address" errors "$id" >&2 &
+    cat <&3
     exec 3>&-
-    return "$status"
+    wait "$!"
+    status=$(told "$address" status "$id")
+    return "${status:-255}"
+}
+
+# told ADDRESS WHAT ID: write what the service at ADDRESS tells of the command ID.
+told() {
+    { exec 4<> "/dev/tcp/$1/213"; } 2> /dev/null || return 255
+    { cat "$folder/token" && echo "$2" && echo "$3"; } >&4 2> /dev/null
+    cat <&4
 }
 
 # with_input SERVICE SCRIPT: the same with our own standard input, which is kept first since its length is told.
