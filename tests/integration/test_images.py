@@ -39,9 +39,14 @@ def host(request: pytest.FixtureRequest) -> DisposableHost:
     return found
 
 
-@pytest.fixture
-def made(host: DisposableHost) -> Made:
+# An image is made into a folder by the same calls as into a subvolume.
+MADE_ON = [pytest.param("xfs", marks=pytest.mark.soak), "btrfs"]
+
+
+@pytest.fixture(params=MADE_ON)
+def made(request: pytest.FixtureRequest) -> Made:
     """The host with an image made in it, once per host, while a second call wanted the same."""
+    host: DisposableHost = request.getfixturevalue(f"{request.param}_host")
     if host.name not in _made:
         _made[host.name] = make(host)
     return _made[host.name]
@@ -147,6 +152,7 @@ def test_an_image_is_not_made_twice(made: Made) -> None:
     assert b"chroot-remove" in done.stderr
 
 
+@pytest.mark.parametrize("host", MADE_ON, indirect=True)
 def test_a_stopped_build_leaves_nothing(host: DisposableHost) -> None:
     with start_build(host, "stopped", "--suite", "bookworm") as building:
         wait_for(building, b"unpacking")
@@ -158,6 +164,7 @@ def test_a_stopped_build_leaves_nothing(host: DisposableHost) -> None:
     assert builders(host) == b""
 
 
+@pytest.mark.parametrize("host", MADE_ON, indirect=True)
 def test_a_killed_build_leaves_what_the_next_one_removes(host: DisposableHost) -> None:
     with start_build(host, "killed", "--suite", "bookworm") as building:
         wait_for(building, b"unpacking")
@@ -260,7 +267,7 @@ def test_a_newer_systemd_changes_images_too(trixie_host: DisposableHost) -> None
     assert done.stdout == b"0\n" + trixie_host.path("/etc/resolv.conf").read_bytes()
 
 
-@pytest.mark.parametrize("newer", [False, True])
+@pytest.mark.parametrize("newer", [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_the_keys_that_are_named_decide(newer: bool, request: pytest.FixtureRequest) -> None:
     host: DisposableHost = request.getfixturevalue("trixie_host" if newer else "overlay_host")
     keys = "/usr/share/keyrings/debian-archive"

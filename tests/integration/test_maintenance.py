@@ -243,7 +243,7 @@ def test_a_failure_leaves_the_image_and_gives_others_their_turn(one_host: Dispos
     assert [content(host, f"kept-{name}/etc/version") for name in "abc"] == ["1", "1", "2"]
 
 
-@pytest.mark.parametrize(("newer", "boot"), [(True, False), (False, True)])
+@pytest.mark.parametrize(("newer", "boot"), [pytest.param(True, False, marks=pytest.mark.soak), (False, True)])
 def test_roles_meet_what_they_know(newer: bool, boot: bool, request: pytest.FixtureRequest) -> None:
     for host in cleaned(request.getfixturevalue("trixie_host" if newer else "xfs_host")):
         host.run(["mkdir", "-p", "-m", "755", PLAYBOOKS])

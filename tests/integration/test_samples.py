@@ -16,7 +16,9 @@ from disposable_host import CHECKOUT, DisposableHost
 
 PLAYBOOKS = "/etc/nspawn-runner"
 ROLE = CHECKOUT / "examples/ansible-role"
-SAMPLES = ("ansible", "bookworm", "sid", "toolchain", "trixie")
+SAMPLES = ("ansible", "bookworm", "trixie")
+LONG = ("sid", "toolchain")
+IN_SOAK = [pytest.param(image, marks=pytest.mark.soak) for image in (*LONG, "unstable")]
 OTHERS = ("fedora", "noble")
 UPGRADE = "Upgrade all packages"
 SECONDS = 900
@@ -41,9 +43,15 @@ def host() -> Iterator[DisposableHost]:
 
 
 @pytest.fixture(scope="module")
-def created(host: DisposableHost) -> dict[str, Row]:
+def samples(soak: bool) -> list[str]:
+    """The samples that become images here."""
+    return [*SAMPLES, *LONG] if soak else [*SAMPLES]
+
+
+@pytest.fixture(scope="module")
+def created(host: DisposableHost, samples: list[str]) -> dict[str, Row]:
     """What maintenance made of the samples, by image."""
-    install(host, *SAMPLES)
+    install(host, *samples)
     return maintained(host)
 
 
@@ -75,7 +83,7 @@ def changed_tasks(host: DisposableHost, row: Row) -> set[str]:
 
 def test_no_sample_is_left_out() -> None:
     assert sorted(path.name for path in (CHECKOUT / "playbooks").glob("*.yaml")) == sorted(
-        f"{name}.yaml" for name in (*SAMPLES, *OTHERS)
+        f"{name}.yaml" for name in (*SAMPLES, *LONG, *OTHERS)
     )
 
 
@@ -86,16 +94,16 @@ def test_a_sample_that_is_not_tested_says_so() -> None:
 
 
 def test_all_samples_can_be_read(host: DisposableHost) -> None:
-    install(host, *SAMPLES, *OTHERS)
+    install(host, *SAMPLES, *LONG, *OTHERS)
     rows = maintained(host, "--dry-run")
-    assert {name: row["result"] for name, row in rows.items()} == dict.fromkeys([*SAMPLES, *OTHERS], "created")
+    assert {name: row["result"] for name, row in rows.items()} == dict.fromkeys([*SAMPLES, *LONG, *OTHERS], "created")
 
 
-def test_each_becomes_an_image(created: dict[str, Row]) -> None:
-    assert {name: row["result"] for name, row in created.items()} == dict.fromkeys(SAMPLES, "created")
+def test_each_becomes_an_image(created: dict[str, Row], samples: list[str]) -> None:
+    assert {name: row["result"] for name, row in created.items()} == dict.fromkeys(samples, "created")
 
 
-@pytest.mark.parametrize("image", [*SAMPLES, "debian-12", "unstable"])
+@pytest.mark.parametrize("image", [*SAMPLES, "debian-12", *IN_SOAK])
 def test_its_machines_run(host: DisposableHost, created: dict[str, Row], image: str) -> None:
     with Job(host) as job:
         job.prepare(image)
@@ -104,9 +112,11 @@ def test_its_machines_run(host: DisposableHost, created: dict[str, Row], image: 
         assert job.output("find /var/cache/apt /var/lib/apt/lists -type f ! -empty") == ""
 
 
-def test_the_next_maintenance_does_nothing_but_upgrades(host: DisposableHost, created: dict[str, Row]) -> None:
+def test_the_next_maintenance_does_nothing_but_upgrades(
+    host: DisposableHost, created: dict[str, Row], samples: list[str]
+) -> None:
     rows = maintained(host)
-    assert sorted(rows) == sorted(SAMPLES)
+    assert sorted(rows) == sorted(samples)
     for row in rows.values():
         if row["result"] == "made anew":
             assert rows["trixie"]["result"] == "updated", row
