@@ -4,9 +4,9 @@ import re
 
 _NAME = "[a-zA-Z_:][a-zA-Z0-9_:]*"
 _HELP = re.compile(rf"# HELP ({_NAME}) ((?:[^\\]|\\\\|\\n)*)")
-_TYPE = re.compile(rf"# TYPE ({_NAME}) (counter|gauge|summary)")
+_TYPE = re.compile(rf"# TYPE ({_NAME}) (counter|gauge|histogram)")
 _LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\]|\\\\|\\"|\\n)*"'
-_SAMPLE = re.compile(rf"({_NAME})\{{((?:{_LABEL})(?:,{_LABEL})*)\}} ([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
+_SAMPLE = re.compile(rf"({_NAME})(?:\{{((?:{_LABEL})(?:,{_LABEL})*)\}})? ([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
 _ESCAPES = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
 
 Labels = tuple[tuple[str, str], ...]
@@ -33,9 +33,9 @@ def read(text: str) -> dict[tuple[str, Labels], float]:
         else:
             found = _SAMPLE.fullmatch(line)
             assert found, f"no line of the format: {line!r}"
-            suffixes = ("_sum", "_count") if kind == "summary" else ("",)
+            suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
             assert found[1] in {f"{name}{suffix}" for suffix in suffixes}, f"{line!r} is no part of {name}"
-            key = (found[1], _labels(found[2]))
+            key = (found[1], _labels(found[2] or ""))
             assert key not in values, f"{line!r} is there twice"
             values[key] = float(found[3])
     return values

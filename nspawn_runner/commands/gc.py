@@ -80,9 +80,9 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
         if not args.dry_run:
             _remove_files(settings)
     if settings.metrics.file and not args.dry_run:
-        from ..jobs import metrics
+        from ..jobs import disk_use, metrics
 
-        metrics.refresh(settings)
+        metrics.refresh(settings, disk_use.by_kind(settings.state_folder))
     if args.json:
         print(json.dumps([row._asdict() for row in rows], indent=1))
     else:

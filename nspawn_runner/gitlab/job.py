@@ -32,7 +32,8 @@ class Job(NamedTuple):
     for gitlab.service_requests to read. ``trusted`` tells whether no project can have made this up;
     ``project_path`` (group/project) and the runner's id are empty and None where that cannot be said of them.
     ``limits_asked`` are its variables that begin with NSPAWN_, as it wrote them; ``steps`` are the names of its
-    scripts in their order, none where they are not known.
+    scripts in their order, none where they are not known. ``queued_seconds`` is how long it waited for a runner, None
+    where GitLab does not say so.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Job(NamedTuple):
     limits_asked: Mapping[str, str] = {}
     steps: tuple[str, ...] = ()
     variables: Any = None
+    queued_seconds: float | None = None
 
 
 def from_environment(environ: Mapping[str, str], *, job_id: str | None = None) -> Job:
@@ -86,7 +88,7 @@ def from_payload(data: Any, file: str) -> Job:
     info = _table(data, "job_info")
     project = info.get("project_id")
     runner = variables.get("CI_RUNNER_ID", "")
-    timeout = _table(data, "runner_info").get("timeout")
+    timeout, queued = _table(data, "runner_info").get("timeout"), info.get("time_in_queue_seconds")
     image = _table(data, "image").get("name")
     protected = git.get("protected")
     if not isinstance(protected, bool):
@@ -108,6 +110,7 @@ def from_payload(data: Any, file: str) -> Job:
         trusted=True,
         limits_asked=limits_asked(_pairs(data.get("variables"))),
         steps=_steps(data.get("steps")),
+        queued_seconds=queued if isinstance(queued, int | float) and 0 <= queued < _TOO_LARGE else None,
     )
 
 

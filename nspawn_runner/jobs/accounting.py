@@ -48,10 +48,12 @@ class StageEntry:
         self.settings = settings
         self.status = 0
         self.job = self.project = self.server = self.image = self.machine = self.outcome = self.event = ""
+        self.queued_seconds: float | None = None
 
     def about(self, job: Job) -> Job:
         """Note which job the stage serves; return ``job``."""
         self.job, self.project, self.image, self.server = job.id, job.project, job.image, job.server
+        self.queued_seconds = job.queued_seconds
         return job
 
     def in_machine(self, record: Record) -> Record:
@@ -112,7 +114,8 @@ class StageEntry:
             from .counters import EndedStage
 
             job = f"{self.server} {self.job}" if self.job else ""
-            metrics.stage_ended(self.settings, EndedStage(self.stage, seconds, result, job, self.outcome))
+            ended = EndedStage(self.stage, seconds, result, job, self.outcome, self.queued_seconds)
+            metrics.stage_ended(self.settings, ended)
 
     def _find_job(self) -> None:
         """Note the job if the stage failed before it did."""

@@ -12,21 +12,33 @@ STAGES = ("config", "prepare", "run", "cleanup")
 # gitlab-runner retries a prepare that failed because of the host after 3 s, each time with a cleanup in between
 # (executors/custom): the job has ended only if no retry follows.
 RETRY_SECONDS = 600
+# Seconds: a time counts in each bucket that is not shorter.
+BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
+QUEUE = "queue"  # counted with the stages: how long jobs waited for a runner
+_TIMES = (*STAGES, QUEUE)
+DISK = ("images", "machines", "caches", "builds")
 
 
 class Counters(NamedTuple):
-    """Jobs by result; seconds and number of each stage; since when (epoch seconds) a job has waited for a retry."""
+    """Jobs by result; seconds and number of each stage; since when (epoch seconds) a job has waited for a retry.
+
+    ``buckets`` are how many of a stage's times lie in each of BUCKETS; ``disk`` the bytes that each of DISK took when
+    gc counted them last.
+    """
 
     jobs: dict[str, int]
     seconds: dict[str, float]
     stages: dict[str, int]
     waiting: dict[str, float]
+    buckets: dict[str, list[int]]
+    disk: dict[str, int]
 
 
 class EndedStage(NamedTuple):
     """A stage that ended: its duration, its result, its job (empty if unknown), and the job's outcome.
 
-    ``outcome`` is the result of the job that a cleanup ends, else empty.
+    ``outcome`` is the result of the job that a cleanup ends, else empty. ``queued_seconds`` is how long the job waited
+    for a runner, None if unknown.
     """
 
     stage: str
@@ -34,6 +46,7 @@ class EndedStage(NamedTuple):
     result: str
     job: str
     outcome: str
+    queued_seconds: float | None = None
 
 
 def load(path: str) -> Counters:
@@ -48,9 +61,11 @@ def load(path: str) -> Counters:
     times = waiting if isinstance(waiting, dict) else {}
     return Counters(
         jobs={result: int(_number(data, "jobs", result)) for result in RESULTS},
-        seconds={stage: _number(data, "seconds", stage) for stage in STAGES},
-        stages={stage: int(_number(data, "stages", stage)) for stage in STAGES},
+        seconds={name: _number(data, "seconds", name) for name in _TIMES},
+        stages={name: int(_number(data, "stages", name)) for name in _TIMES},
         waiting={job: _number(data, "waiting", job) for job in times},
+        buckets={name: _buckets(data, name) for name in _TIMES},
+        disk={kind: int(_number(data, "disk", kind)) for kind in DISK if _number(data, "disk", kind)},
     )
 
 
@@ -60,8 +75,9 @@ def count(counters: Counters, ended: EndedStage, now: float) -> None:
     A job counts once: when its machine is removed, or when a prepare failed and is not retried.
     """
     if ended.stage in STAGES:
-        counters.stages[ended.stage] += 1
-        counters.seconds[ended.stage] += ended.seconds
+        _count_time(counters, ended.stage, ended.seconds)
+    if ended.stage == "config" and ended.queued_seconds is not None:  # the only stage that no job has twice
+        _count_time(counters, QUEUE, ended.queued_seconds)
     if ended.stage in {"config", "prepare"} and ended.job:
         if ended.result == SYSTEM_FAILURE:
             counters.waiting[ended.job] = now
@@ -75,12 +91,27 @@ def count(counters: Counters, ended: EndedStage, now: float) -> None:
         counters.jobs[ended.outcome] += 1
 
 
+def _count_time(counters: Counters, name: str, seconds: float) -> None:
+    counters.stages[name] += 1
+    counters.seconds[name] += seconds
+    for number, most in enumerate(BUCKETS):
+        counters.buckets[name][number] += seconds <= most
+
+
 def give_up_waiting(counters: Counters, now: float) -> None:
     """Count the jobs that were not retried in time at ``now`` (epoch seconds), or whose wait began in the future."""
     for job, since in list(counters.waiting.items()):
         if not 0 <= now - since < RETRY_SECONDS:
             del counters.waiting[job]
             counters.jobs[SYSTEM_FAILURE] += 1
+
+
+def _buckets(data: dict[str, Any], name: str) -> list[int]:
+    table = data.get("buckets")
+    values = table.get(name) if isinstance(table, dict) else None
+    if not isinstance(values, list) or len(values) != len(BUCKETS):
+        return [0] * len(BUCKETS)
+    return [value if isinstance(value, int) and 0 <= value < 1e15 else 0 for value in values]
 
 
 def _number(data: dict[str, Any], table: str, key: str) -> float:

@@ -16,7 +16,7 @@ from ..machines import records
 from ..settings.paths import COUNTERS, RUN_FOLDER
 from . import counters
 from .counters import Counters, EndedStage
-from .prometheus import Sample, family
+from .prometheus import Sample, family, histogram
 
 if TYPE_CHECKING:
     from ..settings.tables import Settings
@@ -33,22 +33,25 @@ def stage_ended(settings: Settings, ended: EndedStage) -> None:
     _update(settings, ended)
 
 
-def refresh(settings: Settings) -> None:
-    """Write the file again with the present state, and remove what killed processes left; never fails."""
-    _update(settings, None)
+def refresh(settings: Settings, disk: dict[str, int]) -> None:
+    """Write the file again with the present state, and remove what killed processes left; never fails.
+
+    ``disk`` is what each kind takes on disk, as disk_use.by_kind returns it.
+    """
+    _update(settings, None, disk)
 
 
-def _update(settings: Settings, ended: EndedStage | None) -> None:
+def _update(settings: Settings, ended: EndedStage | None, disk: dict[str, int] | None = None) -> None:
     try:
         files.make_private_folder(RUN_FOLDER)
         with locks.locked(_LOCK, what="the metrics", wait_seconds=_LOCK_SECONDS):
-            _count_and_write(settings, ended)
+            _count_and_write(settings, ended, disk)
         files.remove_file(_TOLD)
     except Exception as error:
         _tell_once(error.what if isinstance(error, Error) else str(error))
 
 
-def _count_and_write(settings: Settings, ended: EndedStage | None) -> None:
+def _count_and_write(settings: Settings, ended: EndedStage | None, disk: dict[str, int] | None) -> None:
     path, now = os.path.join(settings.state_folder, COUNTERS), time.time()
     if ended is None:
         files.remove_drafts(path)
@@ -56,6 +59,8 @@ def _count_and_write(settings: Settings, ended: EndedStage | None) -> None:
     known = counters.load(path)
     if ended is not None:
         counters.count(known, ended, now)
+    if disk is not None:
+        known = known._replace(disk=disk)
     counters.give_up_waiting(known, now)
     if not os.path.isdir(settings.state_folder):
         files.make_private_folder(settings.state_folder)
@@ -97,7 +102,19 @@ def text(state_folder: str, known: Counters) -> str:
                 "Jobs that ended, by result.",
                 [Sample({"result": name.replace(" ", "_")}, number) for name, number in known.jobs.items()],
             ),
-            family("nspawn_runner_stage_seconds", "summary", "How long the stages of jobs took.", _stages(known)),
+            family("nspawn_runner_stage_seconds", "histogram", "How long the stages of jobs took.", _stages(known)),
+            family(
+                "nspawn_runner_queue_seconds",
+                "histogram",
+                "How long jobs waited for a runner, as GitLab says.",
+                _times(known, counters.QUEUE, {}),
+            ),
+            family(
+                "nspawn_runner_disk_bytes",
+                "gauge",
+                "Disk space in the state folder when gc counted it last.",
+                [Sample({"kind": kind}, size) for kind, size in known.disk.items()],
+            ),
             family(
                 "nspawn_runner_machines",
                 "gauge",
@@ -125,9 +142,13 @@ def text(state_folder: str, known: Counters) -> str:
 
 
 def _stages(known: Counters) -> Iterator[Sample]:
-    for stage, number in known.stages.items():
-        yield Sample({"stage": stage}, round(known.seconds[stage], 3), "_sum")
-        yield Sample({"stage": stage}, number, "_count")
+    for stage in counters.STAGES:
+        yield from _times(known, stage, {"stage": stage})
+
+
+def _times(known: Counters, name: str, labels: dict[str, str]) -> Iterator[Sample]:
+    buckets = dict(zip(counters.BUCKETS, known.buckets[name], strict=True))
+    return histogram(labels, buckets, total=known.seconds[name], number=known.stages[name])
 
 
 def _images(state_folder: str) -> Iterator[tuple[str, int | None, int | None]]:

@@ -63,7 +63,8 @@ def test_a_prepare_that_is_tried_again(counting: DisposableHost) -> None:
     counting.run(["mkdir", f"{STATE_FOLDER}/empty"])
     try:
         job_id = int(Job(counting).id)
-        with Job(counting, str(job_id), payload=payload(job_id), settings=SETTINGS) as job:
+        info = {"project_id": 7, "time_in_queue_seconds": 1}
+        with Job(counting, str(job_id), payload=payload(job_id, job_info=info), settings=SETTINGS) as job:
             for _ in range(2):
                 assert job.call("prepare", "empty").status == SYSTEM_FAILURE
                 job.cleanup()
@@ -72,6 +73,11 @@ def test_a_prepare_that_is_tried_again(counting: DisposableHost) -> None:
             job.output("true")
             job.cleanup()
             assert jobs(counting) == {"success": 1}
+            assert exposition.value(text(counting), "nspawn_runner_queue_seconds_count") == 0
+            assert job.call("config").status == 0
+            assert exposition.value(text(counting), "nspawn_runner_queue_seconds_count") == 1
+            assert exposition.value(text(counting), "nspawn_runner_queue_seconds_bucket", le="0.5") == 0
+            assert exposition.value(text(counting), "nspawn_runner_queue_seconds_bucket", le="2.5") == 1
     finally:
         counting.run(["rmdir", f"{STATE_FOLDER}/empty"])
 
@@ -96,8 +102,14 @@ def test_gc_keeps_it_fresh(counting: DisposableHost) -> None:
     job.by_id = []
     assert job.call("gc", "--dry-run").status == 0
     assert not counting.path(FILE).exists()
-    assert job.call("gc").status == 0
-    assert jobs(counting) == {"failed": 5, "system_failure": 1}
+    with Job(counting, settings=SETTINGS) as running:
+        running.prepare()
+        running.output("head -c 30000000 /dev/urandom > /root/large; sync")
+        assert job.call("gc").status == 0
+        found = text(counting)
+        assert exposition.value(found, "nspawn_runner_disk_bytes", kind="machines") > 30e6
+        assert exposition.value(found, "nspawn_runner_disk_bytes", kind="builds") < 1e6
+    assert jobs(counting) == {"failed": 5, "system_failure": 1, "success": 1}
 
 
 def test_no_count_is_lost_when_stages_end_together(counting: DisposableHost) -> None:

@@ -46,13 +46,25 @@ def test_any_text_can_be_a_label(label: str, help_text: str, number: float) -> N
     assert exposition.read(text) == {("a_metric", (("image", label),)): number}
 
 
-def test_a_counter_and_a_summary() -> None:
+def test_a_counter_and_a_histogram() -> None:
     assert prometheus.family("a_total", "counter", "Some.", [Sample({"b": 'c"\\\n'}, 3)]) == (
         '# HELP a_total Some.\n# TYPE a_total counter\na_total{b="c\\"\\\\\\n"} 3\n'
     )
-    stages = [Sample({"stage": "run"}, 1.5, "_sum"), Sample({"stage": "run"}, 2, "_count")]
-    text = prometheus.family("s", "summary", "Some.", stages)
-    assert text.endswith('s_sum{stage="run"} 1.5\ns_count{stage="run"} 2\n')
+    times = prometheus.histogram({"stage": "run"}, {0.5: 1, 60: 2}, total=1.50049, number=3)
+    assert prometheus.family("s", "histogram", "Some.", times).splitlines()[2:] == [
+        's_bucket{stage="run",le="0.5"} 1', 's_bucket{stage="run",le="60"} 2', 's_bucket{stage="run",le="+Inf"} 3',
+        's_sum{stage="run"} 1.5', 's_count{stage="run"} 3',
+    ]  # fmt: skip
+    assert prometheus.family("s", "gauge", "Some.", [Sample({}, 1)]).endswith("s 1\n")
+
+
+@given(st.lists(st.floats(min_value=0, max_value=1e5)))
+def test_a_time_is_in_each_bucket_that_is_not_shorter(times: list[float]) -> None:
+    known = none()
+    for seconds in times:
+        counters.count(known, EndedStage("config", 0.01, "success", "", "", seconds), NOW)
+    assert known.buckets["queue"] == [sum(time <= most for time in times) for most in counters.BUCKETS]
+    assert (known.stages["queue"], known.buckets["config"][0]) == (len(times), len(times))
 
 
 def none() -> Counters:
@@ -132,7 +144,8 @@ def test_images(settings: Settings) -> None:
     (state / "broken").symlink_to(".generations/broken/20250601T101500Z")
     (state / "plain").mkdir()
     os.utime(state / "plain", (1600000000, 1600000000))
-    metrics.refresh(settings)
+    metrics.refresh(settings, {"images": 7})
+    assert exposition.value(written(settings), "nspawn_runner_disk_bytes", kind="images") == 7
     found = {key: number for key, number in exposition.read(written(settings)).items() if "_image_" in key[0]}
     assert found == {
         ("nspawn_runner_image_created_timestamp_seconds", (("image", "web"),)): 1700000000,
@@ -164,7 +177,7 @@ def test_what_killed_processes_left_goes(settings: Settings, tmp_path: Path) -> 
     kept = [tmp_path / "x.prom.1.new", tmp_path / "x.prom.old.new", tmp_path / "other.999999999.new"]
     for path in (left, *kept):
         path.touch()
-    metrics.refresh(settings)
+    metrics.refresh(settings, {"images": 7})
     assert not left.exists()
     assert [path for path in kept if not path.exists()] == []
 
