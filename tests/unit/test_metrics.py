@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import socket
 import stat
 from pathlib import Path
@@ -201,3 +202,15 @@ def test_stages_that_end_together_all_count(settings: Settings, monkeypatch: pyt
     text = written(settings)
     assert exposition.value(text, "nspawn_runner_jobs_total", result="canceled") == 200
     assert exposition.value(text, "nspawn_runner_stage_seconds_sum", stage="cleanup") == 100
+
+
+MONITORING = Path(__file__).parents[2] / "packaging/monitoring"
+
+
+@pytest.mark.parametrize("path", sorted(MONITORING.iterdir()), ids=lambda path: path.name)
+def test_rules_and_dashboard_name_metrics_that_there_are(settings: Settings, path: Path) -> None:
+    metrics.refresh(settings, {})
+    there = set(re.findall(r"# TYPE (\w+)", written(settings)))
+    named = set(re.findall(r"\b(nspawn_runner_\w+?)(?:_bucket|_sum|_count)?\b(?=\{|\)|\[| [-<>=])", path.read_text()))
+    assert named
+    assert named <= there
