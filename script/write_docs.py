@@ -44,13 +44,17 @@ _SAMPLE_TAIL = """
 """
 
 
+# Tables whose keys the admin makes up.
+_OF_THE_ADMINS_KEYS = ("images", "environment")
+
+
 def _default(setting: Setting) -> str:
     """Return the default as TOML writes it; of the plain values that settings have, JSON is the same."""
     return json.dumps(tables.value(tables.Settings(), setting.key))
 
 
 def _is_table(setting: Setting) -> bool:
-    return setting.check is None or setting.key == "images"
+    return setting.check is None or setting.key in _OF_THE_ADMINS_KEYS
 
 
 def _described() -> Iterator[Setting]:
@@ -62,8 +66,8 @@ def settings_table() -> str:
     rows = ["| Key | Default | Meaning |", "|---|---|---|"]
     for setting in _described():
         table, _, key = setting.key.rpartition(".")
-        if setting.key == "images":
-            rows.append(f"| `[images]` | empty | {setting.help} |")
+        if setting.key in _OF_THE_ADMINS_KEYS:
+            rows.append(f"| `[{setting.key}]` | empty | {setting.help} |")
         elif not _is_table(setting):
             rows.append(f"| `{f'[{table}] ' * bool(table)}{key}` | `{_default(setting)}` | {setting.help} |")
     return "\n".join(rows) + "\n"

@@ -13,6 +13,7 @@ from ..images.progress import Progress
 from ..maintenance import all_images
 from ..maintenance.one_image import FAILED
 from ..output import human_size
+from ..settings import package_proxy
 
 if TYPE_CHECKING:
     import argparse
@@ -83,7 +84,8 @@ def create(name: str, wanted: suite_source.SuiteSource, settings: Settings) -> s
         generations.remove_unpublished(state, name)
         with generations.draft(state, name) as draft:
             trees.make(draft.root)
-            builder = bootstrap.build(wanted, draft.root, log=log, progress=progress)
+            proxy = package_proxy.find(settings.packages.proxy)
+            builder = bootstrap.build(wanted, draft.root, log=log, progress=progress, proxy=proxy)
             progress.show("writing to disk")
             identity.clean_up(draft.root, name)
             image = generations.complete(state, draft, {**suite_source.facts(wanted), "builder": builder})

@@ -20,7 +20,7 @@ LEVELS = (OK, WARNING, FAILED)  # from good to bad
 # In the order in which one thing builds on the other.
 SUBJECTS = (
     "settings_file", "system", "programs", "storage", "kernel_limits", "bridge", "host_firewall", "image_trees",
-    "runner_service", "timers",
+    "runner_service", "package_source", "timers",
 )  # fmt: skip
 
 

@@ -47,14 +47,14 @@ def own_values(image: store.Image) -> Mapping[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def environment(image: store.Image) -> str:
-    """Return shell commands that set the environment of the container image that ``image`` was made from, if any."""
+def environment(image: store.Image, settings: Settings) -> str:
+    """Return shell commands that set the environment of the settings, and of the container image that this was."""
     known = store.facts(image)
-    if "container" not in known:
+    if "container" not in known and not settings.environment:
         return ""
     from ..images.archive import container_config  # few images need it
 
-    return container_config.environment(known)
+    return container_config.exports(settings.environment) + container_config.environment(known)
 
 
 def settings_of(image: store.Image, settings: Settings) -> MachineSettings:

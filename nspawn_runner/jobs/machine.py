@@ -60,7 +60,7 @@ def boot(
         generation=image.generation,
         root=image.root,
         binds=[*_cache_options(job, settings, own), *_helper_options(image.root, settings), *binds],
-        environment=job_image.environment(image),
+        environment=job_image.environment(image, settings),
         owner=owner,
     )
     if not wanted:

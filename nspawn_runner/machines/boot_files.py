@@ -10,6 +10,7 @@ again at each start.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 
 from ..host import files
@@ -22,6 +23,7 @@ from .records import Record
 
 _CLIENT = "nspawn-runner"  # the command by which a job handles its services
 _INSIDE = f"{paths.INSIDE_FOLDER}/start"
+_APT = "/etc/apt/apt.conf.d"
 # The journal's socket is there from the start's first second on, and generators run before it or at a reload. A unit
 # that nothing starts is left alone: "systemctl enable" refuses what is masked. The start waits for it: it looks into
 # each folder once, and calls one program.
@@ -56,7 +58,10 @@ def write_files(record: Record, plan: Plan) -> None:
     for unit in options.ASLEEP:
         with suppress(FileExistsError):
             os.symlink("/dev/null", f"{folder}/masks/{unit}")
-    for name, lines in (("tmpfiles.extra", _tmpfiles(record, plan.network).encode()), ("sysctl.extra", _SYSCTL)):
+    written = _of_network(record, plan.network)
+    if plan.package_proxy and record.network != network.NONE and not plan.in_place:  # where it would stay
+        written |= _of_package_proxy(record, plan, folder)
+    for name, lines in (("tmpfiles.extra", _tmpfiles(written)), ("sysctl.extra", _SYSCTL)):
         files.write_atomically(f"{record.folder}/{name}", lines)
 
 
@@ -76,8 +81,8 @@ def nspawn_options(record: Record) -> list[str]:
 _SYSCTL = b"-net.ipv4.ping_group_range = 0 65535\n"
 
 
-def _tmpfiles(record: Record, settings: Network) -> str:
-    """Return lines for tmpfiles.d(5): the machine's network as each program would set it up."""
+def _of_network(record: Record, settings: Network) -> dict[str, str]:
+    """Return files with the machine's network as each program would set it up."""
     written = {}
     if record.network == network.PRIVATE:
         own, via = network.address(settings, record.slot), network.gateway(settings).partition("/")[0]
@@ -92,7 +97,26 @@ def _tmpfiles(record: Record, settings: Network) -> str:
         known = "".join(f"nameserver {server}\n" for server in servers)
         written[f"/run/resolvconf/interface/{network.INTERFACE}.nspawn-runner"] = known
         written["/run/NetworkManager/conf.d/nspawn-runner.conf"] = "[main]\ndns=none\n"
-    return "".join(f"f {path} 0644 root root - {_escaped(text)}\n" for path, text in written.items())
+    return written
+
+
+def _of_package_proxy(record: Record, plan: Plan, folder: str) -> dict[str, str]:
+    """Return the file by which apt in the machine finds the proxy; the program that it asks goes to ``folder``."""
+    from ..host import beneath
+    from ..settings import package_proxy  # few hosts have one
+
+    proxy = package_proxy.find(plan.package_proxy)
+    if proxy is None or not beneath.exists(plan.root, _APT):
+        return {}
+    via = network.gateway(plan.network).partition("/")[0] if record.network == network.PRIVATE else proxy.host
+    made = package_proxy.apt_files(via if proxy.is_here else proxy.host, proxy.port, f"{_INSIDE}/apt-proxy")
+    files.write_atomically(f"{folder}/apt-proxy", made["apt-proxy"].encode(), mode=0o755)
+    return {f"{_APT}/00nspawn-runner-proxy": made["apt.conf"]}
+
+
+def _tmpfiles(written: Mapping[str, str]) -> bytes:
+    """Return the lines for tmpfiles.d(5) that write files, by their paths."""
+    return "".join(f"f {path} 0644 root root - {_escaped(text)}\n" for path, text in written.items()).encode()
 
 
 def _escaped(text: str) -> str:

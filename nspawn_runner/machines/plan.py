@@ -32,6 +32,7 @@ class Plan(NamedTuple):
     ``owner`` is the process without which nobody needs it, in the words of callers. With ``in_place`` it has no layer:
     it changes the tree itself. ``user`` gets the folders ``users_folders`` in the machine. ``names`` are those of
     the machines in the job's network, by their places; without any it has none.
+    ``package_proxy`` is what the setting says.
     By its ``token`` services know their job. Together they use no more than ``ceiling``. ``service`` is its service.
     """
 
@@ -60,6 +61,7 @@ class Plan(NamedTuple):
     names: Mapping[int, Sequence[str]] = {}
     token: str = ""
     ceiling: Amounts = Amounts()
+    package_proxy: str = ""
     service: Service | None = None
 
 
@@ -109,4 +111,5 @@ def make(
         names=names or {},
         token=token,
         service=service,
+        package_proxy=settings.packages.proxy,
     )

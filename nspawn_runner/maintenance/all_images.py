@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import printable
 from ..host import files, locks
 from ..output import human_size, say, table
+from ..settings import package_proxy
 from ..settings.paths import RUN_FOLDER
 from . import image_users, one_image, trial_machines
 from .one_image import CREATED, FAILED, RECREATED, UNCHANGED, UPDATED, ImageResult, Tools
@@ -32,6 +33,7 @@ def maintain(wanted: Sequence[Spec], settings: Settings, *, dry: bool, verbose: 
         partial(trial_machines.booted, settings=settings),
         partial(trial_machines.try_out, settings=settings),
         verbose,
+        package_proxy.find(settings.packages.proxy),
     )
     files.make_private_folder(RUN_FOLDER)
     results = []

@@ -16,6 +16,7 @@ from ..images.build import create, inputs
 from ..images.generations import Draft
 from ..images.progress import Progress
 from ..images.spec import Spec
+from ..settings.package_proxy import PackageProxy
 
 CREATED, RECREATED, UPDATED, UNCHANGED, FAILED = "created", "made anew", "updated", "unchanged", "failed"
 
@@ -48,6 +49,7 @@ class Tools(NamedTuple):
     booted: Callable[[Spec, Draft], AbstractContextManager[str]]
     try_out: Callable[[Spec, Draft, str], None]
     verbose: bool = False
+    package_proxy: PackageProxy | None = None
 
 
 class _Work(NamedTuple):
@@ -137,7 +139,10 @@ def _copied_tree(work: _Work, image: store.Image, draft: Draft) -> dict[str, Any
 
 def _new_tree(work: _Work, image: store.Image | None, draft: Draft) -> dict[str, Any]:
     _check_syntax(work)  # before spending minutes on a tree for a broken playbook
-    facts = create.make(work.spec, draft.root, work.tools.state_folder, log=work.log, progress=work.progress)
+    tools = work.tools
+    facts = create.make(
+        work.spec, draft.root, tools.state_folder, log=work.log, progress=work.progress, proxy=tools.package_proxy
+    )
     return {**facts, "base": image.generation} if image else facts
 
 

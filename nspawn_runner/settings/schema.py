@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ..light_typing import Any, NamedTuple
 from ..names import is_image_name, is_image_pattern
-from . import value_checks
+from . import package_proxy, value_checks
 from .value_checks import Count, Cpus, Size, list_of
 
 
@@ -169,6 +169,13 @@ SETTINGS = (
         "Exact keys come first, then patterns in their order, then images of that name.",
         '[images]\n"python:*" = "bookworm"\n"registry.example.com/team/web:*" = "web"',
     ),
+    Setting(
+        "environment",
+        value_checks.environment,
+        "Variables for the scripts of all jobs.",
+        "What an image or a job sets goes before it. Nothing secret: every job can read it.",
+        '[environment]\nPIP_INDEX_URL = "http://pypi.example.com/simple"\nNPM_CONFIG_REGISTRY = "http://npm.example.com"',
+    ),
     Setting("profiles"),
     Setting("policy"),
     Setting(
@@ -318,6 +325,15 @@ SETTINGS = (
         _text(value_checks.room),
         'Disk space that all caches may take, such as `"20G"`; the longest unused ones are removed first.',
         "None is removed that a machine has or had in the last hour.",
+    ),
+    Setting("packages", None, "Where packages come from."),
+    Setting(
+        "packages.proxy",
+        _text(package_proxy.problem),
+        "A proxy for packages, for apt in machines and for the builders of images: `\"auto\"` (apt-cacher-ng on this "
+        "host, if it is there), one such as `\"http://proxy.example.com:3142\"`; empty: none.",
+        "apt in a machine asks each time whether it answers, and goes on without it where not. Sources by https go "
+        "past it. Of a proxy on this host machines can reach the port: have a password on its report page.",
     ),
     Setting("metrics", None, "Metrics for Prometheus."),
     Setting(

@@ -58,6 +58,12 @@ class Gc(NamedTuple):
     cache_size: str = "infinity"
 
 
+class Packages(NamedTuple):
+    """Where packages come from."""
+
+    proxy: str = ""
+
+
 class Metrics(NamedTuple):
     """Where metrics are written."""
 
@@ -85,12 +91,14 @@ class Settings(NamedTuple):
     services_max: int = 10
     profile: str = "default"
     images: Mapping[str, str] = {}
+    environment: Mapping[str, str] = {}
     profiles: Mapping[str, Profile] = {}
     policy: tuple[Rule, ...] = ()
     limits: Limits = Limits()
     network: Network = Network()
     gc: Gc = Gc()
     metrics: Metrics = Metrics()
+    packages: Packages = Packages()
 
 
 class Amounts(NamedTuple):

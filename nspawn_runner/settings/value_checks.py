@@ -149,6 +149,20 @@ def images(value: Any) -> str:
     return "" if isinstance(value, dict) else 'must be a table of "what a job asks for" = "local image"'
 
 
+def environment(value: Any) -> str:
+    """Check a table of variables and their values, as a shell can set them."""
+    ok = isinstance(value, dict) and all(
+        is_variable(name) and type(text) is str and "\0" not in text and len(text) < 1 << 15
+        for name, text in value.items()
+    )
+    return "" if ok else "must be a table of variables and texts such as { PIP_INDEX_URL = \"http://…\" }"
+
+
+def is_variable(name: str) -> bool:
+    """Return whether a shell can set a variable ``name``."""
+    return name.isascii() and name.replace("_", "a").isalnum() and not name[0].isdigit()
+
+
 def cpu_list(value: str) -> str:
     """Check a list of CPUs; empty is all."""
     for part in value.split(",") if value else []:

@@ -34,7 +34,7 @@ def told_settings() -> dict[str, object]:
 def all_settings() -> dict[str, object]:
     found: dict[str, object] = {}
     for key, value in tables.Settings()._asdict().items():
-        if key in {"images", "policy", "profiles"}:
+        if key in {"images", "environment", "policy", "profiles"}:
             continue
         inner = value._asdict() if hasattr(value, "_asdict") else None
         found |= {key: value} if inner is None else {f"{key}.{name}": default for name, default in inner.items()}
@@ -53,7 +53,7 @@ def test_documents_are_as_the_schema_says(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_every_setting_is_described_and_checked() -> None:
     described = {setting.key for setting in schema.SETTINGS if setting.help and setting.check}
-    assert described == {*all_settings(), "images"}
+    assert described == {*all_settings(), "images", "environment"}
 
 
 def test_sample_in_docs_is_accepted() -> None:
@@ -103,6 +103,7 @@ def test_examples_in_the_sample_are_accepted() -> None:
     loaded = parse.parse(examples.encode(), "sample")
     assert len(loaded.policy) == examples.count("[[policy]]") == 2
     assert loaded.images
+    assert loaded.environment
     assert loaded.allowed_images == ("bookworm", "trixie*")
     assert loaded.profiles["packages"].system_calls == ("@keyring",)
 

@@ -42,6 +42,11 @@ def environment(facts: Mapping[str, Any]) -> str:
     return "".join(_exports(facts).values())
 
 
+def exports(given: Mapping[str, str]) -> str:
+    """Return shell commands that set the variables ``given``, which a shell can set."""
+    return "".join(f"export {name}={_quoted(value)}\n" for name, value in given.items())
+
+
 def left_out(facts: Mapping[str, Any]) -> list[str]:
     """Return the names of the variables that ``environment`` leaves out.
 

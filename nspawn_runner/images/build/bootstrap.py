@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from ...errors import HostError
 from ...host import process
+from ...settings.package_proxy import PackageProxy
 from .. import program_log
 from ..progress import BuilderOutput, Progress
 from . import failure, suite_source
 from .suite_source import SuiteSource
 
+_PROXY_SECONDS = 3
 # The builder dies with us, its children die with it, and nobody else sees its mounts.
 _CONFINED = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--pid", "--fork", "--kill-child",
              "--mount-proc", "--"]  # fmt: skip
 
 
-def build(source: SuiteSource, root: str, *, log: str, progress: Progress, builder: str = "") -> str:
+def build(
+    source: SuiteSource,
+    root: str,
+    *,
+    log: str,
+    progress: Progress,
+    builder: str = "",
+    proxy: PackageProxy | None = None,
+) -> str:
     """Build ``source`` in the empty tree ``root`` and return the builder's name; its output goes to the file ``log``.
 
-    ``builder`` names it; by default it is the one the host has. Raises HostError with the reason, if known. No process
-    of the builder is left on failure or cancellation.
+    ``builder`` names it; by default it is the one the host has. Packages come through the ``proxy``, if it answers.
+    Raises HostError with the reason, if known. No process of the builder is left on failure or cancellation.
     """
     builder = builder or find_builder()
     output = BuilderOutput()
@@ -35,7 +46,7 @@ def build(source: SuiteSource, root: str, *, log: str, progress: Progress, build
 
     argv = builder_argv(builder, source, root, keyring=suite_source.keyring(source))
     with _no_keys(root):
-        ended = _run(argv, log, heard)
+        ended = _run(argv, log, heard, _through(proxy))
     progress.end()
     if ended.status:
         progress.conclude(ended.last)
@@ -77,10 +88,23 @@ def run_command(command: Sequence[str], root: str, *, log: str, progress: Progre
         raise HostError(f"{program} failed with exit status {ended.status}", facts=f"its whole output: {log}")
 
 
-def _run(argv: Sequence[str], log: str, heard: Callable[[str], None]) -> program_log.EndedProgram:
+def _through(proxy: PackageProxy | None) -> dict[str, str]:
+    """Return the environment by which a builder fetches packages through ``proxy``, where that answers now."""
+    if proxy is None or "http_proxy" in process.environment():
+        return {}
+    try:
+        socket.create_connection((proxy.host, proxy.port), _PROXY_SECONDS).close()
+    except OSError:
+        return {}
+    return {"http_proxy": f"http://{proxy.host}:{proxy.port}"}
+
+
+def _run(
+    argv: Sequence[str], log: str, heard: Callable[[str], None], more: Mapping[str, str] | None = None
+) -> program_log.EndedProgram:
     if not _is_installed(argv[0]):
         raise process.missing(argv)
-    env = {"DEBIAN_FRONTEND": "noninteractive"}
+    env = {"DEBIAN_FRONTEND": "noninteractive", **(more or {})}
     return program_log.run([*_CONFINED, *argv], log=log, heard=heard, end=process.end_confined, env=env)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import HostError
 from ...host import process, trees
+from ...settings.package_proxy import PackageProxy
 from .. import store
 from ..archive import imports
 from ..progress import Progress
@@ -16,10 +17,13 @@ from ..spec import Spec
 from . import bootstrap, identity, inputs, suite_source
 
 
-def make(spec: Spec, root: str, state_folder: str, *, log: str, progress: Progress) -> dict[str, Any]:
+def make(
+    spec: Spec, root: str, state_folder: str, *, log: str, progress: Progress, proxy: PackageProxy | None
+) -> dict[str, Any]:
     """Create the tree ``root``, which must not exist yet, from the base of ``spec``; return facts about it.
 
-    Appends the output of programs to the file ``log``. Raises HostError.
+    Packages come through the ``proxy``, if there is one. Appends the output of programs to the file ``log``. Raises
+    HostError.
     """
     facts: dict[str, Any] = {"built": round(time.time()), "inputs": inputs.noted(spec.inputs, {})}
     if spec.extends:
@@ -40,7 +44,7 @@ def make(spec: Spec, root: str, state_folder: str, *, log: str, progress: Progre
             raise HostError(f"{process.quoted(spec.command)} created nothing", advice="it must fill the folder {root}")
         builder = spec.command[0]
     else:
-        builder = bootstrap.build(spec.source, root, log=log, progress=progress, builder=spec.builder)
+        builder = bootstrap.build(spec.source, root, log=log, progress=progress, builder=spec.builder, proxy=proxy)
     identity.clean_up(root, spec.image)
     return {**facts, **suite_source.facts(spec.source), "builder": builder}
 
