@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 
@@ -46,6 +46,13 @@ def use(state_folder: str, scope: str) -> str:
         with suppress(OSError), open(f"{folder}.used", "wb"):
             os.utime(f"{folder}.used")
     return folder
+
+
+def claim_builds(state_folder: str, scope: str, taken: Collection[str]) -> str:
+    """Return the first folder for builds of ``scope`` that is none of ``taken``, created if missing."""
+    folder = f"{state_folder}/{paths.CACHES}/{scope}-builds"
+    number = next(number for number in range(len(taken) + 1) if f"{folder}{number}" not in taken)
+    return use(state_folder, f"{scope}-builds{number}")
 
 
 def find_leftovers(state_folder: str, limits: Gc) -> Iterator[Leftover]:

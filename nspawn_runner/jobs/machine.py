@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from ..gitlab import installed_runner
 from ..light_typing import TYPE_CHECKING
@@ -63,6 +64,8 @@ def boot(
         environment=job_image.environment(image, settings),
         owner=owner,
     )
+    if own.keep_builds and (scope := _scope(job, own)):
+        planned = planned._replace(claim_builds=partial(caches.claim_builds, settings.state_folder, scope))
     if not wanted:
         return entry.in_machine(start.start(planned))
     from . import services  # of few jobs
@@ -78,16 +81,23 @@ def boot(
     return entry.in_machine(services.start_all(planned, wanted, job, settings))
 
 
-def _cache_options(job: Job, settings: Settings, own: MachineSettings) -> list[str]:
-    """Bind the job's own cache: a folder per server, project and ref protection, so that no project reads another's.
+def _scope(job: Job, own: MachineSettings) -> str:
+    """Return what is kept for later jobs of the kind of ``job`` alone: of its server, project and ref protection.
 
-    It is per user too, as one user cannot access most of what another writes.
+    So no project reads another's. It is per user too, as one user cannot access most of what another writes. Empty
+    where the project is not known.
     """
     if not job.project or not job.server:
-        return []
+        return ""
     scope = f"{caches.prefix(job.server, job.project)}{'protected' if job.protected else 'unprotected'}"
-    if own.user not in {"", "root"}:
-        scope += f"-{own.user}"
+    return scope if own.user in {"", "root"} else f"{scope}-{own.user}"
+
+
+def _cache_options(job: Job, settings: Settings, own: MachineSettings) -> list[str]:
+    """Return the option that binds the job's cache."""
+    scope = _scope(job, own)
+    if not scope:
+        return []
     folder = caches.use(settings.state_folder, scope)
     idmap = ":idmap" if own.user_namespace else ""
     return [f"--bind={folder}:{settings.cache_dir}{idmap}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..light_typing import NamedTuple
 from ..settings import profiles
@@ -32,7 +32,8 @@ class Plan(NamedTuple):
     ``owner`` is the process without which nobody needs it, in the words of callers. With ``in_place`` it has no layer:
     it changes the tree itself. ``user`` gets the folders ``users_folders`` in the machine. ``names`` are those of
     the machines in the job's network, by their places; without any it has none.
-    ``package_proxy`` is what the setting says.
+    ``package_proxy`` is what the setting says. ``claim_builds``, where it is not None, returns a folder of the host for
+    ``builds_dir`` that is none of those which other machines have.
     By its ``token`` services know their job. Together they use no more than ``ceiling``. ``service`` is its service.
     """
 
@@ -62,6 +63,8 @@ class Plan(NamedTuple):
     token: str = ""
     ceiling: Amounts = Amounts()
     package_proxy: str = ""
+    claim_builds: Callable[[Collection[str]], str] | None = None
+    builds_dir: str = ""
     service: Service | None = None
 
 
@@ -112,4 +115,5 @@ def make(
         token=token,
         service=service,
         package_proxy=settings.packages.proxy,
+        builds_dir=settings.builds_dir,
     )

@@ -38,7 +38,8 @@ class Record(NamedTuple):
     ``keep_failed_seconds`` is how long its root is kept should its job fail; when that is so, ``state`` is kept and
     ``kept_until`` says until when, in epoch seconds.
     A machine for a service has the service's name, and in ``of_job`` the machine of its job. ``place`` is a machine's
-    place in the network of its job, 1 for the job's own; 0 where the job has no services.
+    place in the network of its job, 1 for the job's own; 0 where the job has no services. ``builds`` is the host's
+    folder that is its builds_dir, empty where that is in its layer.
     """
 
     machine: str
@@ -66,6 +67,7 @@ class Record(NamedTuple):
     service: str = ""
     of_job: str = ""
     place: int = 0
+    builds: str = ""
 
     @property
     def unit(self) -> str:

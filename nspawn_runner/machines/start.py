@@ -123,7 +123,15 @@ def _record(machine: str, slot: int, plan: Plan) -> Record:
         service=plan.service.name if plan.service else "",
         of_job=plan.service.of_job if plan.service else "",
         place=plan.service.place if plan.service else int(bool(plan.names)),
+        builds=_builds(plan),
     )
+
+
+def _builds(plan: Plan) -> str:
+    """Return the folder for the machine's builds; called while nobody else can make a record."""
+    if plan.claim_builds is None:
+        return ""
+    return plan.claim_builds({record.builds for record in records.all_records() if record.state != "kept"})
 
 
 class Starting:
@@ -235,12 +243,13 @@ def _check_version() -> None:
 
 
 def _main_command(record: Record, plan: Plan) -> list[str]:
-    profile = plan.profile
+    profile, idmap = plan.profile, ":idmap" if record.user_namespace else ""
     binds = [
         *network.nspawn_options(record, plan.network),
         *limits.nspawn_options(record.limits, keep_tmp="/tmp" in profile.tmpfs),  # noqa: S108
         *confinement.nspawn_options(profile, record),
         *boot_files.nspawn_options(record),
+        *([f"--bind={record.builds}:{plan.builds_dir}{idmap}"] if record.builds else []),
         *plan.binds,
     ]
     tree = backends.named(record.backend).command(record)

@@ -23,6 +23,7 @@ class MachineSettings(NamedTuple):
     user: str
     network: Network
     limits: Limits
+    keep_builds: bool
 
 
 def problems_of(values: Any, own: Mapping[str, Profile]) -> list[str]:

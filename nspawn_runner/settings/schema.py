@@ -101,6 +101,15 @@ SETTINGS = (
     ),
     Setting("cache_dir", _text(value_checks.absolute_path), "Where the project's cache is, in the machine."),
     Setting(
+        "keep_builds",
+        _flag,
+        "Whether a project's folder in `builds_dir` is kept for its next job, so that `GIT_STRATEGY: fetch` fetches "
+        "only what is new.",
+        "Jobs at the same time have one each. Protected refs have others than the rest, as of caches; gc removes them "
+        "as it does caches. What a job leaves there, its next one of the same project finds.",
+        image="keep_builds",
+    ),
+    Setting(
         "gitlab_runner",
         _text(value_checks.program),
         "The host's gitlab-runner, which cache and artifacts need in the machine: a path, or `\"auto\"`; empty: the "

@@ -82,6 +82,7 @@ class Settings(NamedTuple):
     user: str = ""
     builds_dir: str = "/builds"
     cache_dir: str = "/cache"
+    keep_builds: bool = False
     gitlab_runner: str = "auto"
     stop_grace_seconds: int = 10
     keep_failed: str = ""
