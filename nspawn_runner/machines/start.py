@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,13 +11,12 @@ from ..errors import HostError
 from ..host import files, process, signals, systemd
 from ..nspawn import options
 from ..settings import paths
-from ..settings.tables import UNLIMITED, Network
+from ..settings.tables import UNLIMITED
 from . import (
     backends,
     boot_files,
-    cgroups,
     confinement,
-    limits,
+    machine_unit,
     network,
     records,
     script_user,
@@ -29,7 +27,6 @@ from .plan import Plan
 from .records import Record
 
 OLDEST_SYSTEMD = 252
-START_TIMEOUT_SECONDS = 90
 
 
 def start(plan: Plan) -> Record:
@@ -142,10 +139,10 @@ class Starting:
         self._plan = plan
         self._complete_network = complete_network
         argv = systemd.run_argv(
-            systemd.command(_main_command(record, plan), f"{record.folder}/command"),
+            systemd.command(machine_unit.command(record, plan), f"{record.folder}/command"),
             unit=record.unit,
             description=f"nspawn-runner machine {record.machine}, job {record.job}, image {record.image}",
-            properties=_properties(record, plan),
+            properties=machine_unit.properties(record, plan),
         )
         self._client = process.spawn(argv, stdout=process.DEVNULL, stderr=process.DEVNULL)
 
@@ -208,7 +205,7 @@ def _not_started(record: Record) -> HostError:
 
 def _is_up(record: Record) -> bool:
     """Wait until the unit has started or not: a systemd that re-executes itself hangs up on systemd-run."""
-    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    deadline = time.monotonic() + machine_unit.START_SECONDS
     while time.monotonic() < deadline:
         state = systemd.state(record.unit).get("ActiveState", "inactive")
         if state == "active":
@@ -240,98 +237,3 @@ def _check_version() -> None:
             f"systemd-nspawn {version} is too old: machines need {OLDEST_SYSTEMD} or newer",
             advice="upgrade the host: Debian 12 has 252, Ubuntu 24.04 has 255",
         )
-
-
-def _main_command(record: Record, plan: Plan) -> list[str]:
-    profile, idmap = plan.profile, ":idmap" if record.user_namespace else ""
-    binds = [
-        *network.nspawn_options(record, plan.network),
-        *limits.nspawn_options(record.limits, keep_tmp="/tmp" in profile.tmpfs),  # noqa: S108
-        *confinement.nspawn_options(profile, record),
-        *boot_files.nspawn_options(record),
-        *([f"--bind={record.builds}:{plan.builds_dir}{idmap}"] if record.builds else []),
-        *plan.binds,
-    ]
-    tree = backends.named(record.backend).command(record)
-    # As root of the host's network its programs would change that.
-    masked = options.NETWORK_UNITS if record.network == network.HOST and not record.user_namespace else ()
-    # Before anything of the machine runs, also after a reboot: the group is made again then. No ExecStartPre, for which
-    # systemd sets everything up twice.
-    bounded = ["/bin/sh", os.path.join(os.path.dirname(__file__), "start.sh")]
-    bounded += map(str, cgroups.bounds(record.group))
-    return [*bounded, *tree, *options.boot_options(record.machine, binds, masked), *confinement.boot_words(profile)]
-
-
-def _properties(record: Record, plan: Plan) -> list[str]:
-    """The unit's properties; reasons in the order of systemd.service(5), .exec(5), .kill(5), .resource-control(5)."""
-    return [
-        # The console's lines say whose they are.
-        f"SyslogIdentifier={record.machine}",
-        *_journal_fields(record),
-        "Type=notify",
-        "NotifyAccess=all",
-        # 133 is how systemd-nspawn says that the machine wants to reboot: it comes back with its state.
-        "SuccessExitStatus=133",
-        "RestartForceExitStatus=133",
-        "StartLimitBurst=20",
-        "StartLimitIntervalSec=60",
-        f"TimeoutStartSec={START_TIMEOUT_SECONDS}",
-        # SIGKILL needs no time; the reaper may, for a layer of many files.
-        "TimeoutStopSec=120",
-        *(f"ExecStartPost=-{' '.join(argv)}" for argv in _exec_start_post(record)),
-        *(f"ExecStopPost=-{' '.join(argv)}" for argv in _exec_stop_post(record, plan.network)),
-        # The overlay's mounts live and die with the unit.
-        "PrivateMounts=yes",
-        *network.unit_properties(record, plan.network),
-        # Nothing in a machine is worth a polite shutdown, and in its first 80 ms there is nobody to hear SIGTERM.
-        "KillMode=mixed",
-        "KillSignal=SIGKILL",
-        # A memory kill hits the process, not the machine.
-        "OOMPolicy=continue",
-        # The tree is this machine's alone. A lock's file would stay, one for each machine that is killed.
-        "Environment=SYSTEMD_NSPAWN_LOCK=0",
-        # Apart from the machine's console, where the machine could say the same.
-        "Environment=SYSTEMD_LOG_TARGET=journal",
-        *confinement.confinement(plan.profile, record),
-        *limits.unit_properties(record.limits),
-        *shared_limits.unit_properties(),
-    ]
-
-
-def _journal_fields(record: Record) -> list[str]:
-    """Let the machine's console and what systemd says of the unit be found where the job's stages tell of themselves.
-
-    As properties of systemd-run each is one field.
-    """
-    known = {"JOB": record.job, "PROJECT": record.project, "IMAGE": record.image, "MACHINE": record.machine}
-    return [f"LogExtraFields=NSPAWN_RUNNER_{name}={systemd.plain(value)}" for name, value in known.items() if value]
-
-
-def _exec_start_post(record: Record) -> list[list[str]]:
-    """Return the commands that the unit runs when it is up: in a job's network the machine joins that again."""
-    if not record.place:
-        return []
-    return [_unit_command("start_post.sh", records.ready_file(record.machine), "join", record.machine)]
-
-
-def _unit_command(name: str, file: str, verb: str, machine: str) -> list[str]:
-    """Return the call of our shell script ``name`` by a unit, with ``file`` and a call of ours; raises HostError."""
-    folder = os.path.dirname(__file__)
-    main = os.path.join(os.path.dirname(folder), "__main__.py")
-    if " " in main or " " in sys.executable:
-        raise HostError(f"no unit can call what lies in a folder with a space: {main} or {sys.executable}")
-    return ["/bin/sh", os.path.join(folder, name), file, sys.executable, "-I", "-S", main, verb, machine]
-
-
-def _exec_stop_post(record: Record, network_settings: Network) -> list[list[str]]:
-    """Return the commands that the unit runs when it ends: its neighbour is forgotten, our reaper called.
-
-    Not the reaper if it is us who remove the machine. Neither forks, since the job may have used up the unit's tasks.
-    """
-    commands = [_unit_command("stop_post.sh", records.removal_file(record.machine), "reap", record.machine)]
-    if record.network == network.PRIVATE:
-        # Of one that does not exist, as where the host was not told of it yet, flush says nothing.
-        address = network.address(network_settings, record.slot)
-        flush = ["ip", "neighbour", "flush", "nud", "permanent", "to", address, "dev", network_settings.bridge]
-        commands.insert(0, flush)
-    return commands
