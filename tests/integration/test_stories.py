@@ -14,7 +14,9 @@ STORIES = {
     "unit-files": ["sockets", "timers", "processes"],
     "supervised": ["watchdog", "limits"],
     "hello": ["hello", "greet"],
+    "debian-package": ["package"],
 }
+LONG = {"debian-package"}  # fetches a hundred packages
 # They need images that other tests make.
 ELSEWHERE = {"ansible-role": "test_samples.py", "services": "test_service_samples.py"}
 
@@ -32,14 +34,21 @@ def test_its_readme_names_its_jobs(story: str) -> None:
         assert [*dict.fromkeys(told)] == STORIES[story], file
 
 
-@pytest.mark.parametrize(("story", "job"), [(story, job) for story, jobs in STORIES.items() for job in jobs])
+EACH = [
+    pytest.param(story, job, marks=pytest.mark.soak if story in LONG else ())
+    for story, jobs in STORIES.items()
+    for job in jobs
+]
+
+
+@pytest.mark.parametrize(("story", "job"), EACH)
 def test_it_runs(either_host: DisposableHost, story: str, job: str) -> None:
     host, folder = either_host, f"/root/story-{story}"
     host.run(["mkdir", "--parents", "/var/lib/nspawn-runner/.build"])
     subprocess.run(["cp", "--recursive", EXAMPLES / story, host.path(folder)], check=True)
     try:
         with Unchanged(host):
-            done = host.run([TOOL, "exec", job], cwd=folder, check=False, timeout=120)
+            done = host.run([TOOL, "exec", job], cwd=folder, check=False, timeout=500)
             assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
     finally:
         host.run(["rm", "-rf", folder])
