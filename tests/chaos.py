@@ -137,9 +137,11 @@ class Round:
         # a loop device that writes to the state folder keeps it from becoming read-only
         self.limited = self.chance.random() < 0.3 and fault.kind != "the state folder is read-only"
         variables = [{"key": "NSPAWN_DISK_MAX", "value": "200M"}] if self.limited else []
-        self.job = Job(host, str(job_id), payload=payload(job_id, variables=variables))
-        self.keeps = self.chance.random() < 0.2
-        self.story = [f"{fault}{' (disk limited)' if self.limited else ''}{' (failed are kept)' if self.keeps else ''}"]
+        self.keeps, self.served = self.chance.random() < 0.2, self.chance.random() < 0.2
+        services = [{"name": "bookworm", "alias": "web"}] if self.served else None
+        self.job = Job(host, str(job_id), payload=payload(job_id, variables=variables, services=services))
+        told = {"disk limited": self.limited, "failed are kept": self.keeps, "with a service": self.served}
+        self.story = [" ".join([str(fault), *(f"({what})" for what, is_so in told.items() if is_so)])]
         self._struck_machine = False
 
     def play(self, nothing: Nothing) -> None:

@@ -49,7 +49,11 @@ def join(record: Record, leader: str) -> None:
 
     What is left of an earlier try is removed then, so that the next one can do it.
     """
-    if os.readlink(f"/proc/{leader}/ns/net") == os.readlink("/proc/self/ns/net"):
+    try:
+        its = os.readlink(f"/proc/{leader}/ns/net")
+    except OSError:
+        raise HostError(f"the machine {record.machine} has ended") from None
+    if its == os.readlink("/proc/self/ns/net"):
         raise HostError(f"the machine {record.machine} has no network of its own")  # its pid is another's by now
     port = f"p{record.place}"
     steps = (

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import attacks
 import kernel_interfaces
 import pytest
-from by_hand import SYSTEM_FAILURE, Job, Unchanged, lines_of, payload, wait_until
+from by_hand import SYSTEM_FAILURE, TOOL, Job, Unchanged, lines_of, payload, wait_until
 from disposable_host import CHECKOUT, STATE_FOLDER, DisposableHost, State
 
 OPEN = 'profile = "trusted"\n'
@@ -110,6 +110,22 @@ def test_nothing_gets_through(field: Field, profile: str) -> None:
         assert field.others() == others
         assert field.other.output(f"{attacks.connect('127.0.0.1')} && echo up") == "up\n"
         host.run(["pgrep", "--full", f"{attacks.CANARY}-process"])
+
+
+@ONE_FIELD
+def test_nothing_gets_through_from_a_service(field: Field) -> None:
+    """Nor from the job's own machine in the network that it shares with a service."""
+    number = int(Job(field.host).id)
+    services = [{"name": "bookworm", "alias": "web"}]
+    with Job(field.host, str(number), payload=payload(number, services=services)) as job:
+        job.prepare(None)
+        before, others = lines_of(field.host, KEPT), field.others()
+        script = field.variables + attacks.script()
+        assert field.through(job) == set()
+        done = field.host.run([TOOL, "login", job.id, "web", "--", "bash", "-c", script])
+        assert set(done.stdout.decode().split()) == set()
+        assert lines_of(field.host, KEPT) == before
+        assert field.others() == others
 
 
 def test_an_open_machine_is_told_from_a_closed_one(field: Field) -> None:
