@@ -32,6 +32,10 @@ LEFT = (
 Task = Mapping[str, Any]
 
 
+# What our side does by itself is the same with any Ansible, on any host.
+ON_BTRFS = pytest.mark.parametrize("place", ["btrfs", pytest.param("trixie", marks=pytest.mark.soak)], indirect=True)
+
+
 @pytest.fixture(params=["btrfs", "trixie"])
 def place(request: pytest.FixtureRequest) -> DisposableHost:
     """A host with a tree of its own to change: a subvolume with ansible-core 2.14, a plain folder with 2.19."""
@@ -122,6 +126,7 @@ def test_commands_are_true(place: DisposableHost) -> None:
     wait_until_nothing_is_left(place)
 
 
+@ON_BTRFS
 def test_root_of_the_tree_is_not_root_of_the_host(place: DisposableHost) -> None:
     assert seen(place, {"command": "cat /proc/self/uid_map"})["stdout"].split() == ["0", "2147352576", "65536"]
     as_host = seen(place, {"command": "grep CapBnd /proc/self/status /proc/1/status"}, nspawn_user_namespace=False)
@@ -136,6 +141,7 @@ def test_another_user(place: DisposableHost) -> None:
     assert seen(place, {**task, "become_method": "su"}, **flags)["stdout"] == "nobody"
 
 
+@ON_BTRFS
 def test_files_keep_every_byte(place: DisposableHost) -> None:
     source = place.path(f"{WORK}/source")
     source.mkdir(exist_ok=True)
@@ -166,6 +172,7 @@ def test_files_keep_every_byte(place: DisposableHost) -> None:
     assert "file not found" in missing or "not exist" in missing
 
 
+@ON_BTRFS
 def test_links_lead_nowhere_outside(place: DisposableHost) -> None:
     """Absolute links of the tree, to a folder that only the host has, end inside the tree or nowhere."""
     host_folder = f"{WORK}/host-only"
@@ -223,6 +230,7 @@ def put_program(place: DisposableHost, path: str, content: str) -> Path:
     return program
 
 
+@ON_BTRFS
 def test_a_tree_that_sends_without_end(place: DisposableHost) -> None:
     target = place.path(f"{WORK}/fetched-file")
     fetch = [{"fetch": {"src": "/srv/big", "dest": f"{WORK}/fetched-file", "flat": True}}]
@@ -246,6 +254,7 @@ def test_a_tree_that_sends_without_end(place: DisposableHost) -> None:
     wait_until_nothing_is_left(place)
 
 
+@ON_BTRFS
 def test_a_tree_that_lies_about_its_start(place: DisposableHost) -> None:
     units = "etc/systemd/system"
     programs = [put_program(place, "usr/bin/liar", LIAR), put_program(place, f"{units}/liar.service", LIAR_UNIT)]
@@ -335,6 +344,7 @@ def test_five_trees_at_once(btrfs_host: DisposableHost) -> None:
     wait_until_nothing_is_left(btrfs_host)
 
 
+@ON_BTRFS
 def test_two_names_of_a_tree_share_its_container(place: DisposableHost) -> None:
     tasks: list[Task] = [
         {"command": "cat /proc/1/stat", "register": "first"},
@@ -348,6 +358,7 @@ def test_two_names_of_a_tree_share_its_container(place: DisposableHost) -> None:
     assert left == b""
 
 
+@ON_BTRFS
 @pytest.mark.parametrize("boot", [False, True])
 def test_a_killed_ansible_leaves_nothing(place: DisposableHost, boot: bool) -> None:
     with start(place, [{"command": "true"}, {"command": "sleep 100"}], nspawn_boot=boot) as ansible:
@@ -362,6 +373,7 @@ def test_a_killed_ansible_leaves_nothing(place: DisposableHost, boot: bool) -> N
     assert place.run(["pgrep", "--full", "^sleep 100"], check=False).returncode
 
 
+@ON_BTRFS
 def test_a_killed_keeper_is_replaced(place: DisposableHost) -> None:
     with start(place, [{"command": "true"}, {"pause": {"seconds": 3}}, {"command": "true"}]) as ansible:
         deadline = time.monotonic() + 60
@@ -376,6 +388,7 @@ def test_a_killed_keeper_is_replaced(place: DisposableHost) -> None:
     wait_until_nothing_is_left(place)
 
 
+@ON_BTRFS
 def test_an_interrupt_ends_it(place: DisposableHost) -> None:
     with start(place, [{"command": "sleep 100"}]) as ansible:
         while place.run(["pgrep", "--full", "^sleep 100"], check=False).returncode:
