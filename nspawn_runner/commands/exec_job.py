@@ -14,16 +14,22 @@ from ..host import callers, files, locks, signals, trees
 from ..jobs import accounting, job_image, job_script, machine, removal, services
 from ..jobs import log as job_log
 from ..machines import script
-from ..pipeline import checkout, ci_file, headings, predefined, scripts
+from ..output import warn
+from ..pipeline import checkout, ci_file, headings, include_map, predefined, scripts
+from ..pipeline import project as ci_project
 from ..settings import paths
 from ..settings.paths import RUN_FOLDER
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ..machines.records import Record
-    from ..pipeline.ci_file import CiJob, Pipeline
+    from ..pipeline.ci_file import Pipeline
+    from ..pipeline.ci_job import CiJob
+    from ..pipeline.event import Event
+    from ..pipeline.predefined import RunFacts
+    from ..pipeline.project import Project
     from ..settings.tables import Settings
 
 HELP = "run a job of .gitlab-ci.yml here, without GitLab"
@@ -48,6 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variable", action="append", default=[], metavar="KEY=VALUE", help="set a variable of the job; repeatable"
     )
+    parser.add_argument(
+        "--include-map",
+        action="append",
+        default=[],
+        metavar="PREFIX=FOLDER",
+        help="take included files whose URL or project begins with PREFIX from FOLDER; repeatable",
+    )
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="KEY=VALUE", help="set an input of the file; repeatable"
+    )
     parser.add_argument("--without-services", action="store_true", help="run the job without its services")
     parser.add_argument("--dirty", action="store_true", help="take the files as they lie, not the last commit")
     parser.add_argument("--file", default=".gitlab-ci.yml", metavar="FILE", help="read this file (.gitlab-ci.yml)")
@@ -55,32 +71,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, settings: Settings) -> int:
     """Run the job, or list the jobs; return the status of the job's script."""
-    folder = os.getcwd()
-    pipeline = ci_file.load(folder, args.file)
+    project = ci_project.read(ci_project.folder_of(os.getcwd(), args.file))
+    job_id = made_up_id()
+    run = predefined.RunFacts(job_id, job_id, time.time(), settings.builds_dir, args.file)
+    event = ci_project.event(project, None)
+    event = event._replace(variables=predefined.variables(project, event, run) | overrides(args.variable))
+    mapped = (*include_map.parse(args.include_map), *include_map.of_user(os.path.expanduser("~")))
+    inputs = overrides(args.input, "--input")
+    pipeline = ci_file.load(project.folder, args.file, event=event, mapped=mapped, inputs=inputs)
+    for line in pipeline.notices.lines():
+        warn(line)
     if args.job is None:
         print("\n".join(pipeline.jobs))
         return 0
-    job_id = made_up_id()
     workspace = f"{settings.state_folder}/{paths.BUILDS}/exec-{job_id}"
     files.make_private_folder(RUN_FOLDER)
     # This lock tells gc that we are alive; it is held longer than the workspace exists.
     with locks.locked(f"{RUN_FOLDER}/exec-{job_id}.lock", what=f"the job {job_id}"):
         files.make_private_folder(workspace)
         try:
-            return _run_job(args, settings, pipeline, job_id, f"{workspace}/sources.bundle")
+            return _run_job(
+                args, settings, pipeline, project=project, event=event, run=run, bundle=f"{workspace}/sources.bundle"
+            )
         finally:
             with signals.held():
                 trees.remove(workspace)
 
 
-def _run_job(args: argparse.Namespace, settings: Settings, pipeline: Pipeline, job_id: str, bundle: str) -> int:
-    folder = os.getcwd()
-    packed = checkout.pack(folder, bundle, dirty=args.dirty)
-    name = predefined.project_name(folder)
-    known = predefined.variables(packed, job_id=job_id, builds_dir=settings.builds_dir, name=name, file=args.file)
-    ci_job = pipeline.job(args.job, overrides(args.variable), predefined=known, image=args.image)
+def _run_job(
+    args: argparse.Namespace,
+    settings: Settings,
+    pipeline: Pipeline,
+    *,
+    project: Project,
+    event: Event,
+    run: RunFacts,
+    bundle: str,
+) -> int:
+    job_id = run.job_id
+    packed = checkout.pack(project.folder, bundle, dirty=args.dirty)
+    name = predefined.project_name(project)
+    known = predefined.variables(project, event, run._replace(sha=packed.sha))
+    ci_job = pipeline.job(args.job, overrides(args.variable), predefined=known, image=args.image, event=event)
     log = _Log()
-    for note in packed.notes:
+    kept_out = [f"on GitLab this job is not in a pipeline for a {event.described()}"] if ci_job.when == "never" else []
+    for note in (*packed.notes, *ci_job.warnings, *kept_out):
         log.say(headings.warning(note, colour=log.colour))
     if ci_job.ignored:
         log.say(headings.warning(f"ignored here: {', '.join(ci_job.ignored)}", colour=log.colour))
@@ -171,11 +206,11 @@ def _run_stages(
     return status
 
 
-def overrides(given: Sequence[str]) -> Mapping[str, str]:
-    """Return the variables given as KEY=VALUE; raises UsageError for one without =."""
+def overrides(given: Sequence[str], option: str = "--variable") -> dict[str, str]:
+    """Return what is given as KEY=VALUE to ``option``; raises UsageError for one without =."""
     for text in given:
         if "=" not in text:
-            raise UsageError(f"--variable takes KEY=VALUE, not '{printable(text, 60)}'")
+            raise UsageError(f"{option} takes KEY=VALUE, not '{printable(text, 60)}'")
     return dict(text.split("=", 1) for text in given)
 
 

@@ -16,17 +16,9 @@ from typing import NamedTuple
 from ..errors import JobError
 from ..host import files, owners, process
 from ..host.owners import Owner
+from . import repository
 from .scripts import BUNDLE_REF
 
-# gitattributes(5) in a tree name filters and drivers; configuration defines what they run, and ours defines none.
-_HARMLESS = {
-    "core.fsmonitor": "false",
-    "core.hooksPath": os.devnull,
-    "core.untrackedCache": "false",
-    "gc.auto": "0",
-    "protocol.allow": "never",
-    "safe.directory": "*",
-}
 _AUTHOR = {"NAME": "nspawn-runner exec", "EMAIL": "exec@localhost"}
 _GITLINK = "160000"
 
@@ -72,19 +64,17 @@ def pack(folder: str, bundle: str, *, dirty: bool) -> Checkout:
         place = "/var/tmp" if owner else os.path.dirname(os.path.abspath(bundle))  # noqa: S108
         own = tempfile.mkdtemp(prefix="checkout-", dir=place)
     try:
-        repository = _Own(own, folder, source, owner)
-        base = repository.base(source)
-        if dirty or source is None:
-            sha = repository.commit_of_files(source, base)
-        else:
-            sha = repository.commit_of(source, base)
-        notes = (*_project_notes(source), *repository.notes(sha))
-        repository.git("update-ref", BUNDLE_REF, sha)
-        _write(bundle, repository)
+        made = _Own(own, folder, source, owner)
+        base = made.base(source)
+        whole = dirty or source is None
+        sha = made.commit_of_files(source, base) if whole or source is None else made.commit_of(source, base)
+        notes = (*_project_notes(source), *made.notes(sha))
+        made.git("update-ref", BUNDLE_REF, sha)
+        _write(bundle, made)
     finally:
         files.remove_tree(own)
     branch, tag = _names(folder, source, owner) if source else (None, None)
-    return Checkout(sha, branch or tag or "HEAD", branch, tag, repository.shallow, notes)
+    return Checkout(sha, branch or tag or "HEAD", branch, tag, made.shallow, notes)
 
 
 def _need_access(folder: str, owner: Owner | None) -> None:
@@ -100,11 +90,11 @@ def _need_access(folder: str, owner: Owner | None) -> None:
         ) from None
 
 
-def _write(bundle: str, repository: _Own) -> None:
+def _write(bundle: str, made: _Own) -> None:
     """Write the bundle into a file that we open: the project's owner has no access to its folder."""
     fd = os.open(bundle, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        repository.git("bundle", "create", "--quiet", "-", BUNDLE_REF, stdout=fd)
+        made.git("bundle", "create", "--quiet", "-", BUNDLE_REF, stdout=fd)
         os.fchmod(fd, 0o644)
     finally:
         os.close(fd)
@@ -121,7 +111,7 @@ def _project_notes(source: _Source | None) -> tuple[str, ...]:
 def _source(folder: str, owner: Owner | None) -> _Source | None:
     """Return the repository that contains ``folder``, or None; raises JobError if git cannot read it."""
     asked = ["--git-common-dir", "--is-inside-work-tree", "--show-prefix"]
-    answer, said = _ask(folder, owner, "rev-parse", "--path-format=absolute", *asked)
+    answer, said = repository.ask(folder, owner, "rev-parse", "--path-format=absolute", *asked)
     if answer is None:
         # A .git file that points to a missing repository gives another message.
         if "not a git repository (or any" in said:
@@ -130,49 +120,17 @@ def _source(folder: str, owner: Owner | None) -> _Source | None:
     common_dir, inside, prefix = (*os.fsdecode(answer).split("\n"), "", "")[:3]
     if inside != "true":
         raise JobError(f"{folder} is not in the work tree of its repository", advice="run exec where the files are")
-    return _Source(common_dir, prefix, _line(folder, owner, "rev-parse", "--quiet", "--verify", "HEAD"))
+    return _Source(common_dir, prefix, repository.line(folder, owner, "rev-parse", "--quiet", "--verify", "HEAD"))
 
 
 def _names(folder: str, source: _Source, owner: Owner | None) -> tuple[str | None, str | None]:
     """Return the branch of HEAD, or the tag that a detached HEAD is at, if any."""
-    branch = _line(folder, owner, "symbolic-ref", "--quiet", "--short", "HEAD")
+    branch = repository.line(folder, owner, "symbolic-ref", "--quiet", "--short", "HEAD")
     if branch:
         return branch, None
     asked = [f"--points-at={source.head}", "--format=%(refname:strip=2)", "refs/tags"]
-    tag = _line(folder, owner, "for-each-ref", *asked)
+    tag = repository.line(folder, owner, "for-each-ref", *asked)
     return None, tag or None
-
-
-def _ask(folder: str, owner: Owner | None, *arguments: str) -> tuple[bytes | None, str]:
-    """Ask the user's own repository for names; return them, or None with git's message when it fails."""
-    done = process.run(["git", *arguments], check=False, cwd=folder, env=_environment(), owner=owner)
-    return None if done.returncode else done.stdout, done.stderr.decode(errors="replace").strip()
-
-
-def _line(folder: str, owner: Owner | None, *arguments: str) -> str:
-    """Return the first line of git's answer about the user's repository, or an empty string."""
-    return (_ask(folder, owner, *arguments)[0] or b"").decode(errors="replace").partition("\n")[0]
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment for git: only the repository's configuration, with dangerous settings overridden."""
-    values = {
-        "HOME": "/nonexistent",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_ATTR_NOSYSTEM": "1",
-        # A partial clone would fetch missing objects, with a command from the repository's configuration. Only newer
-        # git knows GIT_NO_LAZY_FETCH; GIT_ALLOW_PROTOCOL leaves older ones no way to fetch.
-        "GIT_NO_LAZY_FETCH": "1",
-        "GIT_ALLOW_PROTOCOL": "none",
-        "GIT_NO_REPLACE_OBJECTS": "1",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_CONFIG_COUNT": str(len(_HARMLESS)),
-    }
-    for number, (key, value) in enumerate(_HARMLESS.items()):
-        values |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
-    return values
 
 
 class _Own:
@@ -181,7 +139,7 @@ class _Own:
     def __init__(self, path: str, folder: str, source: _Source | None, owner: Owner | None) -> None:
         self.folder = folder
         self.owner = owner
-        self.env = _environment() | {"GIT_DIR": path, "GIT_WORK_TREE": folder}
+        self.env = repository.environment() | {"GIT_DIR": path, "GIT_WORK_TREE": folder}
         self.env |= {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in _AUTHOR.items()}
         self.shallow: tuple[str, ...] = ()
         kind = "sha256" if source and len(source.head) == 64 else "sha1"
@@ -267,7 +225,7 @@ class _Own:
             names |= set(self.git("ls-files", "-z", "--others", "--exclude-standard").split(b"\0"))
         else:
             asked = ["-z", "-t", "--cached", "--others", "--exclude-standard"]
-            known, said = _ask(self.folder, self.owner, "ls-files", *asked)
+            known, said = repository.ask(self.folder, self.owner, "ls-files", *asked)
             if known is None:
                 raise JobError(f"git cannot list the files of {self.folder}", facts=said)
             for line in known.split(b"\0")[:-1]:

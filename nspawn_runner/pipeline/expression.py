@@ -66,7 +66,7 @@ def parse(text: str) -> Tree:
     return tree
 
 
-def is_true(tree: Tree, variables: Mapping[str, str]) -> bool:
+def is_true(tree: Tree, variables: Mapping[str, str | bool]) -> bool:
     """Return whether the expression holds with ``variables``; one that cannot be evaluated does not, as on GitLab."""
     try:
         return bool(value(tree, variables))
@@ -74,7 +74,7 @@ def is_true(tree: Tree, variables: Mapping[str, str]) -> bool:
         return False
 
 
-def value(tree: Tree, variables: Mapping[str, str]) -> Result:
+def value(tree: Tree, variables: Mapping[str, str | bool]) -> Result:
     """Return the value of the expression; raises RegexError for a variable's text that is no valid expression."""
     if isinstance(tree, _Leaf):
         return variables.get(str(tree.value)) if tree.kind == "variable" else tree.value
@@ -162,6 +162,8 @@ def _operand(tokens: list[_Token], position: int) -> tuple[Tree, int]:
     values: dict[str, Result] = {"variable": text, "string": text, "null": None, "boolean": text == "true"}
     if kind == "pattern":
         values[kind] = _pattern(text)
+    if kind == "input":
+        return _Leaf("variable", f"inputs.{text}"), position + 1
     if kind not in values:
         raise ExpressionError(f"{text} is out of place")
     return _Leaf(kind, values[kind]), position + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .include import merged
-from .values import MAX_DEPTH, Budget, Node, Reference, kind, wrong
+from .values import MAX_DEPTH, Budget, Node, Reference, UnknownName, kind, wrong
 
 # GitLab's limits: https://docs.gitlab.com/ci/yaml/#extends and yaml_optimization, "Nest !reference tags".
 MAX_EXTENDS = 11
@@ -15,10 +15,10 @@ MAX_REFERENCES = 10
 class Resolver:
     """Resolves entries of the top level ``root``: first ``extends``, then references in the result, as GitLab does."""
 
-    def __init__(self, root: Mapping[str, Node]) -> None:
+    def __init__(self, root: Mapping[str, Node], extended: dict[str, Node] | None = None) -> None:
         self.root = root
         self.budget = Budget()
-        self.extended: dict[str, Node] = {}
+        self.extended: dict[str, Node] = {} if extended is None else extended  # what is known from earlier jobs
 
     def job(self, name: str) -> Node:
         """Return the mapping of the job ``name`` with ``extends`` and references resolved; raises JobError."""
@@ -42,7 +42,7 @@ class Resolver:
             if parent in chain:
                 raise wrong(keyword, "jobs extend each other in a circle", facts=" → ".join((*chain, parent)))
             if parent not in self.root:
-                raise wrong(keyword, f'"{name}" extends "{parent}", which does not exist')
+                raise UnknownName(wrong(keyword, f'"{name}" extends "{parent}", which does not exist').what)
             if len(chain) > MAX_EXTENDS:
                 raise wrong(keyword, f"extends is nested more than {MAX_EXTENDS} levels deep")
             below = self.extend(parent, chain)
@@ -74,7 +74,7 @@ class Resolver:
             raise wrong(node, f"{shown} is nested more than {MAX_REFERENCES} levels deep")
         found = self.find(path)
         if found is None:
-            raise wrong(node, f"{shown} refers to nothing")
+            raise UnknownName(wrong(node, f"{shown} refers to nothing").what)
         return self.resolved(found, (*chain, path), level + 1)._replace(file=node.file, line=node.line)
 
     def find(self, path: tuple[str, ...]) -> Node | None:

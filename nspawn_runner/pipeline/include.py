@@ -1,32 +1,53 @@
-"""Read .gitlab-ci.yml and its local includes, and merge them as GitLab does; never leaves the repository.
+"""Read .gitlab-ci.yml and what it includes, and merge them as GitLab does; never reads outside the folders named.
 
-When root calls this, files are opened as the folder's owner: no message quotes what that user cannot read.
+Files of the project are read from its folder, those from elsewhere from the folders that the user maps. What is
+nowhere is left out, with a notice: the jobs that need it say so.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ..errors import JobError
-from ..host import owners
+from . import file_inputs, include_map, rules
+from .event import Event
+from .include_entries import Included, entries
+from .include_map import MappedFolder
+from .notices import Notices
+from .project_files import MAX_TOTAL_BYTES, ProjectFiles
 from .values import Budget, Node, kind, wrong
-from .yaml_reader import MAX_BYTES, parse
+from .yaml_reader import documents
 
-# GitLab's default for includes; the other limits bound the walk over a large tree and the parsing of many files.
-MAX_FILES = 150
-MAX_TOTAL_BYTES = 2 * MAX_BYTES
-MAX_WALKED = 200_000
+MAX_FILES = 150  # GitLab's default for includes
 
 
-def read(repository: str, file: str) -> dict[str, Node]:
+class SourceFiles(NamedTuple):
+    """The merged top level of a file and what it includes; ``missing`` is what was left out, as shown to people."""
+
+    root: dict[str, Node]
+    missing: tuple[str, ...]
+
+
+def read(
+    repository: str,
+    file: str,
+    event: Event,
+    notices: Notices,
+    *,
+    mapped: Sequence[MappedFolder] = (),
+    given: Mapping[str, str] | None = None,
+) -> SourceFiles:
     """Return the top level of ``file`` in the folder ``repository``, merged over what it includes.
 
     Later files override earlier ones, and the including file overrides the included: mappings merge at any depth,
-    anything else is replaced. Raises JobError with file and line for what cannot be included.
+    anything else is replaced. ``given`` are texts for the file's inputs. Raises JobError with file and line.
     """
-    return _Reader(os.path.realpath(repository)).read(file, ())
+    reader = _Reader(event, notices, mapped)
+    here = Node(None, file, 1)
+    values = {name: here._replace(value=text) for name, text in (given or {}).items()}
+    root = reader.read(ProjectFiles(repository), file, (), values, here, from_text=True)
+    return SourceFiles(root, tuple(reader.missing))
 
 
 def merged(below: Node, above: Node, budget: Budget) -> Node:
@@ -41,162 +62,118 @@ def merged(below: Node, above: Node, budget: Budget) -> Node:
 
 
 class _Reader:
-    """Reads files of one repository and counts files and bytes."""
+    """Reads files and counts them and their bytes."""
 
-    def __init__(self, root: str) -> None:
-        self.root = root
-        self.owner = owners.of(root)
+    def __init__(self, event: Event, notices: Notices, mapped: Sequence[MappedFolder]) -> None:
+        self.event = event
+        self.notices = notices
+        self.mapped = mapped
         self.budget = Budget()
         self.files = 0
         self.bytes = 0
+        self.missing: dict[str, None] = {}
 
-    def read(self, file: str, chain: tuple[str, ...]) -> dict[str, Node]:
+    def read(
+        self,
+        project: ProjectFiles,
+        file: str,
+        chain: tuple[str, ...],
+        given: Mapping[str, Node],
+        where: Node,
+        *,
+        from_text: bool = False,
+    ) -> dict[str, Node]:
         """Return the top level of ``file`` over what it includes; ``chain`` holds the files that led here."""
-        top = parse(self.content(file), file, self.budget)
+        top = self.content(project, file, given, where, from_text=from_text)
         if top.value is None:
             raise wrong(top, "the file is empty")
         if not isinstance(top.value, dict):
             raise wrong(top, f"the file is {kind(top)}; it must be a mapping of jobs and keywords")
         include = top.value.pop("include", None)
         below = top._replace(value={})
-        for node, path in self.included(include) if include else ():
-            below = merged(below, self.read_included(node, path, (*chain, file)), self.budget)
+        here = (*chain, f"{project.root}/{file}")
+        for entry in entries(include, self.event.variables) if include and include.value is not None else ():
+            if entry.rules is None or self.wanted(entry):
+                for part in self.included(project, entry, here):
+                    below = merged(below, part, self.budget)
         result = merged(below, top, self.budget).value
         assert isinstance(result, dict)  # noqa: S101  (both are mappings)
         return result
 
-    def read_included(self, node: Node, path: str, chain: tuple[str, ...]) -> Node:
-        if path in chain:
-            raise wrong(node, "files include each other in a circle", facts=" → ".join((*chain, path)))
+    def content(
+        self, project: ProjectFiles, file: str, given: Mapping[str, Node], where: Node, *, from_text: bool
+    ) -> Node:
+        """Return the file's pipeline with the values of its inputs put in."""
+        raw = project.content(file)
+        self.bytes += len(raw)
+        if self.bytes > MAX_TOTAL_BYTES:
+            raise JobError(f"{file}: the included files are larger than {MAX_TOTAL_BYTES // 1024 // 1024} MiB together")
+        first, *more = documents(raw, file, self.budget, self.notices)
+        if isinstance(first.value, dict) and "spec" in first.value and (more or len(first.value) == 1):
+            known = file_inputs.values(first, given, where, from_text=from_text)
+            content = more[0] if more else first._replace(value={})
+            return file_inputs.interpolated(content, known, self.event.variables, self.budget)
+        if more:
+            self.notices.say(f"{file}:{more[0].line}: a second part (after ---) without spec: in the first is not read")
+        if given:
+            raise wrong(where, f"{file} takes no inputs")
+        return first
+
+    def wanted(self, entry: Included) -> bool:
+        assert entry.rules is not None  # noqa: S101  (the caller asks)
+        outcome = rules.evaluate("an include", entry.rules, self.event, self.event.variables, rules.OF_INCLUDE)
+        return outcome.when != "never"
+
+    def included(self, project: ProjectFiles, entry: Included, chain: tuple[str, ...]) -> list[Node]:
+        """Return the top levels that ``entry`` stands for; of what cannot be had none, with a notice."""
+        given = self.inputs_of(entry)
+        if entry.elsewhere is not None:
+            for root, path in include_map.places(entry.elsewhere, self.mapped):
+                found = self.read_included(ProjectFiles(root), path, entry, chain, given)
+                if found is not None:
+                    return [found]
+            self.leave_out(entry, entry.elsewhere.shown, "is not here")
+            return []
+        if "*" in entry.local:
+            paths = project.matching(entry.node, entry.local)
+            if not paths:
+                self.notices.say(f'{entry.node.file}:{entry.node.line}: no file matches the include "{entry.local}"')
+            return [
+                part for path in paths if (part := self.read_included(project, path, entry, chain, given)) is not None
+            ]
+        found = self.read_included(project, entry.local, entry, chain, given)
+        if found is not None:
+            return [found]
+        if entry.unset:
+            self.leave_out(entry, f"{entry.node.value}", f"has variables that are not set ({', '.join(entry.unset)})")
+            return []
+        raise wrong(entry.node, f'the included file "{entry.local}" does not exist')
+
+    def inputs_of(self, entry: Included) -> dict[str, Node]:
+        if entry.inputs is None or entry.inputs.value is None:
+            return {}
+        if not isinstance(entry.inputs.value, dict):
+            raise wrong(entry.inputs, f'"include: inputs" is {kind(entry.inputs)}; it must be a mapping')
+        return dict(entry.inputs.value)
+
+    def leave_out(self, entry: Included, what: str, why: str) -> None:
+        self.missing[what] = None
+        self.notices.say(f"{entry.node.file}:{entry.node.line}: left out: the include of {what}, which {why}")
+
+    def read_included(
+        self, project: ProjectFiles, path: str, entry: Included, chain: tuple[str, ...], given: Mapping[str, Node]
+    ) -> Node | None:
+        """Return the top level of a file, or None if it does not exist; raises JobError for any other obstacle."""
+        node = entry.node
+        if f"{project.root}/{path}" in chain:
+            names = (*(each.removeprefix(f"{project.root}/") for each in chain), path)
+            raise wrong(node, "files include each other in a circle", facts=" → ".join(names))
         self.files += 1
         if self.files > MAX_FILES:
             raise wrong(node, f"more than {MAX_FILES} files are included")
         try:
-            return Node(self.read(path, chain), path, 1)
-        except FileNotFoundError:
-            raise wrong(node, f'the included file "{path}" does not exist') from None
+            return Node(self.read(project, path, chain, given, node), path, 1)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except OSError as error:
             raise wrong(node, f'cannot include "{path}": {error.strerror}') from None
-
-    def content(self, file: str) -> bytes:
-        """Return the bytes of ``file`` below the root; raises OSError, and JobError for a file outside the root."""
-        # Open first, then look up the path: a link that changes in between leads nowhere else.
-        with owners.acting_as(self.owner):
-            fd = os.open(os.path.join(self.root, file), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            path = os.readlink(f"/proc/self/fd/{fd}")
-            if not path.startswith(os.path.join(self.root, "")):
-                raise JobError(f'"{file}" is a link that leads out of the repository', facts=f"to {path}")
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise JobError(f'"{file}" is not a regular file')
-            with open(fd, "rb", closefd=False) as opened:
-                content = opened.read(MAX_BYTES + 1)
-        finally:
-            os.close(fd)
-        self.bytes += len(content)
-        if self.bytes > MAX_TOTAL_BYTES:
-            raise JobError(f"{file}: the included files are larger than {MAX_TOTAL_BYTES // 1024 // 1024} MiB together")
-        return content
-
-    def included(self, include: Node) -> Iterator[tuple[Node, str]]:
-        """Yield each file that ``include`` names, with the node that names it."""
-        for entry in include.value if isinstance(include.value, list) else [include]:
-            for node, location in _locations(entry):
-                pattern = _pattern(node, location)
-                if "*" not in pattern:
-                    yield node, pattern
-                    continue
-                found = [(node, path) for path in self.matching(node, pattern)]
-                if not found:
-                    raise wrong(node, f'no file matches the include "{location}"')
-                yield from found
-
-    def matching(self, node: Node, pattern: str) -> list[str]:
-        """Return the files whose path matches ``pattern``, sorted."""
-        with owners.acting_as(self.owner):
-            return sorted(self.walk(node, pattern))
-
-    def walk(self, node: Node, pattern: str) -> Iterator[str]:
-        """Yield the files whose path matches ``pattern``."""
-        start = os.path.dirname(pattern[: pattern.index("*")])
-        walked = 0
-        for folder, folders, files in os.walk(os.path.join(self.root, start)):
-            if ".git" in folders:
-                folders.remove(".git")
-            walked += len(files) + len(folders)
-            if walked > MAX_WALKED:
-                raise wrong(node, f"an include with * has more than {MAX_WALKED} files to search")
-            for name in files:
-                path = os.path.relpath(os.path.join(folder, name), self.root)
-                if matches(pattern, path):
-                    yield path
-
-
-def _locations(entry: Node) -> Iterator[tuple[Node, str]]:
-    """Yield the local files that one entry of ``include`` names, before globs; raises JobError for any other kind."""
-    if isinstance(entry.value, str):
-        yield entry, entry.value
-        return
-    if not isinstance(entry.value, dict):
-        raise wrong(entry, f"an include is {kind(entry)}; it must be a string or a mapping")
-    for key, node in entry.value.items():
-        if key != "local":
-            raise wrong(
-                node,
-                f'"include: {key}" is not supported',
-                facts="only files of the same repository can be included, unconditionally: include: {local: path}",
-                advice="try it on GitLab, or include a local copy",
-            )
-    if "local" not in entry.value:
-        raise wrong(entry, "an include names no file")
-    local = entry.value["local"]
-    if not isinstance(local.value, str):
-        raise wrong(local, f'"include: local" is {kind(local)}; it must be a string')
-    yield local, local.value
-
-
-def _pattern(node: Node, location: str) -> str:
-    """Return ``location`` as a path from the root of the repository; raises JobError for an invalid one."""
-    if "://" in location:
-        raise wrong(node, "an include from elsewhere is not supported", advice="include a local copy")
-    if "$" in location:
-        raise wrong(node, f'the include "{location}" has a variable: not supported', advice="write out the path")
-    path = location.lstrip("/")
-    if ".." in path.split("/") or "\0" in path:
-        raise wrong(node, f'the include "{location}" leads out of the repository')
-    if not path.endswith((".yml", ".yaml")):
-        raise wrong(node, f'the include "{location}" must end in .yml or .yaml')
-    return path
-
-
-def matches(pattern: str, path: str) -> bool:
-    """Return whether ``path`` matches ``pattern``, where ``*`` is any text without a slash and ``**`` is any text.
-
-    All positions in the pattern are tracked at once: a regular expression with many stars could take forever.
-    """
-    tokens: list[str] = []
-    for char in pattern:
-        if char == "*" and tokens and tokens[-1] == "*":
-            tokens[-1] = "**"
-        elif char != "*" or not tokens or tokens[-1] != "**":
-            tokens.append(char)
-
-    def with_skipped_stars(positions: set[int]) -> set[int]:
-        for position in sorted(positions):
-            after = position
-            while after < len(tokens) and tokens[after].startswith("*"):
-                after += 1
-                positions.add(after)
-        return positions
-
-    positions = with_skipped_stars({0})
-    for char in path:
-        stepped = set()
-        for position in positions - {len(tokens)}:
-            part = tokens[position]
-            if part == "**" or (part == "*" and char != "/"):
-                stepped.add(position)
-            elif part == char:
-                stepped.add(position + 1)
-        positions = with_skipped_stars(stepped)
-    return len(tokens) in positions

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from .ci_file import CiJob
+from .ci_job import CiJob
 from .headings import GREEN, painted
 
 # The only ref in the bundle of the sources.

@@ -12,6 +12,10 @@ MAX_DEPTH = 100
 MAX_VALUES = 200_000
 
 
+class UnknownName(JobError):
+    """The file refers to something that is in none of its files; an include that was left out may have it."""
+
+
 class Reference(NamedTuple):
     """``!reference [job, key, ...]``, to be resolved once all files are merged."""
 

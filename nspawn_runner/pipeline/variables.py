@@ -20,6 +20,12 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _REFERENCE = re.compile(r"\$(?:\{([^}]*)\}|(\{)|([*#$@!?\-0-9])|([A-Za-z_][A-Za-z0-9_]*))")
 
 
+# A reference as GitLab's server reads it before the runner does (Variables::Collection::Item::VARIABLES_REGEXP); $$ and
+# %% stay for the runner.
+_WORD = r"([A-Za-z_][A-Za-z0-9_]*)"
+_SERVER_REFERENCE = re.compile(rf"\$\$|%%|\${_WORD}|\${{{_WORD}}}|%{_WORD}%")
+
+
 class Variable(NamedTuple):
     """A variable's text; with ``raw`` its references are not expanded."""
 
@@ -28,10 +34,16 @@ class Variable(NamedTuple):
     node: Node | None = None
 
 
+def literal(text: str) -> Variable:
+    """Return a variable that has exactly this text."""
+    return Variable(text, raw="$" in text or "%" in text)
+
+
 def parse(node: Node) -> dict[str, Variable]:
     """Return the variables in the mapping ``node``; raises JobError for a name or value that GitLab or bash refuses.
 
-    A value is a string or a whole number, or a mapping of value, description, options and expand.
+    A value is a string or a whole number, or a mapping of value, description, options and expand. Nothing and false are
+    an empty text, as on GitLab (its ComposableHash).
     """
     if node.value is None:
         return {}
@@ -44,6 +56,8 @@ def _variable(name: str, node: Node) -> Variable:
     problem = name_problem(name)
     if problem:
         raise wrong(node, problem)
+    if node.value is None or node.value is False:
+        return Variable("", node=node)
     if not isinstance(node.value, dict):
         return Variable(_text(name, node), node=node)
     parts = node.value
@@ -91,33 +105,77 @@ def expand(text: str, values: Mapping[str, str]) -> str:
     return _REFERENCE.sub(value, text)
 
 
-def expanded(variables: Mapping[str, Variable]) -> dict[str, str]:
-    """Return the values of ``variables`` with their references to each other expanded, in the same order.
+def references(text: str) -> list[str]:
+    """Return the names that ``text`` refers to."""
+    found = (match[1] or match[2] or match[3] for match in _SERVER_REFERENCE.finditer(text))
+    return [name for name in found if name]
 
-    Raises JobError for circular references, and for a value longer than an environment can hold.
+
+def expand_existing(text: str, values: Mapping[str, str]) -> str:
+    """Return ``text`` with references to ``values`` replaced, as GitLab's server does; all others stay."""
+
+    def value(match: re.Match[str]) -> str:
+        return values.get(match[1] or match[2] or match[3] or "", match[0])
+
+    return _SERVER_REFERENCE.sub(value, text)
+
+
+def expanded(*layers: Mapping[str, Variable]) -> dict[str, str]:
+    """Return the values of the variables in ``layers``, of which later ones win, with their references expanded.
+
+    A value may refer to the one of its own name in a lower layer. As on GitLab this is done twice: by the server in the
+    order of dependencies, leaving what it does not know and what is raw; then once more by the runner. Source:
+    lib/gitlab/ci/variables/collection.rb and sort.rb, and gitlab-runner's common/spec/variables.go. Raises JobError for
+    circular references, and for a value longer than an environment can hold.
     """
-    done: dict[str, str] = {}
-    for first in variables:
-        # A path of names, not recursion: a thousand variables may form one chain.
-        path = [first]
+    items = [(name, variable) for layer in layers for name, variable in layer.items()]
+    places: dict[str, list[int]] = {}
+    for number, (name, _) in enumerate(items):
+        places.setdefault(name, []).append(number)
+    raw = {name for name, numbers in places.items() if items[numbers[-1]][1].raw}
+    by_server: dict[str, str] = {}
+    known: dict[str, str] = {}  # without the raw ones, which only the runner puts in
+    for number in _sorted(items, places):
+        name, variable = items[number]
+        by_server[name] = variable.value if variable.raw else expand_existing(variable.value, known)
+        _check_length(name, variable, by_server[name])
+        if name not in raw:
+            known[name] = by_server[name]
+    done = {}
+    for name, numbers in places.items():
+        variable = items[numbers[-1]][1]
+        done[name] = by_server[name] if variable.raw else expand(by_server[name], by_server)
+        _check_length(name, variable, done[name])
+    return done
+
+
+def _sorted(items: list[tuple[str, Variable]], places: Mapping[str, list[int]]) -> list[int]:
+    """Return the numbers of ``items``, each after those that it refers to; raises JobError for a circle."""
+    order: list[int] = []
+    done: set[int] = set()
+    for first in range(len(items)):
+        # A path of numbers, not recursion: a thousand variables may form one chain.
+        path = {first: iter(_needs(items[first][1], places))} if first not in done else {}
         while path:
-            name = path[-1]
-            variable = variables[name]
-            needed = next((other for other in _needs(variable) if other in variables and other not in done), None)
+            current = next(reversed(path))
+            needed = next((each for each in path[current] if each != current and each not in done), None)
             if needed is None:
-                done[name] = variable.value if variable.raw else expand(variable.value, done)
-                _check_length(name, variable, done[name])
-                path.pop()
+                done.add(current)
+                order.append(current)
+                del path[current]
             elif needed in path:
-                circle = " → ".join((*path[path.index(needed) :], needed))
-                raise _error(variable, f"variables refer to each other in a circle: {circle}")
+                numbers = list(path)
+                circle = " → ".join(items[each][0] for each in (*numbers[numbers.index(needed) :], needed))
+                raise _error(items[current][1], f"variables refer to each other in a circle: {circle}")
             else:
-                path.append(needed)
-    return {name: done[name] for name in variables}
+                path[needed] = iter(_needs(items[needed][1], places))
+    return order
 
 
-def _needs(variable: Variable) -> list[str]:
-    return [] if variable.raw else [match[1] or match[4] or "" for match in _REFERENCE.finditer(variable.value)]
+def _needs(variable: Variable, places: Mapping[str, list[int]]) -> list[int]:
+    if variable.raw:
+        return []
+    return [number for name in references(variable.value) for number in places.get(name, ())]
 
 
 def _check_length(name: str, variable: Variable, value: str) -> None:

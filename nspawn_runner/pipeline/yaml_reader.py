@@ -6,26 +6,34 @@ from contextlib import suppress
 from typing import Any
 
 from ..errors import JobError
+from .notices import Notices
 from .values import MAX_DEPTH, MAX_VALUES, Budget, Date, Merge, Node, Reference, Value, kind, wrong
 
 # GitLab's own limit for one file.
 MAX_BYTES = 2 * 1024 * 1024
 MAX_DIGITS = 100
+MAX_DOCUMENTS = 2  # GitLab: a header with spec, and the pipeline
 
 
-def parse(content: bytes, file: str, budget: Budget) -> Node:
-    """Return the one document in ``content``; ``file`` is its name in messages.
+def parse(content: bytes, file: str, budget: Budget, notices: Notices | None = None) -> Node:
+    """Return the first document in ``content``; see ``documents``."""
+    return documents(content, file, budget, notices or Notices())[0]
 
-    Raises JobError for content that is not UTF-8 or not YAML, or is too large or too deep, and for duplicate keys, keys
-    that are not strings, tags other than ``!reference``, and a second document. Merge keys apply in the order they are
-    written, a list of them from last to first, as in Ruby's YAML, which GitLab uses.
+
+def documents(content: bytes, file: str, budget: Budget, notices: Notices) -> list[Node]:
+    """Return the one or two documents in ``content``; ``file`` is its name in messages.
+
+    Raises JobError for content that is not UTF-8 or not YAML, or is too large or too deep, and for keys that are not
+    strings, tags other than ``!reference``, and a third document. Of duplicate keys the last counts, with a notice.
+    Merge keys apply in the order they are written, a list of them from last to first, as in Ruby's YAML, which GitLab
+    uses.
     """
     import yaml
 
     text = _text(content, file)
     # libyaml if PyYAML has it: about ten times faster. Events, not nodes: composing nodes recurses without a limit.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    builder = _Builder(file, budget)
+    builder = _Builder(file, budget, notices)
     try:
         for event in yaml.parse(text, Loader=loader):
             builder.take(event)
@@ -37,9 +45,9 @@ def parse(content: bytes, file: str, budget: Budget) -> Node:
         raise JobError(f"{where}: not valid YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError, OverflowError):  # the last two for "\\U00110000", without libyaml
         raise JobError(f"{file}: not valid YAML") from None
-    if builder.root is None:
+    if not builder.roots:
         raise JobError(f"{file}: the file is empty")
-    return builder.root
+    return builder.roots
 
 
 def _too_deep(text: str, loader: Any) -> int:
@@ -95,10 +103,11 @@ class _Frame:
 class _Builder:
     """Builds one Node from the parser's events, with a stack of its own instead of recursion."""
 
-    def __init__(self, file: str, budget: Budget) -> None:
+    def __init__(self, file: str, budget: Budget, notices: Notices) -> None:
         self.file = file
         self.budget = budget
-        self.root: Node | None = None
+        self.notices = notices
+        self.roots: list[Node] = []
         self.stack: list[_Frame] = []
         self.anchors: dict[str, Node | None] = {}
 
@@ -114,12 +123,10 @@ class _Builder:
             self.open(event, line)
         elif isinstance(event, yaml.CollectionEndEvent):
             self.close()
-        elif isinstance(event, yaml.DocumentStartEvent) and self.root is not None:
-            raise wrong(
-                self.at(line),
-                "a second document (after ---) is not supported",
-                advice="only GitLab supports inputs and spec headers; write their values into the file",
-            )
+        elif isinstance(event, yaml.DocumentStartEvent):
+            if len(self.roots) == MAX_DOCUMENTS:
+                raise wrong(self.at(line), f"more than {MAX_DOCUMENTS} documents (parts after ---)")
+            self.anchors = {}
 
     def at(self, line: int) -> Node:
         return Node(None, self.file, line)
@@ -169,7 +176,7 @@ class _Builder:
         if anchor:
             self.anchors[anchor] = node
         if not self.stack:
-            self.root = node
+            self.roots.append(node)
             return
         frame = self.stack[-1]
         if isinstance(frame.node.value, list):
@@ -193,10 +200,12 @@ class _Builder:
                 mapping.update(part)
         elif not isinstance(key.value, str):
             raise wrong(key, f"a key is {kind(key)}; it must be a string", advice="put the key in quotes")
-        elif key.value in frame.written:
-            line = frame.written[key.value]
-            raise wrong(key, f'duplicate key "{key.value}", first in line {line}', advice="remove one")
         else:
+            if key.value in frame.written:
+                self.notices.say(
+                    f'{key.file}:{key.line}: the key "{key.value}" is there twice, first in line '
+                    f"{frame.written[key.value]}; this one counts"
+                )
             frame.written[key.value] = key.line
             mapping[key.value] = node._replace(file=key.file, line=key.line)
 

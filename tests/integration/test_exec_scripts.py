@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nspawn_runner.pipeline import scripts
-from nspawn_runner.pipeline.ci_file import CiJob
+from nspawn_runner.pipeline.ci_job import CiJob
 
 BASH, SH = "/bin/bash", "/bin/sh"
 

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nspawn_runner.pipeline import headings, predefined, scripts
-from nspawn_runner.pipeline.checkout import Checkout
-from nspawn_runner.pipeline.ci_file import CiJob
+from nspawn_runner.pipeline.ci_job import CiJob
+from nspawn_runner.pipeline.event import Event
+from nspawn_runner.pipeline.predefined import RunFacts
+from nspawn_runner.pipeline.project import Project
 
 JOB = CiJob(
     name="job",
@@ -107,12 +109,13 @@ def test_headings_are_gitlabs() -> None:
     [("/a/hello", "hello"), ("/a/my project", "my-project"), ("/a/.x", "x"), ("/", "project"), ("/a/ü", "project")],
 )
 def test_a_project_has_a_name_that_is_safe_in_a_path(folder: str, name: str) -> None:
-    assert predefined.project_name(folder) == name
+    assert predefined.project_name(Project(folder, None)) == name
 
 
 def test_predefined_variables_say_branch_or_tag_only_where_it_is_known() -> None:
-    checkout = Checkout(SHA, "Feature/x", "Feature/x", None, (), ())
-    known = predefined.variables(checkout, job_id="7", builds_dir="/builds", name="hello", file=".gitlab-ci.yml")
+    project = Project("/a/hello", None, sha=SHA, branch="Feature/x")
+    run = RunFacts("6", "7", 0, "/builds", ".gitlab-ci.yml")
+    known = predefined.variables(project, Event("web", "Feature/x"), run)
     assert known["CI_PROJECT_DIR"] == "/builds/hello"
     assert (known["CI_COMMIT_SHORT_SHA"], known["CI_COMMIT_REF_SLUG"]) == (SHA[:8], "feature-x")
     assert known["CI_COMMIT_BRANCH"] == "Feature/x"

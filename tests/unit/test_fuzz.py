@@ -18,6 +18,7 @@ from nspawn_runner.images.ansible import playbooks
 from nspawn_runner.images.ansible.playbooks import Playbook
 from nspawn_runner.pipeline import ci_file
 from nspawn_runner.pipeline import keywords as ci_keywords
+from nspawn_runner.pipeline.event import Event
 from nspawn_runner.settings.machine_settings import problems_of
 
 PAYLOAD: dict[str, Any] = {
@@ -35,11 +36,17 @@ default: {image: bookworm, before_script: [a]}
 variables: {A: b, B: {value: "$A", expand: false}}
 .base: &base {script: [x, [y]], variables: {C: $B}}
 one: {extends: .base, inherit: {variables: [A]}, stage: test}
+stages: [build, test]
+workflow: {rules: [{if: $CI && $A != "x", variables: {E: f}}, {when: always}]}
 two:
   <<: *base
   image: {name: $A, entrypoint: [""]}
   after_script: [!reference [.base, script]]
-  rules: [{if: $CI, variables: {D: e}}]
+  rules: [{if: $CI =~ /t.+e/i, changes: ["**/*.{c,h}"], variables: {D: e}, allow_failure: true}, {when: manual}]
+three: {script: x, needs: [one, {job: two, optional: true}], parallel: {matrix: [{P: [1, b], Q: c}]}, timeout: 1h 30m,
+        artifacts: {paths: [a/], exclude: ["*.o"], reports: {dotenv: v.env}}, retry: {max: 1, when: [script_failure]},
+        environment: {name: prod/$A, url: "https://$A"}, only: {refs: [main, /^v/], variables: [$A]},
+        allow_failure: {exit_codes: [3]}}
 """
 PLAYBOOK = """
 - hosts: all
@@ -165,7 +172,7 @@ def read_pipeline(folder: Path, content: bytes) -> None:
         return
     for name in [*pipeline.jobs, ".base"]:
         try:
-            job = pipeline.job(name, {"D": "given"}, predefined={"CI": "true"})
+            job = pipeline.job(name, {"D": "given"}, predefined={"CI": "true"}, event=Event(ref="main"))
         except Error as error:
             message(error)
             continue
@@ -175,8 +182,9 @@ def read_pipeline(folder: Path, content: bytes) -> None:
 
 
 KEYWORDS = [
-    *ci_keywords.INHERITED, *sorted(ci_keywords.REFUSED), "extends", "inherit", "script", "stage", "variables",
-    "default", "rules", "include", "workflow", "value", "expand", "name", "entrypoint", "one", ".base",
+    *sorted(ci_keywords.JOB - {"hooks", "identity"}), "default", "include", "workflow", "stages", "value", "expand",
+    "name", "entrypoint", "one", ".base", "if", "changes", "exists", "matrix", "paths", "refs", "job", "exit_codes", "max",
+    "$A == 'b'", "$A =~ /b/", "**/*", "never", "always", "main", "1h",
 ]  # fmt: skip
 
 
