@@ -65,9 +65,12 @@ def from_environment(environ: Mapping[str, str], *, job_id: str | None = None) -
     return _from_variables(environ)
 
 
-def made_up_id() -> str:
-    """Return an id for a job that GitLab does not know: the time, then our process's number."""
-    return f"{int(time.time())}{os.getpid() % 100000:05d}"
+def made_up_id(number: int = 0) -> str:
+    """Return an id for a job that GitLab does not know: the time, then our process's number and the job's ``number``.
+
+    Jobs that one process starts in the same second have different numbers.
+    """
+    return f"{int(time.time())}{(os.getpid() + number) % 100000:05d}"
 
 
 def checked_id(text: str, source: str) -> str:

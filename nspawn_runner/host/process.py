@@ -79,7 +79,7 @@ def run(
     argv: Sequence[str],
     *,
     check: bool = True,
-    stdin: bytes | None = None,
+    stdin: bytes | int | None = None,
     stdout: int = subprocess.PIPE,
     timeout_seconds: float | None = None,
     env: Mapping[str, str] | None = None,
@@ -88,11 +88,14 @@ def run(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run ``argv`` to its end, as ``owner`` if given, and return its status and output as bytes.
 
+    ``stdin`` is what it reads, or an open file's descriptor.
+
     Raises CommandError if it fails and ``check`` is true or it takes over ``timeout_seconds``, HostError if it is not
     installed.
     """
     _announce(argv)
-    given = in_memory(stdin) if stdin else subprocess.DEVNULL
+    given = in_memory(stdin) if isinstance(stdin, bytes) and stdin else stdin or subprocess.DEVNULL
+    assert isinstance(given, int)  # noqa: S101  (tells mypy what is left of bytes)
     try:
         child = _start(
             argv,
@@ -106,7 +109,7 @@ def run(
             extra_groups=owner.groups if owner else None,
         )
     finally:
-        if stdin:
+        if stdin and isinstance(stdin, bytes):
             os.close(given)
     try:
         output, said = output_of(child, timeout_seconds)

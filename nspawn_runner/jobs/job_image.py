@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from ..settings.tables import Settings
 
 
-def find(asked: str, settings: Settings) -> store.Image:
-    """Return the image that ``asked`` means; raises JobError that lists the images, HostError if there are none."""
+def find(asked: str, settings: Settings, *, as_named: bool = False) -> store.Image:
+    """Return the image that ``asked`` means; raises JobError that lists the images, HostError if there are none.
+
+    The settings may map its name to another image; ``as_named``, an image of that very name comes first.
+    """
     there = store.names(settings.state_folder)
     if not there:
         raise HostError(
@@ -30,7 +33,8 @@ def find(asked: str, settings: Settings) -> store.Image:
         )
     if not lookup.is_plausible(asked):
         raise JobError(f"'{printable(asked, 60)}' cannot be the name of an image", facts=known)
-    name = lookup.local_name(asked, mapping=settings.images, there=there)
+    named = asked if as_named and asked in there else None
+    name = named or lookup.local_name(asked, mapping=settings.images, there=there)
     image = store.find(settings.state_folder, name) if name else None
     if image is None:
         raise JobError(

@@ -60,21 +60,34 @@ class Pipeline:
         predefined: Mapping[str, str] | None = None,
         image: str | None = None,
         event: Event | None = None,
+        handed_on: Mapping[str, str] | None = None,
     ) -> CiJob:
         """Return the job ``name``, ready to run; raises JobError with file and line for a mistake.
 
-        Variables: ``predefined`` < global < workflow's < the job's < its rules' < ``overrides``. Overrides are taken
-        literally, as is ``image``, which replaces the file's. Only what this job uses is checked. Raises UsageError for
-        an invalid override.
+        Variables: ``predefined`` < global < workflow's < the job's < its rules' < those that other jobs ``handed_on`` <
+        ``overrides``. The last two are taken literally, as is ``image``, which replaces the file's. Only what this job
+        uses is checked. Raises UsageError for an invalid override.
         """
-        given = dict(overrides or {})
+        around = self.reader(event, predefined or {}, overrides or {}, image)
+        return self.read(self.instance(name), around._replace(handed_on=handed_on or {}))
+
+    def reader(
+        self,
+        event: Event | None,
+        predefined: Mapping[str, str],
+        given: Mapping[str, str],
+        image: str | None = None,
+    ) -> Surroundings:
+        """Return what all jobs of a pipeline meet; raises JobError for a mistake in ``workflow``, and UsageError."""
         _check_overrides(given)
-        instance = self.instance(name)
+        workflow = self.workflow(event, predefined, given) if event else Workflow()
+        return Surroundings(
+            event, predefined, given, workflow.variables, has_workflow_rules=workflow.has_rules, image=image
+        )
+
+    def read(self, instance: Instance, around: Surroundings) -> CiJob:
+        """Return the job ``instance``, ready to run; raises JobError with file and line for a mistake."""
         try:
-            workflow = self.workflow(event, predefined or {}, given) if event else Workflow()
-            around = Surroundings(
-                event, predefined or {}, given, workflow.variables, has_workflow_rules=workflow.has_rules, image=image
-            )
             return job_reader.read(self.resolver(), instance, around)
         except UnknownName as error:
             raise self._explained(error) from None

@@ -14,7 +14,7 @@ _SECONDS = {
     "month": 2592000, "months": 2592000, "y": 31557600, "yr": 31557600, "yrs": 31557600, "year": 31557600,
     "years": 31557600,
 }  # fmt: skip
-_PART = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([a-z]*)")
+_PART = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(?![\d.])\s*([a-z]*)")
 MAX_LENGTH = 100
 
 

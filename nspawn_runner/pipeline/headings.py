@@ -7,8 +7,10 @@ from typing import TextIO
 
 PREPARE = "Preparing environment"
 GET_SOURCES = "Getting source from Git repository"
+GET_ARTIFACTS = "Downloading artifacts"
 BUILD_SCRIPT = 'Executing "step_script" stage of the job script'
 AFTER_SCRIPT = "Running after_script"
+KEEP_ARTIFACTS = "Keeping artifacts"
 CLEANUP = "Cleaning up project directory and file based variables"
 
 GREEN, CYAN, YELLOW, RED = "\033[32;1m", "\033[36;1m", "\033[0;33m", "\033[31;1m"

@@ -32,7 +32,8 @@ class Surroundings(NamedTuple):
     """What a job meets in its run: the event, and variables from around the file.
 
     ``predefined`` are below those of the file, ``given`` above them; ``workflow`` are those of workflow:rules.
-    ``image`` replaces the file's. Without ``event`` no rule is evaluated.
+    ``handed_on`` are variables of other jobs, above the file's. ``image`` replaces the file's. Without ``event``
+    no rule is evaluated.
     """
 
     event: Event | None = None
@@ -41,6 +42,7 @@ class Surroundings(NamedTuple):
     workflow: Mapping[str, Variable] = {}
     has_workflow_rules: bool = False
     image: str | None = None
+    handed_on: Mapping[str, str] = {}
 
 
 def read(resolver: Resolver, instance: Instance, around: Surroundings) -> CiJob:
@@ -52,21 +54,22 @@ def read(resolver: Resolver, instance: Instance, around: Surroundings) -> CiJob:
     ignored = ci_keywords.check_job(instance.base, job)
     inherited = _inherited(resolver, job)
     ignored += tuple(key for key in ci_keywords.check_default(inherited, inherited) if key not in job)
-    whole = {**inherited, **{key: node for key, node in job.items() if node.value is not None}}
+    full = _over(inherited, job)
 
     stage = stage_of(job)
     layers = _layers(resolver, job, instance, stage, around)
     outcome = _outcome(instance.base, job, layers, around)
-    # A rule's variables are above the job's own.
+    # A rule's variables are above the job's own; what other jobs hand on is not known when rules are evaluated.
     predefined, own, given = layers
+    given = {**{key: ci_variables.literal(text) for key, text in around.handed_on.items()}, **given}
     values = ci_variables.expanded(predefined, {**own, **outcome.variables}, given)
-    for_environment = environments.variables(whole.get("environment"), values)
+    for_environment = environments.variables(full.get("environment"), values)
     values = ci_variables.expanded(
         {**predefined, **{key: ci_variables.literal(text) for key, text in for_environment.items()}},
         {**own, **outcome.variables},
         given,
     )
-    asked, details = job_parts.image(whole.get("image"))
+    asked, details = job_parts.image(full.get("image"))
     image = around.image
     if image is None and asked is not None:
         image = job_parts.image_name(asked, values)
@@ -78,27 +81,27 @@ def read(resolver: Resolver, instance: Instance, around: Surroundings) -> CiJob:
         raise UnknownName(wrong(where, f'the job "{instance.base}" has no script').what)
     needs, missing = job_options.needs(outcome.needs or job.get("needs"))
     allowed = job_options.allow_failure(job) or job_options.AllowedFailure(job_options.when(job) == "manual")
-    retry = job_options.retry(whole.get("retry"))
+    retry = job_options.retry(full.get("retry"))
     return CiJob(
         name=instance.name,
         stage=stage,
         image=image,
-        services=job_parts.services(whole.get("services"), values),
+        services=job_parts.services(full.get("services"), values),
         variables=tuple(values.items()),
-        before_script=job_parts.commands(whole.get("before_script"), "before_script"),
+        before_script=job_parts.commands(full.get("before_script"), "before_script"),
         script=script,
-        after_script=job_parts.commands(whole.get("after_script"), "after_script"),
+        after_script=job_parts.commands(full.get("after_script"), "after_script"),
         ignored=(*ignored, *details),
-        warnings=(*(text for key, text in ci_keywords.TOLD.items() if whole.get(key)), *missing),
+        warnings=(*(text for key, text in ci_keywords.TOLD.items() if full.get(key)), *missing),
         when=outcome.when or job_options.when(job),
         allow_failure=allowed.any if outcome.allow_failure is None else outcome.allow_failure,
         allowed_codes=allowed.codes if outcome.allow_failure is None else frozenset(),
         needs=needs,
         dependencies=job_options.dependencies(job.get("dependencies")),
-        artifacts=job_options.artifacts(whole.get("artifacts")),
+        artifacts=job_options.artifacts(full.get("artifacts")),
         retry=retry.most,
         retry_when=retry.when,
-        timeout_seconds=job_options.timeout(whole.get("timeout")),
+        timeout_seconds=job_options.timeout(full.get("timeout")),
     )
 
 
@@ -108,6 +111,16 @@ def keywords_of(resolver: Resolver, name: str) -> dict[str, Node]:
     if not isinstance(job.value, dict):
         raise wrong(job, f'the job "{name}" is {kind(job)}; it must be a mapping')
     return job.value
+
+
+def whole(resolver: Resolver, name: str) -> dict[str, Node]:
+    """Return the keywords of the job ``name`` with those that it inherits from ``default``."""
+    job = keywords_of(resolver, name)
+    return _over(_inherited(resolver, job), job)
+
+
+def _over(inherited: Mapping[str, Node], job: Mapping[str, Node]) -> dict[str, Node]:
+    return {**inherited, **{key: node for key, node in job.items() if node.value is not None}}
 
 
 def stage_of(job: Mapping[str, Node]) -> str:

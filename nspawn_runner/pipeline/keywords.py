@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from .values import Node, wrong
+from .values import Node, NotHere, wrong
 
 # What `default` or the top level gives to every job, and a job may set itself.
 INHERITED = ("image", "services", "before_script", "after_script")
@@ -67,8 +67,5 @@ def _check(owner: str, keywords: Mapping[str, Node], known: Collection[str]) -> 
         if key not in known:
             raise wrong(node, f'{owner} has an unknown keyword "{key}"')
         if key in REFUSED and node.value not in (None, [], {}):
-            raise wrong(
-                node,
-                f'{owner} has "{key}" ({REFUSED[key]}), which a local run does not support',
-                advice="push the branch to run this job on GitLab",
-            )
+            what = wrong(node, f'{owner} has "{key}" ({REFUSED[key]}), which a local run does not support').what
+            raise NotHere(what, advice="push the branch to run this job on GitLab")

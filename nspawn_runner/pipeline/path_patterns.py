@@ -15,12 +15,16 @@ _SPECIAL = set(".^$*+?{}[]\\|()")
 
 
 class PathPattern:
-    """A compiled pattern; ``below`` makes it match what lies below a matched folder too, as in artifacts."""
+    """A compiled pattern; ``below`` makes it match what lies below a matched folder too, as in artifacts.
 
-    def __init__(self, pattern: str, *, below: bool = False) -> None:
+    With ``ends_deep`` a last part ** stands for all that is below, as the runner reads it.
+    """
+
+    def __init__(self, pattern: str, *, below: bool = False, ends_deep: bool = False) -> None:
         if len(pattern) > MAX_LENGTH:
             raise RegexError(f"the pattern is longer than {MAX_LENGTH} characters")
-        inner = _translated(pattern)
+        deep = ends_deep and (pattern == "**" or pattern.endswith("/**"))
+        inner = f"{_translated(pattern[:-2])}.+" if deep else _translated(pattern)
         self.plain = pattern if not set(pattern) & set("*?[{\\") else None
         self.below = below
         self.regex = Regex(f"^(?:{inner})(?:/.*)?$" if below else f"^(?:{inner})$", "s")

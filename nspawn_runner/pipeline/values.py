@@ -16,6 +16,10 @@ class UnknownName(JobError):
     """The file refers to something that is in none of its files; an include that was left out may have it."""
 
 
+class NotHere(JobError):
+    """GitLab could run the job, but a local run cannot."""
+
+
 class Reference(NamedTuple):
     """``!reference [job, key, ...]``, to be resolved once all files are merged."""
 

@@ -107,7 +107,7 @@ def test_reap_takes_one_machine(arguments: list[str], capsys: pytest.CaptureFixt
 
 
 def test_a_job_whose_name_is_like_an_option() -> None:
-    assert cli.parse(["exec", "--", "--odd"]).job == "--odd"
+    assert cli.parse(["exec", "--", "--odd"]).jobs == ["--odd"]
 
 
 HELPS = [["--version"], ["--help"], *([verb, "--help"] for verb in cli.VERBS)]

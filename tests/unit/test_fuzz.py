@@ -183,8 +183,8 @@ def read_pipeline(folder: Path, content: bytes) -> None:
 
 KEYWORDS = [
     *sorted(ci_keywords.JOB - {"hooks", "identity"}), "default", "include", "workflow", "stages", "value", "expand",
-    "name", "entrypoint", "one", ".base", "if", "changes", "exists", "matrix", "paths", "refs", "job", "exit_codes", "max",
-    "$A == 'b'", "$A =~ /b/", "**/*", "never", "always", "main", "1h",
+    "name", "entrypoint", "one", ".base", "if", "changes", "exists", "matrix", "paths", "refs", "job", "exit_codes",
+    "max", "$A == 'b'", "$A =~ /b/", "**/*", "never", "always", "main", "1h",
 ]  # fmt: skip
 
 

@@ -254,7 +254,7 @@ def test_inputs_that_cannot_be(tmp_path: Path, inputs: dict[str, str], message: 
     ("text", "message"),
     [
         ("spec: {inputs: {a: }}\n---\njob: {script: '$[[ inputs.a ]]'}", 'the input "a" has no value'),
-        ("spec: {inputs: {a: {default: b}}}\n---\nj: {script: '$[[ inputs.b ]]'}", "$[[ inputs.b ]] stands for nothing"),
+        ("spec: {inputs: {a: {default: b}}}\n---\nj: {script: '$[[ inputs.b ]]'}", "$[[ inputs.b ]] stands for"),
         ("spec: {inputs: {a: {default: b}}}\n---\njob: {script: '$[[ inputs.a | shout ]]'}", '"shout" is not known'),
         ("spec: {inputs: {a: {default: b, size: 3}}}\n---\njob: {script: x}", 'has an unknown keyword "size"'),
         ("spec: {inputs: {a: {type: thing}}}\n---\njob: {script: x}", "has an unknown type"),

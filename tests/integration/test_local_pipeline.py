@@ -1,0 +1,157 @@
+"""exec with several jobs: real machines that hand artifacts and variables on, in their order."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from by_hand import TOOL
+from disposable_host import DisposableHost
+
+SECONDS = 300
+PIPELINE: dict[str, Any] = {
+    "default": {"image": "bookworm"},
+    "stages": ["build", "test", "deploy"],
+    "variables": {"LEVEL": "1"},
+    "build": {
+        "stage": "build",
+        "script": [
+            "mkdir -p out/deep; echo made-$LEVEL > out/deep/file; echo no > out/deep/file.o; echo r > r.xml",
+            "ln -s /etc/hostname out/link; echo VERSION=4.2 > build.env",
+        ],
+        "artifacts": {
+            "paths": ["out/"],
+            "exclude": ["out/**/*.o"],
+            "reports": {"dotenv": "build.env", "junit": "r.xml"},
+        },
+    },
+    "test": {
+        "stage": "test",
+        "parallel": {"matrix": [{"PY": ["3.11", "3.12"]}]},
+        "script": ["cat out/deep/file", "test ! -e out/deep/file.o", "echo version $VERSION on $PY $CI_NODE_TOTAL"],
+    },
+    "odd": {"stage": "test", "needs": [], "script": ["test ! -e out", "exit 3"], "allow_failure": {"exit_codes": [3]}},
+    "never": {"stage": "test", "script": ["exit 1"], "rules": [{"if": "$GONE"}]},
+    "by hand": {"stage": "deploy", "when": "manual", "script": ["echo deployed $VERSION"]},
+    "ends": {"stage": "deploy", "needs": ["test: [3.11]"], "script": ["test ! -e out; echo the end"]},
+}
+
+
+def project(host: DisposableHost, name: str, pipeline: dict[str, Any]) -> str:
+    folder = f"/root/{name}"
+    host.run(["mkdir", "--parents", folder, "/var/lib/nspawn-runner/.build"])
+    host.path(f"{folder}/.gitlab-ci.yml").write_text(json.dumps(pipeline))
+    commit = "git init -q -b main; git add -A; git -c user.name=a -c user.email=a@example.com commit -qm x"
+    host.run(["sh", "-c", commit], cwd=folder)
+    return folder
+
+
+def execute(host: DisposableHost, folder: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return host.run([TOOL, "exec", *arguments], cwd=folder, check=False, timeout=SECONDS)
+
+
+def said(done: subprocess.CompletedProcess[bytes]) -> str:
+    return (done.stdout + done.stderr).decode()
+
+
+def table(done: subprocess.CompletedProcess[bytes]) -> dict[str, str]:
+    """Give name → result of the summary; its columns are two spaces apart."""
+    rows = done.stdout.decode().rpartition("\nJOB ")[2].partition("\npipeline: ")[0].splitlines()[1:]
+    return {cells[0]: cells[2] for row in rows if len(cells := re.split(r"  +", row)) > 2}
+
+
+@pytest.fixture(scope="module")
+def folder(overlay_host: DisposableHost) -> str:
+    return project(overlay_host, "pipe", PIPELINE)
+
+
+def test_a_pipeline_runs_in_order_and_hands_on(overlay_host: DisposableHost, folder: str) -> None:
+    done = execute(overlay_host, folder, "--pipeline", "--parallel", "2")
+    assert done.returncode == 0, said(done)
+    assert table(done) == {
+        "build": "success",
+        "test: [3.11]": "success",
+        "test: [3.12]": "success",
+        "odd": "failed, allowed",
+        "by hand": "manual",
+        "ends": "success",
+    }
+    logs = overlay_host.path(f"{folder}/.nspawn-runner")
+    log = next(logs.glob("test-3.12*/job.log")).read_text()
+    assert "made-1\n" in log
+    assert "version 4.2 on 3.12 2\n" in log
+    kept = logs / "build"
+    assert (kept / "artifacts/out/deep/file").read_text() == "made-1\n"
+    assert (kept / "artifacts/out/link").is_symlink()
+    assert sorted(path.name for path in (kept / "artifacts/out/deep").iterdir()) == ["file"]
+    assert (kept / "reports/r.xml").read_text() == "r\n"
+    status = overlay_host.run(["git", "status", "--porcelain"], cwd=folder).stdout
+    assert status == b""
+    assert not list(overlay_host.path("/var/lib/nspawn-runner/.build").glob("exec-*"))
+
+
+def test_a_failure_stops_what_follows_and_shows_its_log(overlay_host: DisposableHost) -> None:
+    pipeline = {
+        "default": {"image": "bookworm"},
+        "first": {
+            "stage": "build",
+            "script": ["echo broken here", "exit 7"],
+            "retry": 1,
+            "artifacts": {"paths": [".gitlab-ci.yml"], "when": "always"},
+        },
+        "second": {"stage": "test", "script": ["echo never"]},
+        "tidy": {"stage": "test", "script": ["echo tidied"], "when": "on_failure"},
+        "last": {"stage": "deploy", "script": ["echo last"], "when": "always"},
+    }
+    folder = project(overlay_host, "failing", pipeline)
+    done = execute(overlay_host, folder, "--pipeline")
+    text = done.stdout.decode()
+    assert done.returncode == 1, said(done)
+    assert "\nbroken here\n" in text
+    assert "try 2 follows" in text
+    assert table(done) == {"first": "failed", "second": "skipped", "tidy": "success", "last": "success"}
+    assert overlay_host.path(f"{folder}/.nspawn-runner/first/artifacts/.gitlab-ci.yml").exists()
+
+
+def test_one_job_with_what_it_needs_and_a_manual_one_by_name(overlay_host: DisposableHost, folder: str) -> None:
+    done = execute(overlay_host, folder, "by hand", "build", "--variable", "LEVEL=9")
+    assert done.returncode == 0, said(done)
+    assert "deployed 4.2" in overlay_host.path(f"{folder}/.nspawn-runner/by-hand/job.log").read_text()
+    done = execute(overlay_host, folder, "test: [3.11]", "--needs", "--variable", "LEVEL=8")
+    assert done.returncode == 0, said(done)
+    log = next(overlay_host.path(f"{folder}/.nspawn-runner").glob("test-3.11*/job.log")).read_text()
+    assert "made-8\n" in log
+
+
+def test_a_job_that_takes_too_long_is_ended(overlay_host: DisposableHost) -> None:
+    slow = {"slow": {"image": "bookworm", "script": ["sleep 100"], "timeout": "8s"}, "b": {"script": ["true"]}}
+    done = execute(overlay_host, project(overlay_host, "slow", slow), "slow", "b", "--image", "bookworm")
+    assert done.returncode == 1, said(done)
+    assert "took too long" in done.stdout.decode()
+
+
+def test_listing_checking_and_preview(overlay_host: DisposableHost, folder: str) -> None:
+    rows = json.loads(execute(overlay_host, folder, "--json").stdout)
+    assert [row["name"] for row in rows] == [
+        "build", "test: [3.11]", "test: [3.12]", "odd", "never", "by hand", "ends",
+    ]  # fmt: skip
+    assert [row["when"] for row in rows][-3:] == ["never", "manual", "on_success"]
+    assert all(row["can_run"] for row in rows)
+    assert execute(overlay_host, folder, "--check").returncode == 0
+    assert "image: bookworm" in execute(overlay_host, folder, "--preview", "odd").stdout.decode()
+    assert "by hand" in execute(overlay_host, f"{folder}/.git/..").stdout.decode()
+
+
+def test_the_folder_for_logs_may_not_be_a_link(overlay_host: DisposableHost) -> None:
+    """A project may come with one that leads to a folder of its user."""
+    pipeline = {"a": {"image": "bookworm", "script": ["true"]}, "b": {"image": "bookworm", "script": ["true"]}}
+    folder = project(overlay_host, "linked", pipeline)
+    overlay_host.run(["sh", "-c", "mkdir /root/private; ln -s /root/private .nspawn-runner"], cwd=folder)
+    done = execute(overlay_host, folder, "a", "b")
+    assert done.returncode == 1
+    assert ".nspawn-runner is not a folder" in said(done)
+    assert not list(Path(overlay_host.path("/root/private")).iterdir())
