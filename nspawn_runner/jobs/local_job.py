@@ -159,7 +159,7 @@ class _Stages:
         return self.ended(status)
 
     def sources(self) -> bytes:
-        packed = self.local.packed
+        packed, depth = self.local.packed, self.variables.get("GIT_DEPTH", "")
         return scripts.get_sources(
             _BUNDLE,
             self.local.project_dir,
@@ -168,6 +168,8 @@ class _Stages:
             tag=packed.tag,
             shallow=packed.shallow,
             strategy=self.variables.get("GIT_STRATEGY", "clone"),
+            remote=packed.remote,
+            depth=int(depth) if depth.isascii() and depth.isdigit() and len(depth) < 7 else 0,
         )
 
     def keep(self, kept: Artifacts) -> int:

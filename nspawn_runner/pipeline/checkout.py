@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import JobError
 from ..host import files, owners, process
 from ..host.owners import Owner
 from . import repository
-from .scripts import BUNDLE_REF
+from .scripts import BUNDLE_REF, OTHER_BRANCHES
+
+MAX_TAGS = 1000  # their names are arguments of git
 
 _AUTHOR = {"NAME": "nspawn-runner exec", "EMAIL": "exec@localhost"}
 _GITLINK = "160000"
@@ -26,7 +29,8 @@ _GITLINK = "160000"
 class Checkout(NamedTuple):
     """What the bundle holds: the commit, the ref's name, the branch or tag if known, and notes for the log.
 
-    ``shallow`` lists the commits whose parents are not in the bundle.
+    ``shallow`` lists the commits whose parents are not in the bundle; ``remote`` is the URL of origin, if any. The
+    tags of the history and the default branch are in it too, the latter below OTHER_BRANCHES.
     """
 
     sha: str
@@ -35,6 +39,7 @@ class Checkout(NamedTuple):
     tag: str | None
     shallow: tuple[str, ...]
     notes: tuple[str, ...]
+    remote: str = ""
 
 
 class _Source(NamedTuple):
@@ -70,11 +75,12 @@ def pack(folder: str, bundle: str, *, dirty: bool) -> Checkout:
         sha = made.commit_of_files(source, base) if whole or source is None else made.commit_of(source, base)
         notes = (*_project_notes(source), *made.notes(sha))
         made.git("update-ref", BUNDLE_REF, sha)
-        _write(bundle, made)
+        branch, tag = _names(folder, source, owner) if source else (None, None)
+        notes = (*notes, *_write_all(bundle, made, source, branch))
     finally:
         files.remove_tree(own)
-    branch, tag = _names(folder, source, owner) if source else (None, None)
-    return Checkout(sha, branch or tag or "HEAD", branch, tag, made.shallow, notes)
+    remote = repository.remote(folder, owner) if source else ""
+    return Checkout(sha, branch or tag or "HEAD", branch, tag, made.shallow, notes, remote)
 
 
 def _need_access(folder: str, owner: Owner | None) -> None:
@@ -90,11 +96,45 @@ def _need_access(folder: str, owner: Owner | None) -> None:
         ) from None
 
 
-def _write(bundle: str, made: _Own) -> None:
+def _write_all(bundle: str, made: _Own, source: _Source | None, branch: str | None) -> tuple[str, ...]:
+    """Write the bundle with the tags of its history and the default branch; return a note if they are not all here."""
+    others = _others(made, branch or "") if source and source.head and not source.prefix else []
+    if not others:
+        _write(bundle, made, [BUNDLE_REF])
+        return ()
+    try:
+        made.git("update-ref", "--stdin", stdin="".join(f"create {ref} {sha}\n" for sha, ref in others).encode())
+        _write(bundle, made, [BUNDLE_REF, *(ref for _, ref in others)])
+    except JobError:  # a partial or shallow clone may lack what they lead to
+        _write(bundle, made, [BUNDLE_REF])
+        return ("the tags and the default branch are not in the sources: parts of them are not here",)
+    return ()
+
+
+def _others(made: _Own, own: str) -> list[tuple[str, str]]:
+    """Return the commit and the name in the bundle of each tag of the history, and of the default branch.
+
+    Not of the branch ``own``, which is in the bundle already, nor where the names exclude each other.
+    """
+    asked = ["--merged=HEAD", f"--count={MAX_TAGS}", "--format=%(objectname) %(refname)", "refs/tags"]
+    listed, _ = repository.ask(made.folder, made.owner, "for-each-ref", *asked)
+    tags = [line.partition(" ")[::2] for line in (listed or b"").decode(errors="surrogateescape").splitlines()]
+    found = [(sha, ref) for sha, ref in tags if _is_object_id(sha)]
+    default = repository.default_branch(made.folder, made.owner)
+    excluded = f"{own}/".startswith(f"{default}/") or f"{default}/".startswith(f"{own}/")
+    if default and not excluded:
+        for place in (f"refs/remotes/origin/{default}", f"refs/heads/{default}"):
+            sha = repository.line(made.folder, made.owner, "rev-parse", "--quiet", "--verify", f"{place}^{{commit}}")
+            if _is_object_id(sha):
+                return [*found, (sha, f"{OTHER_BRANCHES}/{default}")]
+    return found
+
+
+def _write(bundle: str, made: _Own, refs: Sequence[str]) -> None:
     """Write the bundle into a file that we open: the project's owner has no access to its folder."""
     fd = os.open(bundle, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        made.git("bundle", "create", "--quiet", "-", BUNDLE_REF, stdout=fd)
+        made.git("bundle", "create", "--quiet", "-", *refs, stdout=fd)
         os.fchmod(fd, 0o644)
     finally:
         os.close(fd)

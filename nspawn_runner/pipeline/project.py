@@ -95,8 +95,8 @@ def read(folder: str) -> Project:
         sha=sha,
         branch=bare.git("symbolic-ref", "--quiet", "--short", "HEAD"),
         tag=bare.git(*tags) if sha else "",
-        default_branch=_default_branch(bare),
-        remote=without_credentials(bare.git("config", "--local", "--get", "remote.origin.url")),
+        default_branch=repository.default_branch(folder, owner),
+        remote=repository.remote(folder, owner),
         commit=_commit(bare, sha) if sha else CommitText(),
     )
 
@@ -111,11 +111,6 @@ def origin(url: str) -> Origin | None:
         return None
     port = re.match(r"https?://(?:[^/@]*@)?[^/:]+:(\d{1,5})/", url)
     return Origin(found[1].lower(), path, "http" if url.startswith("http:") else "https", port[1] if port else "")
-
-
-def without_credentials(url: str) -> str:
-    """Return ``url`` without a password or token in it."""
-    return re.sub(r"^(https?://)[^/@]*@", r"\1", url)
 
 
 def event(project: Project, name: str | None, target: str = "") -> Event:
@@ -141,15 +136,6 @@ def event(project: Project, name: str | None, target: str = "") -> Event:
         changed=changed,
         files=lambda: _files(project),
     )
-
-
-def _default_branch(project: Project) -> str:
-    name = project.git("symbolic-ref", "--quiet", "--short", "refs/remotes/origin/HEAD").removeprefix("origin/")
-    if name:
-        return name
-    listed = project.git("for-each-ref", "--format=%(refname)", "refs/remotes/origin/main", "refs/heads/main")
-    others = project.git("for-each-ref", "--format=%(refname)", "refs/remotes/origin/master", "refs/heads/master")
-    return "main" if listed else "master" if others else project.git("symbolic-ref", "--quiet", "--short", "HEAD")
 
 
 def _commit(project: Project, sha: str) -> CommitText:

@@ -7,6 +7,7 @@ the configuration names.
 from __future__ import annotations
 
 import os
+import re
 
 from ..host import process
 from ..host.owners import Owner
@@ -31,6 +32,23 @@ def ask(folder: str, owner: Owner | None, *arguments: str) -> tuple[bytes | None
 def line(folder: str, owner: Owner | None, *arguments: str) -> str:
     """Return the first line of git's answer about the repository, or an empty string."""
     return (ask(folder, owner, *arguments)[0] or b"").decode(errors="replace").partition("\n")[0]
+
+
+def remote(folder: str, owner: Owner | None) -> str:
+    """Return the URL of the remote origin without a password or token in it, empty if there is none."""
+    return re.sub(r"^(https?://)[^/@]*@", r"\1", line(folder, owner, "config", "--local", "--get", "remote.origin.url"))
+
+
+def default_branch(folder: str, owner: Owner | None) -> str:
+    """Return the branch that HEAD of origin names; else main or master if there is one, else the current branch."""
+    named = line(folder, owner, "symbolic-ref", "--quiet", "--short", "refs/remotes/origin/HEAD")
+    if named:
+        return named.removeprefix("origin/")
+    for name in ("main", "master"):
+        places = [f"refs/remotes/origin/{name}", f"refs/heads/{name}"]
+        if line(folder, owner, "for-each-ref", "--format=%(refname)", *places):
+            return name
+    return line(folder, owner, "symbolic-ref", "--quiet", "--short", "HEAD")
 
 
 def environment() -> dict[str, str]:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from .ci_job import CiJob
 from .headings import GREEN, painted
 
-# The only ref in the bundle of the sources.
+# The refs in the bundle of the sources: what is checked out, and other branches.
 BUNDLE_REF = "refs/heads/exec"
+OTHER_BRANCHES = "refs/others"
 
 # Some POSIX shells have no pipefail, and exit at an unknown option.
 _STRICT = ["set -e", "if (set -o pipefail) 2>/dev/null; then set -o pipefail; fi"]
@@ -32,11 +33,14 @@ def get_sources(
     tag: str | None = None,
     shallow: Sequence[str] = (),
     strategy: str = "clone",
+    remote: str = "",
+    depth: int = 0,
 ) -> bytes:
     """Return a script that clones the git ``bundle`` to ``project_dir`` and checks out ``sha``, detached as on GitLab.
 
     ``bundle`` is a path in the machine, ``shallow`` the commits whose parents are not in it. With the ``strategy``
-    (GIT_STRATEGY) "none" or "empty" the folder stays empty.
+    (GIT_STRATEGY) "none" or "empty" the folder stays empty. ``remote`` becomes the URL of origin; a ``depth``
+    (GIT_DEPTH) over 0 leaves only so many commits of the history.
     """
     folder = quoted(project_dir)
     lines = ["set -e", f"rm -rf -- {folder}", f"mkdir -p -- {folder}", f"cd -- {folder}"]
@@ -53,11 +57,26 @@ def get_sources(
     ]
     if shallow:
         lines.append(f"printf '%s\\n' {' '.join(quoted(commit) for commit in shallow)} >.git/shallow")
-    lines.append(f"git fetch --quiet --no-tags {quoted(bundle)} {quoted(f'+{BUNDLE_REF}:refs/remotes/origin/{ref}')}")
+    if remote:
+        lines.append(f"git remote add origin {quoted(remote)}")
+    refspecs = [f"+{BUNDLE_REF}:refs/remotes/origin/{ref}", f"+{OTHER_BRANCHES}/*:refs/remotes/origin/*"]
+    if depth > 0:
+        # A bundle cannot be fetched in part; a repository can.
+        place = ".git/exec-source"
+        lines.append(f"git init --quiet --bare{kind} {place}")
+        if shallow:
+            lines.append(f"cp .git/shallow {place}/shallow")
+        lines.append(f"git -C {place} fetch --quiet --no-tags {quoted(bundle)} '+refs/*:refs/*'")
+        lines.append(f'git fetch --quiet --depth={depth} "file://$PWD/{place}" {quoted(refspecs[0])}')
+        lines.append(f"rm -rf -- {place}")
+    else:
+        words = " ".join(quoted(spec) for spec in (*refspecs, "+refs/tags/*:refs/tags/*"))
+        lines.append(f"git fetch --quiet --no-tags {quoted(bundle)} {words}")
     lines.append(f"echo {quoted(f'Checking out {sha[:8]} as detached HEAD (ref is {ref})...')}")
     lines.append(f"git checkout --quiet --force --detach {quoted(sha)}")
     if tag is not None:
-        lines.append(f"git tag -- {quoted(tag)} {quoted(sha)}")
+        there = quoted(f"refs/tags/{tag}")
+        lines.append(f"git rev-parse --quiet --verify {there} >/dev/null || git tag -- {quoted(tag)} {quoted(sha)}")
     return _script([*lines, "exit 0"])
 
 

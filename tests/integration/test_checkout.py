@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from nspawn_runner.errors import JobError
-from nspawn_runner.pipeline import checkout, ci_file, scripts
+from nspawn_runner.errors import JobError, UsageError
+from nspawn_runner.pipeline import checkout, ci_file, predefined, scripts
+from nspawn_runner.pipeline import project as ci_project
 from nspawn_runner.pipeline.checkout import Checkout
+from nspawn_runner.pipeline.predefined import RunFacts
 
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],
@@ -46,7 +48,7 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-def clone(folder: Path, *, dirty: bool = False) -> tuple[Path, Checkout]:
+def clone(folder: Path, *, dirty: bool = False, depth: int = 0) -> tuple[Path, Checkout]:
     """Pack ``folder`` and run the script that gets the sources; return the clone."""
     place = folder.parent / f"out-{folder.name}"
     place.mkdir(exist_ok=True)
@@ -54,7 +56,14 @@ def clone(folder: Path, *, dirty: bool = False) -> tuple[Path, Checkout]:
     packed = checkout.pack(str(folder), str(bundle), dirty=dirty)
     project = place / "project"
     script = scripts.get_sources(
-        str(bundle), str(project), sha=packed.sha, ref=packed.ref, tag=packed.tag, shallow=packed.shallow
+        str(bundle),
+        str(project),
+        sha=packed.sha,
+        ref=packed.ref,
+        tag=packed.tag,
+        shallow=packed.shallow,
+        remote=packed.remote,
+        depth=depth,
     )
     done = subprocess.run(["bash"], input=script, env=ENVIRONMENT, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -445,3 +454,92 @@ def test_the_jobs_are_read_as_the_owner_of_the_folder(strangers: Path, secret: P
         with pytest.raises(JobError, match="Permission denied"):
             ci_file.load(str(strangers))
         file.unlink()
+
+
+def test_describe_and_merge_base_work_in_the_clone(repository: Path) -> None:
+    git(repository, "tag", "-a", "v1", "-m", "one", "HEAD^")
+    git(repository, "tag", "light")
+    git(repository, "remote", "add", "origin", "https://user:secret@gitlab.example.com/group/name.git")
+    git(repository, "checkout", "--quiet", "-b", "feature")
+    (repository / "file").write_text("four\n")
+    git(repository, "commit", "--quiet", "-am", "third")
+    git(repository, "tag", "elsewhere", "main")
+    git(repository, "checkout", "--quiet", "-b", "other")
+    (repository / "file").write_text("five\n")
+    git(repository, "commit", "--quiet", "-am", "not in the history of feature")
+    git(repository, "tag", "not-ours")
+    git(repository, "checkout", "--quiet", "feature")
+    project, packed = clone(repository)
+    assert git(project, "describe", "HEAD").startswith("v1-2-g")
+    assert git(project, "merge-base", "origin/main", "HEAD") == git(repository, "rev-parse", "main")
+    assert set(git(project, "tag").split()) == {"v1", "light", "elsewhere"}
+    assert git(project, "remote", "get-url", "origin") == "https://gitlab.example.com/group/name.git"
+    assert packed.remote == "https://gitlab.example.com/group/name.git"
+    shutil.rmtree(project.parent)
+    project, _ = clone(repository, depth=1)
+    assert git(project, "rev-list", "--count", "HEAD") == "1"
+    assert git(project, "rev-parse", "origin/feature") == packed.sha
+    shutil.rmtree(project.parent)
+    project, _ = clone(repository, dirty=True, depth=2)
+    assert git(project, "rev-list", "--count", "HEAD") == "2"
+
+
+def test_what_is_known_of_a_project_without_a_server(repository: Path) -> None:
+    git(repository, "remote", "add", "origin", "git@gitlab.example.com:group/sub/name.git")
+    git(repository, "update-ref", "refs/remotes/origin/main", "HEAD^")
+    known = ci_project.read(str(repository))
+    event = ci_project.event(known, None)
+    assert (known.branch, known.default_branch, event.described()) == ("main", "main", "push of main")
+    assert event.changed("") == ["file"]
+    assert event.changed("main") == ["file"]
+    assert sorted(event.files()) == [".gitignore", "file", "sub/inner"]
+    assert ci_project.event(known, "schedule").changed("") is None
+    run = RunFacts("1", "2", 0, "/builds", ".gitlab-ci.yml")
+    values = predefined.variables(known, event, run)
+    assert values["CI_PROJECT_PATH"] == "group/sub/name"
+    assert (values["CI_PROJECT_NAMESPACE"], values["CI_PROJECT_ROOT_NAMESPACE"]) == ("group/sub", "group")
+    assert (values["CI_SERVER_URL"], values["CI_REGISTRY_IMAGE"]) == (
+        "https://gitlab.example.com",
+        "registry.gitlab.example.com/group/sub/name",
+    )
+    assert (values["CI_COMMIT_TITLE"], values["CI_COMMIT_AUTHOR"]) == ("second", "t@t <t@t>")
+    assert values["CI_COMMIT_BEFORE_SHA"] == git(repository, "rev-parse", "HEAD^")
+    with pytest.raises(UsageError):
+        ci_project.event(known, "tag")
+    git(repository, "tag", "v1")
+    git(repository, "checkout", "--quiet", "--detach")
+    tagged = ci_project.event(ci_project.read(str(repository)), None)
+    assert (tagged.name, tagged.ref, tagged.is_tag) == ("tag", "v1", True)
+    assert ci_project.read(str(repository / "sub")).prefix == "sub/"
+    inner = ci_project.event(ci_project.read(str(repository / "sub")), "merge_request", "main")
+    assert inner.changed("") == []
+
+
+def test_a_project_is_found_from_its_subfolders(repository: Path, tmp_path: Path) -> None:
+    (repository / ".gitlab-ci.yml").write_text("a: {script: x}")
+    (repository / "sub/deep").mkdir()
+    assert ci_project.folder_of(str(repository / "sub/deep"), ".gitlab-ci.yml") == str(repository)
+    (tmp_path / "plain/sub").mkdir(parents=True)
+    (tmp_path / "plain/.gitlab-ci.yml").write_text("a: {script: x}")
+    assert ci_project.folder_of(str(tmp_path / "plain/sub"), ".gitlab-ci.yml") == str(tmp_path / "plain/sub")
+
+
+def test_what_is_asked_of_a_repository_runs_nothing_of_its_configuration(repository: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    program.chmod(0o755)
+    for key in ("gpg.program", "core.fsmonitor", "diff.external", "core.pager", "core.editor", "diff.x.textconv",
+                "filter.x.clean", "core.sshCommand", "remote.origin.uploadpack", "credential.helper",
+                 "alias.cat-file"):  # fmt: skip
+        git(repository, "config", key, str(program))
+    git(repository, "config", "log.showSignature", "true")
+    git(repository, "config", "remote.origin.url", f"ext::{program}")
+    (repository / ".gitattributes").write_text("* diff=x filter=x\n")
+    known = ci_project.read(str(repository))
+    event = ci_project.event(known, "merge_request", "main")
+    event.changed("")
+    event.changed("main")
+    event.files()
+    assert known.commit.message == "second\n"
+    assert not mark.exists()
