@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from . import environments, job_options, job_parts, only_except, rules
+from . import environments, job_options, job_parts, only_except, predefined_names, rules
 from . import keywords as ci_keywords
 from . import variables as ci_variables
 from .ci_job import CiJob
@@ -79,6 +79,9 @@ def read(resolver: Resolver, instance: Instance, around: Surroundings) -> CiJob:
     if not any(script):
         where = job["script"] if "script" in job else resolver.root[instance.base]
         raise UnknownName(wrong(where, f'the job "{instance.base}" has no script').what)
+    before = job_parts.commands(full.get("before_script"), "before_script")
+    after = job_parts.commands(full.get("after_script"), "after_script")
+    unset = predefined_names.unset((*before, *script, *after), values)
     needs, missing = job_options.needs(outcome.needs or job.get("needs"))
     allowed = job_options.allow_failure(job) or job_options.AllowedFailure(job_options.when(job) == "manual")
     retry = job_options.retry(full.get("retry"))
@@ -88,11 +91,11 @@ def read(resolver: Resolver, instance: Instance, around: Surroundings) -> CiJob:
         image=image,
         services=job_parts.services(full.get("services"), values),
         variables=tuple(values.items()),
-        before_script=job_parts.commands(full.get("before_script"), "before_script"),
+        before_script=before,
         script=script,
-        after_script=job_parts.commands(full.get("after_script"), "after_script"),
+        after_script=after,
         ignored=(*ignored, *details),
-        warnings=(*(text for key, text in ci_keywords.TOLD.items() if full.get(key)), *missing),
+        warnings=(*(text for key, text in ci_keywords.TOLD.items() if full.get(key)), *missing, *unset),
         when=outcome.when or job_options.when(job),
         allow_failure=allowed.any if outcome.allow_failure is None else outcome.allow_failure,
         allowed_codes=allowed.codes if outcome.allow_failure is None else frozenset(),

@@ -267,3 +267,49 @@ out: {stage: build, script: x, rules: [{if: $GONE}]}
 
 def test_matrix_values_keep_their_text() -> None:
     assert matrix.name_of("a", {"X": "3.10", "Y": "b c"}) == "a: [3.10, b c]"
+
+
+def test_an_image_named_by_an_unset_variable_is_an_error_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(JobError) as caught:
+        job(tmp_path, "job:\n  script: x\n  image: $IMG:1\n")
+    assert caught.value.lines()[0] == '.gitlab-ci.yml:3: the image "$IMG:1" needs IMG, which is not set'
+    with pytest.raises(JobError, match="its variables are empty"):
+        job(tmp_path, "variables: {IMG: ''}\njob: {script: x, image: $IMG}\n")
+    assert job(tmp_path, "job: {script: x, image: '$IMG:1'}\n", IMG="deb").image == "deb:1"
+
+
+def test_what_only_a_server_has_is_told_in_one_warning_each(tmp_path: Path) -> None:
+    text = (
+        "job:\n  id_tokens: {T: {aud: x}}\n  secrets: {S: {vault: x}}\n  release: {tag_name: v}\n"
+        "  needs: [{project: a/b, job: c, ref: main}]\n"
+        "  script: ['echo $CI_JOB_TOKEN ${CI_PROJECT_ID} $CI_COMMIT_TAG ${CI_PIPELINE_URL:-x} $CI_JOB_NAME']\n"
+    )
+    warnings = job(tmp_path, text).warnings
+    assert len(warnings) == 5
+    assert "not set here, as only a GitLab server knows them: CI_JOB_TOKEN, CI_PROJECT_ID (" in warnings[-1]
+    assert "the project a/b" in warnings[-2]
+
+
+# https://docs.gitlab.com/ci/yaml/#environment and lib/gitlab/slug/environment.rb
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ("production", {"NAME": "production", "SLUG": "production", "TIER": "production", "ACTION": "start"}),
+        ("{name: review/$B, url: 'https://$CI_ENVIRONMENT_SLUG.example.com'}",
+         {"NAME": "review/x", "TIER": "development", "SLUG": "review-x-", "URL": "https://review-x-"}),
+        ("{name: qa, action: stop, deployment_tier: staging}", {"ACTION": "stop", "TIER": "staging", "SLUG": "qa"}),
+        ("{name: 1st}", {"SLUG": "env-1st-", "TIER": "other"}),
+    ],
+)  # fmt: skip
+def test_an_environment_gives_its_variables(tmp_path: Path, environment: str, expected: dict[str, str]) -> None:
+    read = job(tmp_path, f"variables: {{B: x}}\njob: {{script: x, environment: {environment}}}\n")
+    values = dict(read.variables)
+    for name, text in expected.items():
+        assert values[f"CI_ENVIRONMENT_{name}"].startswith(text), name
+    assert len(values["CI_ENVIRONMENT_SLUG"]) <= 24
+
+
+def test_an_environment_that_cannot_be(tmp_path: Path) -> None:
+    for environment in ("{name: a, kind: b}", "{name: a, action: jump}", "{name: 3}"):
+        with pytest.raises(JobError, match="environment"):
+            job(tmp_path, f"job: {{script: x, environment: {environment}}}\n")
