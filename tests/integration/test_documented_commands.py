@@ -41,6 +41,10 @@ ELSEWHERE = {
         "it takes minutes; test_samples.py makes these images",
     "nspawn-runner chroot-maintenance ansible": "it takes minutes; test_samples.py makes these images",
     "nspawn-runner exec role": "test_samples.py runs it",
+    "sudo nspawn-runner exec 'test: [3.11, pg]'": "test_local_pipeline.py runs a job of a matrix",
+    "sudo nspawn-runner exec --pipeline --event merge_request --target main": "the jobs here are in none",
+    "sudo nspawn-runner exec --include-map group/ci=$HOME/src/ci --include-map https://example.com=$HOME/src/web":
+        "test_includes.py has such folders",
     "nspawn-runner exec role --variable WEB_PORT=99999": "test_samples.py runs it",
     "nspawn-runner chroot-export bookworm - | ssh other 'cat > bookworm.tar'": "it needs another host",
     "nspawn-runner chroot-rollback bookworm 20250601T101500Z": "a generation has another name on each host",

@@ -12,6 +12,7 @@ from disposable_host import CHECKOUT, STATE_FOLDER, DisposableHost
 from nspawn_runner import cli
 
 PAGE = (CHECKOUT / "docs/nspawn-runner.8").read_text().replace("\\-", "-")
+PROJECT = "/root/paper"
 PLAYBOOK = "- hosts: all\n  tasks: []\n"
 
 
@@ -45,7 +46,8 @@ def printed(overlay_host: DisposableHost) -> dict[str, list[dict[str, Any]]]:
     """What each verb prints where there is something to tell."""
     host = overlay_host
     leftover = f"{STATE_FOLDER}/.overlays/run-77"
-    host.run(["mkdir", "-p", "/etc/nspawn-runner", f"{leftover}/upper"])
+    host.run(["mkdir", "-p", "/etc/nspawn-runner", f"{leftover}/upper", PROJECT])
+    host.path(f"{PROJECT}/.gitlab-ci.yml").write_text("a: {script: x}\n")
     host.path("/etc/nspawn-runner/paper.yaml").write_text(PLAYBOOK)
     found = {}
     try:
@@ -53,7 +55,7 @@ def printed(overlay_host: DisposableHost) -> dict[str, list[dict[str, Any]]]:
             job.prepare()
             for verb in sorted(documented()):
                 dry = ["--dry-run"] if verb == "chroot-maintenance" else []
-                done = host.run([TOOL, verb, "--json", *dry], check=False)
+                done = host.run([TOOL, verb, "--json", *dry], cwd=PROJECT, check=False)
                 assert done.returncode in ({0, 1, 2} if verb == "doctor" else {0}), done.stderr.decode()
                 found[verb] = json.loads(done.stdout)
     finally:
