@@ -53,9 +53,10 @@ def _row(entry: RosterEntry, settings: Settings, *, forced: bool) -> ListedJob:
     job = entry.job
     if job is None:
         return ListedJob(entry.name, entry.stage, "", None, "", False, False, entry.problem)
-    reason = ""
+    reason = job.problem
     try:
-        job_image.find(job.image or settings.default_image, settings, as_named=forced)
+        if not reason:
+            job_image.find(job.image or settings.default_image, settings, as_named=forced)
     except Error as error:
         reason = error.what
     needs = None if job.needs is None else tuple(need.job for need in job.needs)

@@ -32,6 +32,7 @@ class CiJob(NamedTuple):
     ``ignored`` are keywords that mean nothing locally, ``warnings`` what a person should know of the job. ``when`` is
     "never" if its rules keep it out of the pipeline. ``allow_failure`` tells whether any failure is allowed,
     ``allowed_codes`` which exit statuses are. ``needs`` and ``dependencies`` are None where the job does not say.
+    ``problem`` tells what keeps it from running as things are before any job has run.
     """
 
     name: str
@@ -53,3 +54,4 @@ class CiJob(NamedTuple):
     retry: int = 0
     retry_when: frozenset[str] = frozenset()
     timeout_seconds: int | None = None
+    problem: str = ""

@@ -141,7 +141,7 @@ class _Reader:
             return [
                 part for path in paths if (part := self.read_included(project, path, entry, chain, given)) is not None
             ]
-        found = self.read_included(project, entry.local, entry, chain, given)
+        found = self.read_included(project, entry.local, entry, chain, given) if entry.local else None
         if found is not None:
             return [found]
         if entry.unset:

@@ -108,6 +108,6 @@ def _path(node: Node, location: str, unset: tuple[str, ...]) -> str:
     path = location.lstrip("/")
     if ".." in path.split("/") or "\0" in path:
         raise wrong(node, f'the include "{location}" leads out of the repository')
-    if not path.endswith((".yml", ".yaml")) and not unset:
+    if not path.endswith((".yml", ".yaml")) and not (unset and not path):
         raise wrong(node, f'the include "{location}" must end in .yml or .yaml')
     return path

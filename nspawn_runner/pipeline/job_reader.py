@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from . import environments, job_options, job_parts, only_except, predefined_names, rules
+from ..errors import JobError
+from . import environments, job_options, job_parts, matrix, only_except, predefined_names, rules
 from . import keywords as ci_keywords
 from . import variables as ci_variables
 from .ci_job import CiJob
@@ -32,8 +33,8 @@ class Surroundings(NamedTuple):
     """What a job meets in its run: the event, and variables from around the file.
 
     ``predefined`` are below those of the file, ``given`` above them; ``workflow`` are those of workflow:rules.
-    ``handed_on`` are variables of other jobs, above the file's. ``image`` replaces the file's. Without ``event``
-    no rule is evaluated.
+    ``handed_on`` are variables of other jobs, above the file's; before those ran, ``is_early``, an image may still lack
+    one. ``image`` replaces the file's. Without ``event`` no rule is evaluated.
     """
 
     event: Event | None = None
@@ -43,6 +44,7 @@ class Surroundings(NamedTuple):
     has_workflow_rules: bool = False
     image: str | None = None
     handed_on: Mapping[str, str] = {}
+    is_early: bool = False
 
 
 def read(resolver: Resolver, instance: Instance, around: Surroundings) -> CiJob:
@@ -50,7 +52,7 @@ def read(resolver: Resolver, instance: Instance, around: Surroundings) -> CiJob:
 
     Only what this job uses is checked.
     """
-    job = keywords_of(resolver, instance.base)
+    job = _with_matrix(keywords_of(resolver, instance.base), instance)
     ignored = ci_keywords.check_job(instance.base, job)
     inherited = _inherited(resolver, job)
     ignored += tuple(key for key in ci_keywords.check_default(inherited, inherited) if key not in job)
@@ -71,8 +73,14 @@ def read(resolver: Resolver, instance: Instance, around: Surroundings) -> CiJob:
     )
     asked, details = job_parts.image(full.get("image"))
     image = around.image
+    problem = ""
     if image is None and asked is not None:
-        image = job_parts.image_name(asked, values)
+        try:
+            image = job_parts.image_name(asked, values)
+        except JobError as error:
+            if not around.is_early:
+                raise
+            problem = error.what
     if image is not None:
         values = {"CI_JOB_IMAGE": image, **values}
     script = job_parts.commands(job.get("script"), "script")
@@ -105,7 +113,15 @@ def read(resolver: Resolver, instance: Instance, around: Surroundings) -> CiJob:
         retry=retry.most,
         retry_when=retry.when,
         timeout_seconds=job_options.timeout(full.get("timeout")),
+        problem=problem,
     )
+
+
+def _with_matrix(job: dict[str, Node], instance: Instance) -> dict[str, Node]:
+    """Return the keywords with ``$[[ matrix.NAME ]]`` in ``needs`` replaced by the values of this job of a matrix."""
+    if not instance.variables or "needs" not in job:
+        return job
+    return {**job, "needs": matrix.filled(job["needs"], instance.variables)}
 
 
 def keywords_of(resolver: Resolver, name: str) -> dict[str, Node]:

@@ -5,6 +5,7 @@ Names and limits: https://docs.gitlab.com/ci/yaml/#parallel and lib/gitlab/ci/co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from itertools import product
 from math import prod
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from .values import Node, kind, wrong
 
 MAX_PARALLEL = 200  # GitLab's limit
+_OF_MATRIX = re.compile(r"\$\[\[\s{0,9}matrix\.([\w-]{1,200})\s{0,9}\]\]")
 
 
 class Instance(NamedTuple):
@@ -49,6 +51,17 @@ def combinations(matrix: Node) -> list[dict[str, str]]:
 def name_of(base: str, values: Mapping[str, str]) -> str:
     """Return the name of the job of a matrix with these values."""
     return f"{base}: [{', '.join(values.values())}]"
+
+
+def filled(node: Node, values: Mapping[str, str]) -> Node:
+    """Return ``node`` with ``$[[ matrix.NAME ]]`` in its texts replaced by ``values``; unknown names stay."""
+    if isinstance(node.value, list):
+        return node._replace(value=[filled(item, values) for item in node.value])
+    if isinstance(node.value, dict):
+        return node._replace(value={key: filled(item, values) for key, item in node.value.items()})
+    if not isinstance(node.value, str):
+        return node
+    return node._replace(value=_OF_MATRIX.sub(lambda found: values.get(found[1], found[0]), node.value))
 
 
 def _of_matrix(name: str, parallel: Node, keywords: Mapping[str, Node]) -> list[Instance]:

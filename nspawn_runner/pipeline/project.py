@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 from ..errors import JobError, UsageError
@@ -124,8 +125,14 @@ def event(project: Project, name: str | None, target: str = "") -> Event:
     is_tag = name == "tag"
     found = origin(project.remote)
 
+    # Every rule of every job may ask.
+    @cache
     def changed(compare_to: str) -> Sequence[str] | None:
         return _changed(project, name, compare_to, target or project.default_branch)
+
+    @cache
+    def there() -> Sequence[str]:
+        return _files(project)
 
     return Event(
         name,
@@ -134,7 +141,7 @@ def event(project: Project, name: str | None, target: str = "") -> Event:
         is_tag=is_tag,
         project_path=found.path if found else "",
         changed=changed,
-        files=lambda: _files(project),
+        files=there,
     )
 
 

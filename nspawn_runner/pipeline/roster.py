@@ -100,7 +100,7 @@ def make(
 ) -> Roster:
     """Return the jobs of ``pipeline`` for ``event``; raises JobError for what concerns all of them."""
     stages = pipeline.stages()
-    reader = pipeline.reader(event, predefined, given, image)
+    reader = pipeline.reader(event, predefined, given, image)._replace(is_early=True)
     found: list[RosterEntry] = []
     for base in pipeline.jobs:
         found += _entries(pipeline, base, reader)

@@ -23,6 +23,7 @@ CALLS = {
     "chroot-login": "chroot-login bookworm -- sleep 60",
     "chroot-maintenance": "chroot-maintenance paper",
     "exec": "exec job",
+    "exec of several": "exec job other --parallel 2",
     "doctor": "doctor --job",
     "gc": "gc",
 }
@@ -36,7 +37,9 @@ def ready(overlay_host: DisposableHost) -> Iterator[DisposableHost]:
     """A host with what the calls need: a job, an archive, an image with a playbook; folders that stay are there."""
     host = overlay_host
     host.run(["mkdir", "-p", "/root/ctrl", "/etc/nspawn-runner"])
-    host.path("/root/ctrl/.gitlab-ci.yml").write_text("job: {image: bookworm, script: [sleep 60]}\n")
+    host.path("/root/ctrl/.gitlab-ci.yml").write_text(
+        "job: {image: bookworm, script: [sleep 60]}\nother: {image: bookworm, script: [sleep 60]}\n"
+    )
     host.run([TOOL, "chroot-export", "bookworm", "/root/whole.tar"])
     host.run([TOOL, "chroot-clone", "bookworm", "paper"])
     host.path("/etc/nspawn-runner/paper.yaml").write_text(PLAYBOOK)

@@ -146,6 +146,17 @@ def test_listing_checking_and_preview(overlay_host: DisposableHost, folder: str)
     assert "by hand" in execute(overlay_host, f"{folder}/.git/..").stdout.decode()
 
 
+def test_from_a_subfolder_and_with_variables_of_a_file(overlay_host: DisposableHost) -> None:
+    pipeline = {"job": {"image": "bookworm", "script": ["echo got $A; git describe; git merge-base origin/main HEAD"]}}
+    folder = project(overlay_host, "nested", pipeline)
+    overlay_host.run(["mkdir", "--parents", "deep/er"], cwd=folder)
+    overlay_host.run(["sh", "-c",
+     "git -c user.name=a -c user.email=a@b.c tag -a -m x v7; echo A=file > a.env"], cwd=folder)
+    done = execute(overlay_host, f"{folder}/deep/er", "job", "--variables-file", f"{folder}/a.env")
+    assert done.returncode == 0, said(done)
+    assert "\ngot file\nv7\n" in done.stdout.decode()
+
+
 def test_the_folder_for_logs_may_not_be_a_link(overlay_host: DisposableHost) -> None:
     """A project may come with one that leads to a folder of its user."""
     pipeline = {"a": {"image": "bookworm", "script": ["true"]}, "b": {"image": "bookworm", "script": ["true"]}}

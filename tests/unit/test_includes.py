@@ -183,6 +183,7 @@ def test_variables_in_paths(tmp_path: Path) -> None:
     pipeline = load(tmp_path, "include: ci/$OTHER.yml\nown: {script: x}", variables={"OS": "linux"})
     assert pipeline.jobs == ("own",)
     assert "variables that are not set (OTHER)" in pipeline.notices.lines()[0]
+    assert load(tmp_path, "include: $OTHER\nown: {script: x}").jobs == ("own",)
 
 
 def test_wildcards_that_match_nothing_include_nothing(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nspawn_runner.errors import Error
-from nspawn_runner.jobs import local_job
+from nspawn_runner.jobs import job_image, local_job
 from nspawn_runner.jobs.local_job import LocalJob
 from nspawn_runner.pipeline import artifact_choice, ci_file, job_options, lint, preview, roster, rules
 from nspawn_runner.pipeline import keywords as ci_keywords
@@ -20,6 +20,7 @@ from nspawn_runner.pipeline.checkout import Checkout
 from nspawn_runner.pipeline.ci_file import Pipeline
 from nspawn_runner.pipeline.ci_job import Artifacts
 from nspawn_runner.pipeline.event import SOURCES, Event
+from nspawn_runner.settings.tables import Settings
 
 FOLDER = Path(__file__).parent / "pipelines"
 CHECKOUT = Path(__file__).parents[2]
@@ -120,6 +121,14 @@ def test_any_file_gives_a_plan_or_a_clear_error(
     order = {entry.name: number for number, entry in enumerate(found.entries)}
     for entry in found.entries:
         assert all(each.name in order for each in found.needed(entry))
+
+
+def test_the_image_of_the_command_line_is_above_the_settings(tmp_path: Path) -> None:
+    for name in ("mine", "theirs"):
+        (tmp_path / name / "usr").mkdir(parents=True)
+    mapped = Settings(state_folder=str(tmp_path), images={"mine": "theirs"})
+    assert job_image.find("mine", mapped).name == "theirs"
+    assert job_image.find("mine", mapped, as_named=True).name == "mine"
 
 
 # https://docs.gitlab.com/ci/yaml/#artifactspaths and the runner's own matching

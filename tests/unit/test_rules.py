@@ -313,3 +313,28 @@ def test_an_environment_that_cannot_be(tmp_path: Path) -> None:
     for environment in ("{name: a, kind: b}", "{name: a, action: jump}", "{name: 3}"):
         with pytest.raises(JobError, match="environment"):
             job(tmp_path, f"job: {{script: x, environment: {environment}}}\n")
+
+
+def test_an_image_may_come_from_a_variable_that_another_job_hands_on(tmp_path: Path) -> None:
+    text = "job: {script: x, image: $BUILT}\n"
+    entry = listed(tmp_path, text).entries[0]
+    assert entry.job
+    assert "needs BUILT, which is not set" in entry.job.problem
+    pipeline = ci_file.load(str(tmp_path))
+    assert pipeline.job("job", handed_on={"BUILT": "deb:1"}).image == "deb:1"
+    values = dict(pipeline.job("job", {"BUILT": "given"}, handed_on={"BUILT": "deb:1"}).variables)
+    assert values["BUILT"] == "given"
+
+
+def test_needs_of_a_matrix_follow_that_of_the_job(tmp_path: Path) -> None:
+    """https://docs.gitlab.com/ci/yaml/matrix_expressions/."""
+    text = """
+build: {stage: build, script: x, parallel: {matrix: [{ARCH: [a, b]}]}}
+job:
+  script: x
+  parallel: {matrix: [{ARCH: [a, b]}]}
+  needs: [{job: build, parallel: {matrix: [{ARCH: "$[[ matrix.ARCH ]]"}]}}]
+"""
+    found = listed(tmp_path, text)
+    names = [[each.name for each in found.needed(entry)] for entry in found.entries[2:]]
+    assert names == [["build: [a]"], ["build: [b]"]]
