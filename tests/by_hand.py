@@ -85,8 +85,9 @@ class Job:
         payload: Any = None,
         env: Mapping[str, str] | None = None,
         settings: str | None = None,
+        tool: str | Path = TOOL,
     ) -> None:
-        self.host = host
+        self.host, self.tool = host, tool
         self.id = job_id if job_id is not None else str(next(Job._ids))
         self.machine = f"run-{self.id}"
         self.unit = f"nspawn-runner-{self.machine}.service"
@@ -108,7 +109,7 @@ class Job:
 
     def argv(self, verb: str, *arguments: str | Path) -> list[str | Path]:
         """Return the command line of a stage."""
-        return [TOOL, *self.options, verb, *self.by_id, *arguments]
+        return [self.tool, *self.options, verb, *self.by_id, *arguments]
 
     def call(self, verb: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Done:
         """Call a stage and return how it ended."""

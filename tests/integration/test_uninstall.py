@@ -1,41 +1,18 @@
 # ruff: noqa: S607
 """uninstall leaves the host as it was before the tool came, and does nothing where somebody still uses it."""
 
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from by_hand import TOOL, Job, difference, lines_of, payload
+from by_hand import TOOL, Job, difference, payload
 from disposable_host import CHECKOUT, STATE_FOLDER, DisposableHost
+from inventory import inventory
 
 METRICS = "/var/lib/node-exporter/nspawn-runner.prom"
 SETTINGS = f'keep_failed = "2h"\n[metrics]\nfile = "{METRICS}"\n'
 SETTINGS_FILE = "/etc/nspawn-runner/nspawn-runner.toml"
-# What a host has; without what the host's own daemons write meanwhile, and what is each process's own.
-INVENTORY = """
-find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/log/journal -o -path /run/log \\
-    -o -path /run/systemd/journal -o -path /var/lib/systemd/timesync -o -path /var/cache/ldconfig \\) -prune -o -print |
-    sed 's/^/file /'
-find /run -xdev ! -path '/run/log/*' ! -path '/run/systemd/journal/*' ! -path '/run/systemd/units/*' \\
-    ! -path '/run/udev/*' | sed 's/^/run /'
-find /var/lib/nspawn-runner | sed 's/^/state /'
-systemctl list-units --all --plain --no-legend --full --type=service,timer,slice,mount | cut -d ' ' -f 1 |
-    sed 's/^/unit /'
-systemctl list-unit-files --plain --no-legend | sed 's/^/unit file /'
-ip -brief link | cut -d ' ' -f 1 | sed 's/^/link /'
-ip rule | sed 's/^/rule /'
-ip route | sed 's/^/route /'
-nft list ruleset | sed 's/^/nft /'
-cut -d ' ' -f 4,5 /proc/self/mountinfo | sed 's/^/mount /'
-find /sys/fs/cgroup -type d | sed 's/^/cgroup /'
-"""
-# systemd's own, which stays once it was wanted, and how the tests come in.
-OTHERS = re.compile(
-    r"(machine\.slice|systemd-machined\.service|/var/lib/systemd/timers|/entered\.scope/\w+|io\.systemd\.Machine\w*"
-    r"|/run/systemd/(machines?|transient|nspawn(/[a-z-]+)?))$"
-)
 
 
 @pytest.fixture(params=[("bookworm", "btrfs"), ("trixie", "xfs")], ids="-".join)
@@ -44,10 +21,6 @@ def fresh(request: pytest.FixtureRequest, job_image: Path) -> Iterator[Disposabl
     suite, state = request.param
     with DisposableHost(suite=suite, state=state) as host:
         yield host
-
-
-def inventory(host: DisposableHost) -> list[str]:
-    return [line for line in lines_of(host, INVENTORY) if not OTHERS.search(line)]
 
 
 def tool(host: DisposableHost, *arguments: str) -> subprocess.CompletedProcess[bytes]:
