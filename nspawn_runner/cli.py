@@ -41,6 +41,7 @@ VERBS = {
     "login": "login",
     "gc": "gc",
     "doctor": "doctor",
+    "setup": "setup",
     "uninstall": "uninstall",
     "toml": "runner_toml",
 }

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..doctor.timers import TIMERS
 from ..errors import Error, HostError
-from ..host import files, locks, process, systemd, trees
+from ..host import files, locks, systemd, trees
 from ..images import store
+from ..installation import host_files
 from ..machines import network_removal, orphans, records, stop
 from ..output import note, say
 from ..settings import paths
@@ -23,17 +23,15 @@ if TYPE_CHECKING:
 
 HELP = "remove all that the tool has made on this host"
 DESCRIPTION = """Removes what nspawn-runner has made on this host: the images with all their generations, caches, the
-roots of failed jobs, logs, metrics, the network of machines and the timers. Without --yes it only lists them. It does
-nothing while machines run or images change: stop gitlab-runner first, or the next job makes it all again.
+roots of failed jobs, logs, metrics, the network of machines, and what setup put in place: timers, manual pages,
+completion. Without --yes it only lists them. It does nothing while machines run or images change: stop gitlab-runner
+first, or the next job makes it all again.
 
-What is not its own stays: settings and playbooks in /etc/nspawn-runner, the section in gitlab-runner's config.toml, the
-program itself. Forwarding stays on until the next boot of the host.
+What is not its own stays: settings and playbooks in /etc/nspawn-runner, the section in gitlab-runner's config.toml
+(setup --undo removes that), the program itself. Forwarding stays on until the next boot of the host.
 
     nspawn-runner uninstall
     nspawn-runner uninstall --yes"""
-
-_UNITS = "/etc/systemd/system"
-_STAMPS = "/var/lib/systemd/timers"
 
 
 class Part(NamedTuple):
@@ -93,11 +91,8 @@ def _refuse_in_use(state_folder: str) -> None:
 
 def _parts(settings: Settings) -> Iterator[Part]:
     """Yield what exists, in the order of removal: first what calls us, last what machines depend on."""
-    for timer in TIMERS:
-        units = (timer.unit, f"{timer.unit[:-6]}.service")
-        paths = [f"{_UNITS}/{unit}" for unit in units] + [f"{_STAMPS}/stamp-{timer.unit}"]
-        if any(map(os.path.lexists, paths)):
-            yield Part(timer.unit, partial(_remove_timer, units, paths))
+    if placed := host_files.removable():
+        yield Part(", ".join(placed), host_files.remove)
     state = settings.state_folder
     for machine in sorted(orphans.names(state)):
         yield Part(f"what is left of {machine}", partial(_remove_machine, machine, state))
@@ -111,14 +106,6 @@ def _parts(settings: Settings) -> Iterator[Part]:
         yield Part(LOG_FOLDER, partial(files.remove_tree, LOG_FOLDER))
     if settings.metrics.file and os.path.isfile(settings.metrics.file):
         yield Part(settings.metrics.file, partial(files.remove_file, settings.metrics.file))
-
-
-def _remove_timer(units: tuple[str, str], paths: list[str]) -> None:
-    process.run(["systemctl", "disable", "--quiet", "--now", units[0]], check=False)
-    for path in paths:
-        files.remove_file(path)
-    process.run(["systemctl", "daemon-reload"])
-    process.run(["systemctl", "reset-failed", "--quiet", *units], check=False)  # they need not have failed
 
 
 def _remove_machine(machine: str, state_folder: str) -> None:

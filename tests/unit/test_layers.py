@@ -16,6 +16,7 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["commands"],
+    ["installation"],
     ["maintenance", "doctor"],
     ["jobs"],
     ["gitlab", "pipeline", "images", "machines"],
