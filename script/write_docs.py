@@ -2,7 +2,7 @@
 """Write what the documents say of the settings from what nspawn_runner/settings says; with --check only compare.
 
 Written are the table in docs/settings.md, the variables of machines in docs/playbooks.md, the keys of profiles in
-docs/profiles.md, the keys in docs/nspawn-runner.toml.5, and docs/nspawn-runner.toml.
+docs/profiles.md, the keys in docs/nspawn-runner.toml.5, docs/nspawn-runner.toml, and the manual pages in docs/man.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(CHECKOUT))
+sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "script")]
+
+import manual_pages  # noqa: E402
 
 from nspawn_runner.settings import policy, profiles, schema, tables  # noqa: E402
 from nspawn_runner.settings.schema import SETTINGS, Setting  # noqa: E402
@@ -173,8 +175,15 @@ DOCUMENTS: dict[str, Callable[[str], str]] = {
 
 
 def stale() -> list[str]:
-    """Return the documents that do not say what the schema says."""
-    return [name for name, write in DOCUMENTS.items() if write(text := (CHECKOUT / name).read_text()) != text]
+    """Return the documents that do not say what the code says, and pages of what is no more."""
+    found = [name for name, write in DOCUMENTS.items() if write(text := (CHECKOUT / name).read_text()) != text]
+    there = {f"{manual_pages.FOLDER}/{path.name}": path.read_text() for path in _pages()}
+    wanted = manual_pages.pages()
+    return found + sorted(name for name in {*there, *wanted} if there.get(name) != wanted.get(name))
+
+
+def _pages() -> Iterator[Path]:
+    return (CHECKOUT / manual_pages.FOLDER).glob("*.[1-9]")
 
 
 def main() -> int:
@@ -186,6 +195,11 @@ def main() -> int:
     for name, write in DOCUMENTS.items():
         path = CHECKOUT / name
         path.write_text(write(path.read_text()))
+    # Last: they are made from documents.
+    for old in _pages():
+        old.unlink()
+    for name, text in manual_pages.pages().items():
+        (CHECKOUT / name).write_text(text)
     return 0
 
 

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError, UsageError, printable
-from ..gitlab import config_toml, installed_runner
+from ..gitlab import installed_runner
 from ..host import files, process
 from ..images import store
 from ..images.ansible import playbooks
@@ -19,6 +19,7 @@ from ..output import note
 if TYPE_CHECKING:
     import argparse
 
+    from ..gitlab import config_toml
     from ..settings.tables import Settings
 
 HELP = "make this host ready for a project of GitLab, or undo that"
@@ -136,6 +137,8 @@ def _make_image(tool: str, args: argparse.Namespace, state_folder: str) -> None:
 
 
 def _runner(tool: str, token: str, args: argparse.Namespace, settings: Settings) -> config_toml.Runner:
+    from ..gitlab import config_toml  # which loads a library that no other step needs
+
     return config_toml.Runner(
         tool=tool,
         state_folder=settings.state_folder,
@@ -149,6 +152,8 @@ def _runner(tool: str, token: str, args: argparse.Namespace, settings: Settings)
 
 def _add_section(runner: config_toml.Runner, args: argparse.Namespace) -> bool:
     """Bring config.toml to have the ``runner``, shown and asked for before; return False if the answer was no."""
+    from ..gitlab import config_toml
+
     path = os.path.realpath(installed_runner.CONFIG_FILE)
     before = runner_sections.read(path)
     section = config_toml.section(runner)

@@ -34,9 +34,9 @@ class Kind(NamedTuple):
 _KINDS = (
     Kind("packaging/*.service", "share/nspawn-runner/*.service", _UNITS),
     Kind("packaging/*.timer", "share/nspawn-runner/*.timer", _UNITS),
-    Kind("docs/*.5", "share/man/man5/nspawn-runner*.5", f"{_PAGES}/man5"),
-    Kind("docs/*.7", "share/man/man7/nspawn-runner*.7", f"{_PAGES}/man7"),
-    Kind("docs/*.8", "share/man/man8/nspawn-runner*.8", f"{_PAGES}/man8"),
+    Kind("docs/**/*.5", "share/man/man5/nspawn-runner*.5", f"{_PAGES}/man5"),
+    Kind("docs/**/*.7", "share/man/man7/nspawn-runner*.7", f"{_PAGES}/man7"),
+    Kind("docs/**/*.8", "share/man/man8/nspawn-runner*.8", f"{_PAGES}/man8"),
 )
 
 
@@ -74,7 +74,7 @@ def sample_playbook(image: str) -> str:
 
 def _sources() -> Iterator[tuple[str, str]]:
     for kind in _KINDS:
-        found = glob(f"{_ABOVE}/{kind.checkout}") or glob(f"{sys.prefix}/{kind.prefix}")
+        found = glob(f"{_ABOVE}/{kind.checkout}", recursive=True) or glob(f"{sys.prefix}/{kind.prefix}")
         yield from ((path, kind.target) for path in sorted(found))
 
 

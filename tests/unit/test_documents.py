@@ -1,5 +1,6 @@
 """README.md, the pages in docs and the manual pages say what the code does."""
 
+import argparse
 import importlib
 import json
 import re
@@ -21,6 +22,7 @@ SETTINGS = (CHECKOUT / "docs/settings.md").read_text()
 COMMANDS = (CHECKOUT / "docs/commands.md").read_text()
 PAGE = CHECKOUT / "docs/nspawn-runner.8"
 SETTINGS_PAGE = CHECKOUT / "docs/nspawn-runner.toml.5"
+GENERATED = sorted((CHECKOUT / "docs/man").glob("*.[1-9]"))
 SAMPLE = (CHECKOUT / "docs/nspawn-runner.toml").read_text()
 
 
@@ -145,12 +147,22 @@ def test_files_that_are_linked_to_are_there(page: str) -> None:
 
 
 @pytest.mark.starts_processes
-@pytest.mark.parametrize("page", [PAGE, SETTINGS_PAGE], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [PAGE, SETTINGS_PAGE, *GENERATED], ids=lambda page: page.name)
 def test_manual_page_has_no_warnings(page: Path) -> None:
-    groff = shutil.which("groff")
-    require(groff is not None, "groff is not installed: script/setup installs it")
-    shown = subprocess.run([groff or "", "-man", "-ww", "-z", page], capture_output=True, text=True, check=True)
-    assert shown.stderr == ""
+    for argv in (["groff", "-man", "-ww", "-z"], ["mandoc", "-T", "lint", "-W", "warning"]):
+        require(shutil.which(argv[0]) is not None, f"{argv[0]} is not installed: script/setup installs it")
+        shown = subprocess.run([*argv, page], capture_output=True, text=True, check=False)
+        assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("verb", sorted({*cli.VERBS} - {"gitlab-config"}))
+def test_page_of_a_verb_has_all_its_options(verb: str) -> None:
+    page = (CHECKOUT / f"docs/man/nspawn-runner-{verb}.8").read_text().replace("\\-", "-")
+    parser = argparse.ArgumentParser()
+    cli._command(verb).add_arguments(parser)
+    options = [name for action in parser._actions for name in action.option_strings]
+    assert [name for name in options if f"\\fB{name}\\fR" not in page] == []
+    assert ".SH EXIT STATUS" in page
 
 
 def test_tests_that_security_names_are_there() -> None:
