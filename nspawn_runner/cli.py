@@ -116,11 +116,32 @@ class _OfUnit:
         self.machine, self.entry = arguments[1], entry
 
 
+def _complete(words: Sequence[str]) -> int:
+    """Tell a shell which words may follow: completion calls us for that."""
+    import argparse
+
+    _load_site_packages()
+
+    def parser(verb: str) -> argparse.ArgumentParser:
+        found = argparse.ArgumentParser()
+        _command(verb).add_arguments(found)
+        return found
+
+    def helps() -> dict[str, str]:
+        return {verb: _command(verb).HELP for verb in VERBS}
+
+    typed = SimpleNamespace(words=words, verbs=VERBS, helps=helps, parser=parser)
+    settings = _settings(SimpleNamespace(verb="doctor", config=None))  # type: ignore[arg-type]
+    return _command("complete").main(typed, settings)  # type: ignore[arg-type]
+
+
 def _command(verb: str) -> Command:
     return cast("Command", import_module(f".commands.{VERBS.get(verb, verb)}", __package__))
 
 
 def _run(arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["complete"]:
+        return _complete(arguments[1:])
     try:
         args = plain_call(arguments) or parse(arguments)
     except SystemExit:  # after --help or --version

@@ -26,7 +26,7 @@ find /sys/fs/cgroup -type d | sed 's/^/cgroup /'
 # systemd's own, which stays once it was wanted, and how the tests come in.
 OTHERS = re.compile(
     r"(machine\.slice|systemd-machined\.service|/var/lib/systemd/timers|/entered\.scope/\w+|io\.systemd\.Machine\w*"
-    r"|/run/systemd/(machines?|transient|nspawn(/[a-z-]+)?))$"
+    r"|/run/systemd/(machines?|transient|nspawn(/[a-z-]+)?|ask-password-block(/[\d:]+)?))$"
 )
 
 

@@ -20,7 +20,7 @@ _ABOVE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file_
 _UNITS = "/etc/systemd/system"
 _STAMPS = "/var/lib/systemd/timers"
 _USUAL_TOOL = "/usr/local/bin/nspawn-runner"  # as the units of packaging/ call it
-_PAGES = "/usr/local/share/man"
+_SHARE = "/usr/local/share"
 
 
 class Kind(NamedTuple):
@@ -34,9 +34,24 @@ class Kind(NamedTuple):
 _KINDS = (
     Kind("packaging/*.service", "share/nspawn-runner/*.service", _UNITS),
     Kind("packaging/*.timer", "share/nspawn-runner/*.timer", _UNITS),
-    Kind("docs/**/*.5", "share/man/man5/nspawn-runner*.5", f"{_PAGES}/man5"),
-    Kind("docs/**/*.7", "share/man/man7/nspawn-runner*.7", f"{_PAGES}/man7"),
-    Kind("docs/**/*.8", "share/man/man8/nspawn-runner*.8", f"{_PAGES}/man8"),
+    Kind("docs/**/*.5", "share/man/man5/nspawn-runner*.5", f"{_SHARE}/man/man5"),
+    Kind("docs/**/*.7", "share/man/man7/nspawn-runner*.7", f"{_SHARE}/man/man7"),
+    Kind("docs/**/*.8", "share/man/man8/nspawn-runner*.8", f"{_SHARE}/man/man8"),
+    Kind(
+        "packaging/completion/bash/nspawn-runner",
+        "share/bash-completion/completions/nspawn-runner",
+        f"{_SHARE}/bash-completion/completions",
+    ),
+    Kind(
+        "packaging/completion/zsh/_nspawn-runner",
+        "share/zsh/site-functions/_nspawn-runner",
+        f"{_SHARE}/zsh/site-functions",
+    ),
+    Kind(
+        "packaging/completion/fish/nspawn-runner.fish",
+        "share/fish/vendor_completions.d/nspawn-runner.fish",
+        f"{_SHARE}/fish/vendor_completions.d",
+    ),
 )
 
 

@@ -103,7 +103,7 @@ def test_there_is_no_circle() -> None:
 
 def test_commands_are_the_verbs() -> None:
     there = {path.stem for path in modules() if path.parent.name == "commands"} - {"__init__"}
-    assert there == {*cli.VERBS.values(), "join", "reap"}
+    assert there == {*cli.VERBS.values(), "complete", "join", "reap"}
     for path in (PACKAGE / "commands").glob("*.py"):
         assert not {each for each in imported_modules(path) if each.startswith("commands.")}, path
 
