@@ -169,7 +169,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     from .settings import cache, load, tables
 
     try:
-        found = load.load(args.config, cache.loads)
+        return load.load(args.config, cache.loads)
     except Error as error:
         if args.verb not in {"cleanup", "doctor"}:
             raise
@@ -177,11 +177,6 @@ def _settings(args: argparse.Namespace) -> Settings:
         if args.verb == "cleanup":
             _tell(error)
         return tables.Settings()
-    if not found.packages.proxy:
-        return found
-    from .settings import package_proxy
-
-    return package_proxy.opened(found)
 
 
 def plain_call(arguments: Sequence[str]) -> argparse.Namespace | None:

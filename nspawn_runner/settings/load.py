@@ -37,9 +37,10 @@ def load(path: str | None = None, read_toml: Callable[[str], dict[str, Any]] | N
             facts="" if changeable == [file] else f"so can their folder {changeable[0]}, where they can be replaced",
             advice=f"fix it: chown root {changeable[0]}; chmod go-w {changeable[0]}",
         )
+    from . import package_proxy
     from .parse import parse  # with the schema, which a stage without a settings file does not need
 
-    return parse(content, file, read_toml)
+    return package_proxy.opened(parse(content, file, read_toml))
 
 
 def _is_others(status: os.stat_result) -> bool:
