@@ -138,6 +138,8 @@ def main(args: argparse.Namespace, settings: Settings) -> int:
     """Run the jobs, or show what there is; return the status of the job's script or of the pipeline."""
     if args.part:
         return _part(args.part, settings)
+    if args.parallel is not None and args.parallel < 1:
+        raise UsageError("--parallel takes a number from 1")
     known = _known(args, settings)
     for line in known.pipeline.notices.lines():
         warn(line)
@@ -207,6 +209,8 @@ def _chosen(known: Known) -> list[str]:
             raise JobError(f"there is no stage {stage}", advice=f"stages: {', '.join(listed.stages)}")
         found |= dict.fromkeys(each.name for each in listed.entries if each.stage == stage and each.is_in)
     if args.pipeline:
+        for line in lint.problems(known.pipeline, listed, known.event, known.variables(), known.given):
+            warn(f"GitLab would not take it: {printable(line)}")
         workflow = known.pipeline.workflow(known.event, known.variables(), known.given)
         if not workflow.allowed:
             raise JobError(f"workflow: its rules make no pipeline for a {known.event.described()}")

@@ -85,6 +85,10 @@ class _Pipeline:
                 self.wait(running)
         finally:
             self.stop()
+        for track in self.tracks.values():
+            if track.state is State.WAITING:  # nothing runs that it could wait for
+                track.state, track.why = State.FAILED, "waits for itself, by way of what it needs"
+                self.tell(track)
         self.tell_end(time.monotonic() - began)
         return outcomes.status_of({track.state for track in self.tracks.values()})
 

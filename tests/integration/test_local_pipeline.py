@@ -134,6 +134,17 @@ def test_a_job_that_takes_too_long_is_ended(overlay_host: DisposableHost) -> Non
     assert "took too long" in done.stdout.decode()
 
 
+def test_what_cannot_end_is_no_success(overlay_host: DisposableHost) -> None:
+    circle = {"a": {"script": ["true"], "needs": ["b"]}, "b": {"script": ["true"], "needs": ["a"]}}
+    folder = project(overlay_host, "circle", circle)
+    done = execute(overlay_host, folder, "--pipeline")
+    assert done.returncode == 1
+    assert table(done) == {"a": "failed", "b": "failed"}
+    assert "jobs need each other in a circle: a, b" in said(done)
+    assert execute(overlay_host, folder, "--check").returncode == 1
+    assert execute(overlay_host, folder, "a", "b", "--parallel", "0").returncode == 2
+
+
 def test_listing_checking_and_preview(overlay_host: DisposableHost, folder: str) -> None:
     rows = json.loads(execute(overlay_host, folder, "--json").stdout)
     assert [row["name"] for row in rows] == [
