@@ -67,6 +67,8 @@ class Resolver:
         if not isinstance(node.value, Reference):
             return node
         path = node.value.path
+        if not path:
+            raise wrong(node, "!reference needs a list of strings: [job, keyword, ...]")
         shown = f"!reference [{', '.join(path)}]"
         if path in chain:
             raise wrong(node, f"{shown} refers back to itself")

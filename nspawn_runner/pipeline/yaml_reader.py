@@ -161,7 +161,7 @@ class _Builder:
         else:
             children = node.value if isinstance(node.value, list) else []
         if frame.reference:
-            node = node._replace(value=_reference(node, children))
+            node = node._replace(value=_reference(children))
         size = 1 + sum(child.size for child in children)
         if size > MAX_VALUES:
             raise wrong(node, f"the aliases here expand to more than {MAX_VALUES} values")
@@ -219,11 +219,10 @@ def _merged(key: Node, node: Node) -> list[dict[str, Node]]:
     return mappings[::-1]
 
 
-def _reference(node: Node, children: list[Node]) -> Reference:
+def _reference(children: list[Node]) -> Reference:
+    """Return what the list names; one that is not of strings names nothing, which the job that uses it says."""
     path = tuple(child.value for child in children if isinstance(child.value, str))
-    if not path or len(path) < len(children):
-        raise wrong(node, "!reference needs a list of strings: [job, keyword, ...]")
-    return Reference(path)
+    return Reference(path if len(path) == len(children) else ())
 
 
 def _scalar(event: Any, node: Node) -> Value:

@@ -275,6 +275,13 @@ def test_only_the_first_of_two_documents_is_read_unless_it_is_a_header(tmp_path:
     assert ":3: a second part" in pipeline.notices.lines()[0]
 
 
+def test_a_reference_that_names_nothing_matters_only_to_its_job(tmp_path: Path) -> None:
+    pipeline = load(tmp_path, ".a: [x]\ngood: {script: x}\nbad: {script: x, services: [!reference [.a, 0]]}\n")
+    assert pipeline.job("good").script == ("x",)
+    with pytest.raises(JobError, match=":3: !reference needs a list of strings"):
+        pipeline.job("bad")
+
+
 def test_mistakes_of_one_job_do_not_stop_the_others(tmp_path: Path) -> None:
     pipeline = load(
         tmp_path, "good: {script: [x]}\nodd: {scirpt: [x]}\nstray: 3\nbad: {script: {a: b}}\nr: {script: x, rules: 3}\n"
