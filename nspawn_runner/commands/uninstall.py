@@ -91,8 +91,8 @@ def _refuse_in_use(state_folder: str) -> None:
 
 def _parts(settings: Settings) -> Iterator[Part]:
     """Yield what exists, in the order of removal: first what calls us, last what machines depend on."""
-    if placed := host_files.removable():
-        yield Part(", ".join(placed), host_files.remove)
+    if host_files.removable():
+        yield Part("timers, manual pages and completion", host_files.remove)
     state = settings.state_folder
     for machine in sorted(orphans.names(state)):
         yield Part(f"what is left of {machine}", partial(_remove_machine, machine, state))

@@ -44,7 +44,7 @@ def timers(context: Context) -> Iterator[Finding]:
             text = f"{timer.unit} is not enabled: {timer.work}"
             install = "" if state == "disabled" else f"cp {_UNITS}/{timer.unit[:-6]}.* /etc/systemd/system/; "
             if install and not os.path.isdir(_UNITS):  # pip installs no units
-                yield warning(text, advice=f"copy {timer.unit} and its service from packaging/ of the checkout")
+                yield warning(text, advice="nspawn-runner setup brings it")
                 continue
             yield warning(text, f"{install}systemctl daemon-reload; systemctl enable --now {timer.unit}")
 

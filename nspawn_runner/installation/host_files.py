@@ -7,7 +7,6 @@ has its own in /usr, and beside its program there are none.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from glob import glob
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from ..errors import HostError
 from ..host import files, process
 
 _ABOVE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_PREFIX = _ABOVE.rpartition("/lib/python")[0]  # of pip; empty where the program came otherwise
 _UNITS = "/etc/systemd/system"
 _STAMPS = "/var/lib/systemd/timers"
 _USUAL_TOOL = "/usr/local/bin/nspawn-runner"  # as the units of packaging/ call it
@@ -83,13 +83,14 @@ def wanted(tool: str) -> list[HostFile]:
 
 def sample_playbook(image: str) -> str:
     """Return the path of the sample playbook of ``image``; empty if there is none."""
-    places = (f"{_ABOVE}/playbooks", f"{sys.prefix}/share/nspawn-runner/playbooks")
+    places = (f"{_ABOVE}/playbooks", f"{_PREFIX}/share/nspawn-runner/playbooks")
     return next((path for place in places if os.path.isfile(path := f"{place}/{image}.yaml")), "")
 
 
 def _sources() -> Iterator[tuple[str, str]]:
     for kind in _KINDS:
-        found = glob(f"{_ABOVE}/{kind.checkout}", recursive=True) or glob(f"{sys.prefix}/{kind.prefix}")
+        found = glob(f"{_ABOVE}/{kind.checkout}", recursive=True)
+        found += glob(f"{_PREFIX}/{kind.prefix}") if _PREFIX else []
         yield from ((path, kind.target) for path in sorted(found))
 
 

@@ -104,6 +104,10 @@ def test_it_installs_and_jobs_run(installed: DisposableHost) -> None:
     for timer in TIMERS:
         assert text(host, "systemctl", "is-enabled", timer) == "enabled\n"
         assert text(host, "systemctl", "is-active", timer) == "active\n"
+    # Nothing is left for setup to put in place.
+    assert host.run([TOOL, "setup", "--print"]).stderr == b""
+    assert b"chroot-login" in host.run([TOOL, "complete", "chroot-lo"]).stdout
+    host.run(["test", "-e", "/usr/share/man/man8/nspawn-runner-setup.8.gz"])
     host.run(["systemctl", "start", *(timer.replace(".timer", ".service") for timer in TIMERS)])
     assert SETTINGS_FILE in text(host, "dpkg-query", "--show", "--showformat=${Conffiles}", "nspawn-runner")
     wrong = [line for line in text(host, "sh", "-c", f"{TOOL} doctor --job || :").splitlines() if "failed" in line[:8]]
