@@ -16,6 +16,8 @@ from inventory import inventory
 
 from nspawn_runner import __version__
 
+# With the builder's tree, which is made once.
+pytestmark = pytest.mark.timeout(1200)
 TOOL = "/usr/bin/nspawn-runner"
 SETTINGS_FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 TREES = "/usr/lib/nspawn-runner"
@@ -37,7 +39,7 @@ def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     require_host()
     folder = tmp_path_factory.mktemp("dist")
     argv = [CHECKOUT / "packaging/build", request.param, "--output", folder]
-    built = subprocess.run(argv, stdout=subprocess.PIPE, check=True, timeout=500)
+    built = subprocess.run(argv, stdout=subprocess.PIPE, check=True, timeout=1000)
     return Package(request.param, Path(built.stdout.decode().strip()))
 
 
@@ -180,6 +182,8 @@ def test_remove_keeps_and_purge_leaves_nothing(
     if state_folder != STATE_FOLDER:  # the root of this host is an overlay, on which no other can lie
         host.run(["mkdir", "--mode=0700", f"{STATE_FOLDER}/other", state_folder])
         host.run(["mount", "--bind", f"{STATE_FOLDER}/other", state_folder])
+        known = ["systemctl", "is-active", "srv-machines.mount"]
+        wait_until(lambda: host.run(known, check=False).returncode == 0)
     apt(host, "--version")
     before = everything(host)
     apt(host, "install", path)
