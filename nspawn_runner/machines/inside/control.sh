@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # In the machine of a service: runs one command for the job, as root, and passes on what it writes as it comes.
 # Called by systemd for each connection of the job's network, which is its standard input and output. The first line of
 # each is TOKEN, then:
@@ -21,9 +22,9 @@ run() {
     trap 'rm -rf "$work"' EXIT
     head --bytes="$length" > "$work/in"
     printf %s "$1" | base64 --decode > "$work/script"
-    : > "$work/out" > "$work/err"
+    touch "$work/out" "$work/err"
     # Ends when the command does; what that leaves running may keep its files.
-    sleep infinity < /dev/null > /dev/null 2>&1 &
+    sleep infinity > /dev/null 2>&1 &
     running=$!
     echo "$running" > "$work/running"
     echo "${work##*.}"
