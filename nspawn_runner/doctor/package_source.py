@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
+from ..machines import network
 from ..settings import package_proxy
 from . import Context, Finding, ok, warning
 
@@ -22,14 +23,32 @@ def packages(context: Context) -> Iterator[Finding]:
             yield ok("packages come through no proxy; jobs fetch them anew each time")
         return
     where = f"{proxy.host}:{proxy.port}"
+    if not proxy.is_here and _is_ours(proxy.host):
+        yield warning(
+            f"the proxy for packages, {where}, is on this host by an address that machines do not reach",
+            advice='write proxy = "auto", or "http://localhost:PORT", in the settings',
+        )
+        return
+    own = context.own.network
+    via = network.gateway(network.with_subnet(own)).partition("/")[0] if network.is_up(own.bridge) else proxy.host
     try:
-        socket.create_connection((proxy.host, proxy.port), _SECONDS).close()
+        socket.create_connection((via if proxy.is_here else proxy.host, proxy.port), _SECONDS).close()
     except OSError as error:
         start = "systemctl restart apt-cacher-ng" if word == package_proxy.AUTO else ""
         advice = "" if start else "see packages.proxy in the settings"
         yield warning(f"the proxy for packages, {where}, does not answer: {error}", start, advice=advice)
         return
     yield ok(f"packages come through the proxy {where}")
+
+
+def _is_ours(host: str) -> bool:
+    """Return whether ``host`` is an address of this host: one that a socket can be bound to."""
+    try:
+        with socket.socket() as trial:
+            trial.bind((host, 0))
+    except OSError:
+        return False
+    return True
 
 
 CHECKS = (packages,)

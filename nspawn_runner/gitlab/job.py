@@ -68,9 +68,9 @@ def from_environment(environ: Mapping[str, str], *, job_id: str | None = None) -
 def made_up_id(number: int = 0) -> str:
     """Return an id for a job that GitLab does not know: the time, then our process's number and the job's ``number``.
 
-    Jobs that one process starts in the same second have different numbers.
+    Jobs that one process starts in the same second have different numbers, below 1000.
     """
-    return f"{int(time.time())}{(os.getpid() + number) % 100000:05d}"
+    return f"{int(time.time())}{os.getpid():07d}{number:03d}"
 
 
 def checked_id(text: str, source: str) -> str:

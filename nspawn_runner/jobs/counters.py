@@ -65,7 +65,7 @@ def load(path: str) -> Counters:
         stages={name: int(_number(data, "stages", name)) for name in _TIMES},
         waiting={job: _number(data, "waiting", job) for job in times},
         buckets={name: _buckets(data, name) for name in _TIMES},
-        disk={kind: int(_number(data, "disk", kind)) for kind in DISK if _number(data, "disk", kind)},
+        disk={kind: int(_number(data, "disk", kind)) for kind in DISK if kind in _table(data, "disk")},
     )
 
 
@@ -76,7 +76,7 @@ def count(counters: Counters, ended: EndedStage, now: float) -> None:
     """
     if ended.stage in STAGES:
         _count_time(counters, ended.stage, ended.seconds)
-    if ended.stage == "config" and ended.queued_seconds is not None:  # the only stage that no job has twice
+    if ended.stage == "prepare" and ended.result == SUCCESS and ended.queued_seconds is not None:  # once for each job
         _count_time(counters, QUEUE, ended.queued_seconds)
     if ended.stage in {"config", "prepare"} and ended.job:
         if ended.result == SYSTEM_FAILURE:
@@ -107,14 +107,17 @@ def give_up_waiting(counters: Counters, now: float) -> None:
 
 
 def _buckets(data: dict[str, Any], name: str) -> list[int]:
-    table = data.get("buckets")
-    values = table.get(name) if isinstance(table, dict) else None
+    values = _table(data, "buckets").get(name)
     if not isinstance(values, list) or len(values) != len(BUCKETS):
         return [0] * len(BUCKETS)
     return [value if isinstance(value, int) and 0 <= value < 1e15 else 0 for value in values]
 
 
+def _table(data: dict[str, Any], name: str) -> dict[str, Any]:
+    table = data.get(name)
+    return table if isinstance(table, dict) else {}
+
+
 def _number(data: dict[str, Any], table: str, key: str) -> float:
-    values = data.get(table)
-    value = values.get(key) if isinstance(values, dict) else None
+    value = _table(data, table).get(key)
     return value if isinstance(value, int | float) and 0 <= value < 1e15 else 0

@@ -35,9 +35,9 @@ def of_job(job: Job, limits: Limits, settings: Settings) -> Amounts:
 
 
 def with_services(own: Amounts, limits: Limits, settings: Settings) -> Amounts:
-    """Return what a job and its services may use together: what the machine of the job has, or what it had unasked.
+    """Return what a job and its services may use together: the larger of the job's own limits and those of its image.
 
-    A job that asks for less means its own machine.
+    A job that lowers its limits lowers those of its own machine.
     """
     unasked = resolved(limits, settings.state_folder)
     return own._replace(**{name: max(getattr(own, name), getattr(unasked, name)) for name in amounts.NUMBERS})

@@ -19,7 +19,7 @@ from ..output import human_age, human_size, say
 _EVIDENCE_SECONDS = 5
 # Short, as the runner waits for a stage that it stops.
 _STOPPED_SECONDS = 1
-_FOLLOW_SECONDS = 1
+_FOLLOW_SECONDS, _JOURNAL_SECONDS = 1, 3
 
 
 class MayBeLast(Protocol):
@@ -96,36 +96,39 @@ def tell_end(record: Record) -> None:
 
 @contextmanager
 def _journals(record: Record) -> Iterator[None]:
-    """Pass on what the journals of the job's services get, while the block lasts; at its end what is still missing."""
+    """Pass on what the journals of the job's services get while the block lasts, and the rest at its end."""
     from threading import Event, Thread
 
     over = Event()
 
     def follow() -> None:
         while not over.wait(_FOLLOW_SECONDS):
-            _tell_journals(record)
+            _tell_journals(record, over.is_set)
 
     thread = Thread(target=follow)
     thread.start()
+    stopped = False
     try:
         yield
-        over.set()
-        thread.join()
-        _tell_journals(record)
+    except Cancelled:
+        stopped = True  # the runner waits for us
+        raise
     finally:
         over.set()
         thread.join()  # as long as one question takes
+        if not stopped:
+            _tell_journals(record, lambda: False)
 
 
-def _tell_journals(record: Record) -> None:
-    """Pass on what the journals of the job's services have got since the last time."""
+def _tell_journals(record: Record, is_over: Callable[[], bool]) -> None:
+    """Pass on what the journals of the job's services have got since the last time, until ``is_over`` is true."""
     from ..machines import evidence
 
-    deadline = time.monotonic() + _STOPPED_SECONDS
     with _unasked():
         for service in records.of_services(record.machine):
-            lines = evidence.new_lines(service, seconds=deadline - time.monotonic())
-            say(*(f"[service:{service.service}] {line}" for line in lines))
+            if not is_over():
+                lines = evidence.new_lines(service, seconds=_JOURNAL_SECONDS)
+                say(*(f"[service:{service.service}] {line}" for line in lines))
 
 
 def wants_journals(value: str | None) -> bool:

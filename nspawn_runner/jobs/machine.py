@@ -64,7 +64,10 @@ def boot(
         environment=job_image.environment(image, settings),
         owner=owner,
     )
-    if own.keep_builds and (scope := _scope(job, own)):
+    # Whose job it is a project could make up otherwise.
+    if own.keep_builds and job.trusted and (scope := _scope(job, own)):
+        # Another image may have another user of that name.
+        scope += f"-{image.name}" if own.user not in {"", "root"} else ""
         planned = planned._replace(claim_builds=partial(caches.claim_builds, settings.state_folder, scope))
     if not wanted:
         return entry.in_machine(start.start(planned))

@@ -146,7 +146,7 @@ def start_all(planned: Plan, wanted: Sequence[JobService], job: Job, settings: S
         for each, machine in begun:
             try:
                 up.append(readiness.ServiceMachine(name_of(each), machine.finish(), each.offer))
-            except HostError as error:
+            except (HostError, JobError) as error:
                 warn(f"service {name_of(each)} did not start: {'; '.join(error.lines())}")
                 say(*error.evidence)
                 stop.remove(machine.record)
@@ -179,6 +179,7 @@ def _plan(place: int, wanted: JobService, job: Job, planned: Plan, settings: Set
         owner=planned.owner,
         names=planned.names,
         token=planned.token,
+        ceiling=planned.ceiling,
         service=plan.Service(
             name=name_of(wanted),
             of_job=of_job,

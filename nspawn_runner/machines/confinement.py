@@ -56,6 +56,12 @@ def nspawn_options(profile: Profile, record: Record) -> list[str]:
     return options
 
 
+def builds_option(record: Record) -> list[str]:
+    """Return the option of systemd-nspawn that binds the folder for the machine's builds, where it is the host's."""
+    idmap = ":idmap" if record.user_namespace else ""
+    return [f"--bind={record.builds}:{record.builds_dir}{idmap}"] if record.builds else []
+
+
 def boot_words(profile: Profile) -> list[str]:
     """Return the words for a machine's command line by which its systemd does what ``profile`` says."""
     return [f"systemd.wants={_NSPAWN_MOUNT}"] if profile.nspawn else []

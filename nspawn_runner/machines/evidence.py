@@ -44,6 +44,7 @@ done
 
 
 _NEW_LINES = 1000
+_OUR_UNITS = ("evidence-", "ready-", "control@")
 # The machine keeps the place; what is left out for its length is not asked for again.
 _ASK_NEW = f"""
 journalctl --quiet --no-pager --output=short --lines={_NEW_LINES} --cursor-file=/run/nspawn-runner.journal
@@ -170,7 +171,9 @@ def new_lines(record: Record, *, seconds: float) -> list[str]:
     It may take ``seconds``.
     """
     said = _said(record.machine, _ASK_NEW, [], seconds)
-    return [plain(line) for line in said.splitlines()][-_NEW_LINES:]
+    # What systemd says of this question and others of ours is no news.
+    told = [line for line in said.splitlines() if not any(f"nspawn-runner-{ours}" in line for ours in _OUR_UNITS)]
+    return [plain(line) for line in told][-_NEW_LINES:]
 
 
 def write_journal(record: Record, path: str) -> None:

@@ -57,6 +57,7 @@ def _argv(record: Record, profile: Profile, unit: str, command: Sequence[str], *
         *backends.named(record.backend).command(record),
         *options.kept_options(record.machine, on_terminal=on_terminal),
         *confinement.nspawn_options(profile, record),
+        *confinement.builds_option(record),
         *(command or _shell(record)),
     ]
     return systemd.run_argv(
@@ -70,7 +71,8 @@ def _argv(record: Record, profile: Profile, unit: str, command: Sequence[str], *
             # What started in the root would not hear anything else.
             "KillMode=mixed",
             "KillSignal=SIGKILL",
-            *confinement.confinement(profile, record),
+            # The slice of a job with services is gone.
+            *confinement.confinement(profile, record._replace(slice="machine.slice")),
             *limits.unit_properties(record.limits),
         ],
     )

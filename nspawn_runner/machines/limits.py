@@ -77,8 +77,10 @@ class Counts(NamedTuple):
 
 def counts(record: Record) -> Counts:
     """Return the counts of the machine of ``record`` now."""
-    group = record.group
-    return Counts(cgroups.oom_kills(group), cgroups.refused_tasks(group))
+    refused = cgroups.refused_tasks(record.group)
+    if record.slice_group:  # from Linux 6.11 on it counts where the limit is
+        refused += cgroups.refused_tasks(record.slice_group)
+    return Counts(cgroups.oom_kills(record.group), refused)
 
 
 def reached(record: Record, before: Counts, *, failed: bool) -> tuple[str, ...]:
@@ -90,9 +92,9 @@ def reached(record: Record, before: Counts, *, failed: bool) -> tuple[str, ...]:
     texts = []
     if now.oom_kills > before.oom_kills:
         peak = cgroups.memory_peak_bytes(record.group)
-        texts.append(_out_of_memory(record.limits, now.oom_kills - before.oom_kills, peak))
+        texts.append(_out_of_memory(record, now.oom_kills - before.oom_kills, peak))
     if now.refused_tasks > before.refused_tasks:
-        texts.append(f"task limit reached: {_tasks(record.limits)}; no process or thread could be started")
+        texts.append(f"task limit reached: {_tasks(record)}; no process or thread could be started")
     if failed and (text := _full_disk(record)):
         texts.append(text)
     return tuple(texts)
@@ -105,7 +107,7 @@ def end_by_limit(record: Record, end: End, kills_before: int = 0) -> str:
     if end.result == "timeout" and end.at >= record.created + seconds:
         return f"its time was over: limit {_word(seconds)} seconds"
     if end.result == "oom-kill" or (end.result != "success" and end.oom_kills > kills_before):
-        return _out_of_memory(record.limits, end.oom_kills - kills_before, end.memory_peak_bytes)
+        return _out_of_memory(record, end.oom_kills - kills_before, end.memory_peak_bytes)
     return ""
 
 
@@ -114,19 +116,40 @@ def why_nothing_starts(record: Record) -> str:
     there = cgroups.tasks(record.group)
     # A script takes a few processes before its first line.
     if there + 3 >= record.limits.tasks_max:
-        return f"task limit reached: {_tasks(record.limits)}, and {there} there are"
+        return f"task limit reached: {_tasks(record)}, and {there} there are"
+    return used_up_together(record)
+
+
+def used_up_together(record: Record) -> str:
+    """Return what a job and its services have used up together, so that none of them can start; empty if nothing."""
+    if not record.slice_group:
+        return ""
+    if cgroups.oom_kills(record.slice_group):
+        return f"the job and its services ran out of memory: limit {_amount(record.memory_together)}"
+    there = cgroups.tasks(record.slice_group)
+    if there + 3 >= record.tasks_together:
+        return f"task limit reached: {_tasks(record)}, and {there} there are"
     return ""
 
 
-def _out_of_memory(limits: Amounts, kills: int, peak_bytes: int) -> str:
-    limit = limits.memory_max
+def _out_of_memory(record: Record, kills: int, peak_bytes: int) -> str:
+    limit, together = record.limits.memory_max, record.memory_together if record.slice_group else UNLIMITED
     peak = f", peak {shown_bytes(peak_bytes)}" if peak_bytes else ""
     what = f"limit {shown_bytes(limit)}" if limit != UNLIMITED else "the host has no more"
+    if together != UNLIMITED:
+        own = "" if together <= limit else f"{what}, and "
+        what = f"{own}limit {shown_bytes(together)} for the job and its services"
     return f"out of memory: {what}{peak}; processes killed: {max(kills, 1)}"
 
 
-def _tasks(limits: Amounts) -> str:
-    return f"the job may have {_word(limits.tasks_max)} processes and threads"
+def _tasks(record: Record) -> str:
+    if record.slice_group and record.tasks_together <= record.limits.tasks_max:
+        return f"the job and its services may have {_word(record.tasks_together)} processes and threads"
+    return f"the job may have {_word(record.limits.tasks_max)} processes and threads"
+
+
+def _amount(limit: float) -> str:
+    return INFINITY if limit == UNLIMITED else shown_bytes(limit)
 
 
 def _full_disk(record: Record) -> str:

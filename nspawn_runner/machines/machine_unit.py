@@ -18,13 +18,13 @@ START_SECONDS = 90
 
 def command(record: Record, plan: Plan) -> list[str]:
     """Return what the unit runs: systemd-nspawn with all of its options, behind what bounds its control group."""
-    profile, idmap = plan.profile, ":idmap" if record.user_namespace else ""
+    profile = plan.profile
     binds = [
         *network.nspawn_options(record, plan.network),
         *limits.nspawn_options(record.limits, keep_tmp="/tmp" in profile.tmpfs),  # noqa: S108
         *confinement.nspawn_options(profile, record),
         *boot_files.nspawn_options(record),
-        *([f"--bind={record.builds}:{plan.builds_dir}{idmap}"] if record.builds else []),
+        *confinement.builds_option(record),
         *plan.binds,
     ]
     tree = backends.named(record.backend).command(record)

@@ -85,6 +85,7 @@ def make(
     environment: str = "",
     names: Mapping[int, Sequence[str]] | None = None,
     token: str = "",
+    ceiling: Amounts | None = None,
     service: Service | None = None,
 ) -> Plan:
     """Return the plan of a machine with the host's ``settings``, those of its image, and the other fields as given."""
@@ -113,6 +114,7 @@ def make(
         environment=environment,
         names=names or {},
         token=token,
+        ceiling=ceiling or Amounts(),
         service=service,
         package_proxy=settings.packages.proxy,
         builds_dir=settings.builds_dir,

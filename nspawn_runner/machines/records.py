@@ -24,7 +24,7 @@ from ..names import is_machine_name
 from ..nspawn import uid_ranges
 from ..nspawn.uid_ranges import FIRST_SLOT, LAST_SLOT
 from ..settings.paths import RUN_FOLDER
-from ..settings.tables import Amounts
+from ..settings.tables import UNLIMITED, Amounts
 
 # The state of a record that is cut short or another version's: enough of it is known to remove the machine.
 UNREADABLE = "unreadable"
@@ -38,8 +38,9 @@ class Record(NamedTuple):
     ``keep_failed_seconds`` is how long its root is kept should its job fail; when that is so, ``state`` is kept and
     ``kept_until`` says until when, in epoch seconds.
     A machine for a service has the service's name, and in ``of_job`` the machine of its job. ``place`` is a machine's
-    place in the network of its job, 1 for the job's own; 0 where the job has no services. ``builds`` is the host's
-    folder that is its builds_dir, empty where that is in its layer.
+    place in the network of its job, 1 for the job's own; 0 where the job has no services. ``slice`` is
+    the host's slice of its unit; in one of a job and its services they have ``memory_together`` (bytes) and
+    ``tasks_together``. ``builds`` is the host's folder that is its ``builds_dir``, empty where that is in its layer.
     """
 
     machine: str
@@ -67,7 +68,11 @@ class Record(NamedTuple):
     service: str = ""
     of_job: str = ""
     place: int = 0
+    slice: str = "machine.slice"
+    memory_together: float = UNLIMITED
+    tasks_together: float = UNLIMITED
     builds: str = ""
+    builds_dir: str = ""
 
     @property
     def unit(self) -> str:
@@ -75,14 +80,14 @@ class Record(NamedTuple):
         return unit_name(self.machine)
 
     @property
-    def slice(self) -> str:
-        """The name of the host's slice that the unit is in: of all machines, or of a job and its services."""
-        return slice_name(self.of_job or self.machine) if self.place else "machine.slice"
-
-    @property
     def group(self) -> str:
         """The path of the unit's control group, as below the mount of each hierarchy."""
-        return f"/machine.slice/{self.slice}/{self.unit}" if self.place else f"/machine.slice/{self.unit}"
+        return f"{self.slice_group or '/machine.slice'}/{self.unit}"
+
+    @property
+    def slice_group(self) -> str:
+        """The path of the control group of a job with services, empty for other machines."""
+        return "" if self.slice == "machine.slice" else f"/machine.slice/{self.slice}"
 
     @property
     def uid_base(self) -> int:

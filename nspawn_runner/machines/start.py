@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ..errors import HostError
+from ..errors import HostError, JobError
 from ..host import files, process, signals, systemd
 from ..nspawn import options
 from ..settings import paths
@@ -120,7 +120,11 @@ def _record(machine: str, slot: int, plan: Plan) -> Record:
         service=plan.service.name if plan.service else "",
         of_job=plan.service.of_job if plan.service else "",
         place=plan.service.place if plan.service else int(bool(plan.names)),
+        slice=records.slice_name(plan.service.of_job if plan.service else machine) if plan.names else "machine.slice",
+        memory_together=plan.ceiling.memory_max,
+        tasks_together=plan.ceiling.tasks_max,
         builds=_builds(plan),
+        builds_dir=plan.builds_dir,
     )
 
 
@@ -128,7 +132,7 @@ def _builds(plan: Plan) -> str:
     """Return the folder for the machine's builds; called while nobody else can make a record."""
     if plan.claim_builds is None:
         return ""
-    return plan.claim_builds({record.builds for record in records.all_records() if record.state != "kept"})
+    return plan.claim_builds({record.builds for record in records.all_records()})
 
 
 class Starting:
@@ -190,10 +194,12 @@ def _bring_up(record: Record, plan: Plan) -> Starting:
     return Starting(record, plan, complete_network)
 
 
-def _not_started(record: Record) -> HostError:
+def _not_started(record: Record) -> HostError | JobError:
     _check_version()
-    from . import evidence  # which a start that works does without
+    from . import evidence, limits  # which a start that works does without
 
+    if used_up := limits.used_up_together(record):
+        return JobError(f"the machine {record.machine} did not start", facts=used_up)
     reason = options.boot_failure(systemd.journal_tail(record.unit, since=record.created))
     return HostError(
         f"the machine {record.machine} did not start from image {record.image}",

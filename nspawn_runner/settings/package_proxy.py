@@ -44,7 +44,8 @@ def _place(word: str) -> tuple[str, str, str]:
 def problem(word: str) -> str:
     """Return what is wrong with ``word`` as the setting, in words that follow the key."""
     host, colon, port = _place(word)
-    plain = host.isascii() and all(char.isalnum() or char in ".-" for char in host) and host[:1].isalnum()
+    letters = host.isascii() and all(char.isalnum() or char in ".-" for char in host)
+    plain = letters and all(0 < len(label) < 64 and label[0].isalnum() for label in host.split("."))
     number = not colon or (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536)
     if word in {"", AUTO} or (word.startswith("http://") and plain and number and len(host) < 254):
         return ""

@@ -182,7 +182,7 @@ SETTINGS = (
         "environment",
         value_checks.environment,
         "Variables for the scripts of all jobs.",
-        "What an image or a job sets goes before it. Nothing secret: every job can read it.",
+        "What an image or a job sets takes precedence. Nothing secret: every job can read it.",
         '[environment]\nPIP_INDEX_URL = "http://pypi.example.com/simple"\nNPM_CONFIG_REGISTRY = "http://npm.example.com"',
     ),
     Setting("profiles"),
@@ -341,8 +341,8 @@ SETTINGS = (
         _text(package_proxy.problem),
         "A proxy for packages, for apt in machines and for the builders of images: `\"auto\"` (apt-cacher-ng on this "
         "host, if it is there), one such as `\"http://proxy.example.com:3142\"`; empty: none.",
-        "apt in a machine asks each time whether it answers, and goes on without it where not. Sources by https go "
-        "past it. Of a proxy on this host machines can reach the port: have a password on its report page.",
+        "apt in a machine asks each time whether it answers, and goes on without it where not. Sources by https do "
+        "not use it. Of a proxy on this host machines can reach the port: have a password on its report page.",
     ),
     Setting("metrics", None, "Metrics for Prometheus."),
     Setting(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from by_hand import TOOL, Job, Unchanged, lines_of, payload, terminate, together, wait_until
+from by_hand import BUILD_FAILURE, TOOL, Job, Unchanged, lines_of, payload, terminate, together, wait_until
 from disposable_host import DisposableHost
 
 WEB = "import http.server as s; s.test(s.SimpleHTTPRequestHandler, port=8080)"
@@ -253,6 +253,17 @@ def test_a_job_and_its_services_share_the_jobs_limits(either_host: DisposableHos
         assert "task limit reached" in refused.message
     properties = either_host.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "machine-*.slice"])
     assert properties.stdout == b""
+
+
+def test_a_service_without_measure_is_no_fault_of_the_host(either_host: DisposableHost) -> None:
+    """Whether it takes the job's tasks before the job's machine is up, or later."""
+    fork = "import os, time; [os.fork() for _ in range(20)]; time.sleep(600)"
+    greedy = service(command=[fork], variables=[])
+    with Unchanged(either_host), job_with(either_host, greedy, settings="[limits]\ntasks_max = 120\n") as job:
+        for done in (job.call("prepare"), job.script("true"), job.script("true")):
+            assert done.status in {0, BUILD_FAILURE}, done.message
+            if done.status:
+                assert "task limit reached: the job and its services may have 120" in done.message
 
 
 def test_a_failed_jobs_services_are_kept_with_it(either_host: DisposableHost) -> None:

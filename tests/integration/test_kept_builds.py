@@ -1,10 +1,11 @@
 """keep_builds: the next job of a project finds what the last one left in its builds folder, and nobody else does."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from by_hand import Job, Unchanged, payload, together
+from by_hand import TOOL, Job, Unchanged, payload, together
 from disposable_host import STATE_FOLDER, DisposableHost
 
 KEEP = "keep_builds = true\n"
@@ -83,6 +84,20 @@ def test_what_a_job_leaves_harms_nobody(host: DisposableHost) -> None:
     assert gc.call("gc").status == 0
     assert not host.path(name).exists()
     assert host.path("/etc/shadow").exists()
+
+
+def test_the_builds_of_a_failed_job_are_kept_with_its_root(host: DisposableHost) -> None:
+    job = job_of(host, settings=f'{KEEP}keep_failed = "1h"\n')
+    try:
+        ran(job)
+        job.script("echo why > /builds/group/p/evidence; exit 1")
+        job.cleanup()
+        with job_of(host) as another:
+            assert ran(another) == ["cloned", "1"]
+        look: list[str | Path] = [TOOL, "login", job.id, "--", "cat", "/builds/group/p/evidence"]
+        assert host.run(look).stdout == b"why\n"
+    finally:
+        host.run([TOOL, "cleanup", "--id", job.id])
 
 
 def test_a_rebooted_machine_has_it_still(host: DisposableHost) -> None:

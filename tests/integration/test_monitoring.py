@@ -25,7 +25,7 @@ scrape_configs:
 # Of each alert: how the metrics go wrong, minute by minute.
 WRONG = {
     "NspawnRunnerSystemFailures": ['nspawn_runner_jobs_total{instance="a",result="system_failure"} 0+1x240'],
-    "NspawnRunnerBootsSlowly": [
+    "NspawnRunnerPreparesSlowly": [
         'nspawn_runner_stage_seconds_bucket{instance="a",stage="prepare",le="10"} 0x240',
         'nspawn_runner_stage_seconds_bucket{instance="a",stage="prepare",le="30"} 0+9x240',
         'nspawn_runner_stage_seconds_bucket{instance="a",stage="prepare",le="+Inf"} 0+9x240',

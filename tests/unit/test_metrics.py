@@ -64,6 +64,8 @@ def test_a_time_is_in_each_bucket_that_is_not_shorter(times: list[float]) -> Non
     known = none()
     for seconds in times:
         counters.count(known, EndedStage("config", 0.01, "success", "", "", seconds), NOW)
+        counters.count(known, EndedStage("prepare", 0.01, FAILURE, "host 1", "", seconds), NOW)
+        counters.count(known, EndedStage("prepare", 0.01, "success", "host 1", "", seconds), NOW)
     assert known.buckets["queue"] == [sum(time <= most for time in times) for most in counters.BUCKETS]
     assert (known.stages["queue"], known.buckets["config"][0]) == (len(times), len(times))
 

@@ -23,22 +23,17 @@ run() {
     head --bytes="$length" > "$work/in"
     printf %s "$1" | base64 --decode > "$work/script"
     touch "$work/out" "$work/err"
-    # Ends when the command does; what that leaves running may keep its files.
-    sleep infinity > /dev/null 2>&1 &
-    running=$!
-    echo "$running" > "$work/running"
+    # We end when the command does, however that is; what that leaves running may keep its files.
+    echo "$$" > "$work/running"
     echo "${work##*.}"
-    follow "$work/out" "$running" &
-    following=$!
+    follow "$work/out" "$$" &
     # As at a login of root, with the service's variables besides.
     export HOME=/root USER=root LOGNAME=root SHELL=/bin/sh
     unset INVOCATION_ID JOURNAL_STREAM SYSTEMD_EXEC_PID REMOTE_ADDR REMOTE_PORT OLDPWD
     cd /root 2> /dev/null || cd /
     /bin/sh "$work/script" < "$work/in" > "$work/out" 2> "$work/err"
     echo $? > "$work/status"
-    kill "$running"
-    wait "$following"
-    # systemd closes the connection when we end. What nobody asks for goes with the machine.
+    # The connection is closed when nobody of us has it any more. What nobody asks for goes with the machine.
     trap - EXIT
 }
 
