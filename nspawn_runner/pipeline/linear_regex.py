@@ -92,8 +92,11 @@ class Regex:
 
     def _write_repeat(self, node: RegexPart) -> None:
         part = node.parts[0]
+        start = len(self.steps)
         for _ in range(node.least):
             self._write(part)
+            if len(self.steps) == start:
+                return  # nothing, however often: repetitions of repetitions of it would never end
         if node.most is None:
             fork = self._add(_Step("fork"))
             self._write(part)

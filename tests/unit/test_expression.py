@@ -156,6 +156,13 @@ def test_no_expression_takes_for_ever(pattern: str) -> None:
     assert time.monotonic() - started < 20
 
 
+def test_repeated_repetitions_of_nothing_end() -> None:
+    started = time.monotonic()
+    assert Regex("^(?:(?:(?:(?:(?:){1000}){1000}){1000}){1000}){1000}$").found_in("")
+    assert Regex("(?:(?:(?:a{0}){1000}){1000}){1000}b").found_in("ab")
+    assert time.monotonic() - started < 20
+
+
 @pytest.mark.parametrize(
     "pattern",
     ["((((a{100}){100}){100}){100}){100}", "a{1001}", "(" * 5000, "[a-z", "(a", "a)", "*", "a**", r"\1", "(?=a)",
