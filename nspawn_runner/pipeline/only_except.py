@@ -19,8 +19,13 @@ from .values import Node, kind, wrong
 
 _KEYS = frozenset({"refs", "variables", "changes", "kubernetes"})
 _BY_DEFAULT = ("branches", "tags")
-# Words that stand for a pipeline's source (its plural, without _event).
-_WORDS = {"push": "pushes", "schedule": "schedules", "web": "web", "merge_request_event": "merge_requests"}
+# Words that stand for a pipeline's source: its name without _event, and the plural.
+_WORDS = {
+    "push": {"push", "pushes"},
+    "schedule": {"schedule", "schedules"},
+    "web": {"web", "webs"},
+    "merge_request_event": {"merge_request", "merge_requests"},
+}
 
 
 def included(job: Mapping[str, Node], event: Event, variables: Mapping[str, str], *, by_default: bool) -> bool:
@@ -84,9 +89,11 @@ def _ref_matches(node: Node, text: str, event: Event) -> bool:
     if at and path != event.project_path:
         return False
     is_branch = not event.is_tag and event.name != "merge_request"
-    words = {_WORDS.get(event.source, ""), *(["tags"] if event.is_tag else []), *(["branches"] if is_branch else [])}
-    if pattern in words:
+    words = {"tags"} if event.is_tag else {"branches"} if is_branch else set()
+    if pattern in words | _WORDS.get(event.source, set()):
         return True
+    if not event.is_tag and not is_branch:
+        return False  # GitLab compares names of merge requests' branches with nothing
     slashed = re.fullmatch(r"/(.*)/([imsU]*)", pattern, re.DOTALL)
     if not slashed:
         return pattern == event.ref
