@@ -151,7 +151,7 @@ def artifacts(node: Node | None) -> Artifacts | None:
 
 
 def retry(node: Node | None) -> Retry:
-    """Return how often the job is tried again; raises JobError."""
+    """Return how often the job is tried again, never without ``max`` (GitLab's AutoRetry); raises JobError."""
     if node is None or node.value is None:
         return Retry()
     parts = node.value if isinstance(node.value, dict) else {"max": node}
@@ -165,7 +165,7 @@ def retry(node: Node | None) -> Retry:
     for word in words:
         if word not in RETRY_WHEN:
             raise wrong(parts["when"], f'"retry: when" does not know {word}')
-    return Retry(int(str(most.value)) if most else MAX_RETRIES, frozenset(words) - {"always"})
+    return Retry(int(str(most.value)) if most else 0, frozenset(words) - {"always"})
 
 
 def timeout(node: Node | None) -> int | None:

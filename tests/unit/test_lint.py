@@ -144,6 +144,12 @@ def test_what_is_tried_again() -> None:
     assert not outcomes.again(only, 1, "script_failure")
 
 
+def test_retry_without_max_tries_once(tmp_path: Path) -> None:
+    (tmp_path / ".gitlab-ci.yml").write_text("a: {script: x, retry: {when: script_failure}}\nb: {script: x, retry: 2}")
+    pipeline = ci_file.load(str(tmp_path))
+    assert [pipeline.job(name).retry for name in ("a", "b")] == [0, 2]
+
+
 # https://docs.gitlab.com/ci/yaml/#timeout
 @pytest.mark.parametrize(
     ("text", "expected"),
