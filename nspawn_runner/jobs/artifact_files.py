@@ -34,9 +34,21 @@ def shared(results: str) -> str:
 
 def choose(kept: Artifacts, folder: str, variables: Mapping[str, str]) -> ChosenFiles:
     """Return which of the files that the machine listed in ``folder`` are kept; raises JobError if it did not."""
-    there = _read(folder, artifact_scripts.ALL).split(b"\0")
-    untracked = _read(folder, artifact_scripts.UNTRACKED).split(b"\0") if kept.untracked else []
+    there = _names(folder, artifact_scripts.ALL)
+    untracked = _names(folder, artifact_scripts.UNTRACKED) if kept.untracked else []
     return artifact_choice.choose(kept, map(os.fsdecode, there), map(os.fsdecode, untracked), variables)
+
+
+def _names(folder: str, name: str) -> list[bytes]:
+    """Return the names in the list ``name``; raises JobError if there are more than we take."""
+    content = _read(folder, name)
+    # Counted before it is split: the job may have written nothing but NULs.
+    if len(content) == artifact_scripts.MOST_BYTES or content.count(b"\0") > artifact_choice.MAX_FILES:
+        raise JobError(
+            f"the project's folder has more than {artifact_choice.MAX_FILES} files, too many to choose artifacts from",
+            advice="remove what is not needed in after_script",
+        )
+    return content.split(b"\0")
 
 
 def _read(folder: str, name: str) -> bytes:

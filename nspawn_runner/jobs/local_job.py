@@ -11,7 +11,7 @@ from ..host import callers, signals
 from ..light_typing import TYPE_CHECKING
 from ..machines import script
 from ..output import human_size
-from ..pipeline import artifact_scripts, headings, scripts
+from ..pipeline import artifact_choice, artifact_scripts, headings, scripts
 from ..pipeline.checkout import Checkout
 from ..pipeline.ci_job import Artifacts, CiJob, Need
 from ..settings import paths
@@ -152,8 +152,8 @@ class _Stages:
                 status = status or after
             elif after:
                 self.log.say(headings.after_script_failed(after, colour=self.log.colour))
-        kept = job.artifacts
-        if local.results and kept and kept.when in {"always", "on_failure" if status else "on_success"}:
+        kept = artifact_choice.due(job.artifacts, failed=status != 0) if job.artifacts else None
+        if local.results and kept:
             kept_status = self.keep(kept)
             status = status or kept_status
         return self.ended(status)

@@ -25,11 +25,22 @@ class ChosenFiles(NamedTuple):
     notes: tuple[str, ...]
 
 
+def due(artifacts: Artifacts, *, failed: bool) -> Artifacts | None:
+    """Return what is kept after the script ``failed`` or not: reports always, the rest as ``when`` says; or None.
+
+    Source: GitLab's BuildRunnerPresenter, create_reports.
+    """
+    if artifacts.when in {"always", "on_failure" if failed else "on_success"}:
+        return artifacts
+    reports = artifacts._replace(paths=(), untracked=False)
+    return reports if reports.reports or reports.dotenv else None
+
+
 def choose(
     artifacts: Artifacts, there: Iterable[str], untracked: Iterable[str], variables: Mapping[str, str]
 ) -> ChosenFiles:
     """Return which of the files ``there`` are kept; variables in the patterns are replaced."""
-    paths = sorted({path for each in there if (path := _clean(each))})[:MAX_FILES]
+    paths = sorted({path for each in there if (path := _clean(each))})
     notes: list[str] = []
     kept = {
         path

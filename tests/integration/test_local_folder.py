@@ -101,3 +101,10 @@ def test_what_the_machine_leaves_is_taken_only_as_plain_files(tmp_path: Path) ->
     os.link(shared / "artifacts.tar", shared / "second")
     with pytest.raises(JobError, match="something else"):
         artifact_files.take(results)
+
+
+@pytest.mark.parametrize("content", [b"a\0" * 200_001, b"\0" * (64 << 20)], ids=["many files", "a full list"])
+def test_a_list_of_too_many_files_is_refused_whole(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "files").write_bytes(content)
+    with pytest.raises(JobError, match="more than 200000 files"):
+        artifact_files.choose(Artifacts(("a",)), str(tmp_path), {})

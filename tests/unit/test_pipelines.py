@@ -154,6 +154,16 @@ def test_which_files_are_kept(artifacts: Artifacts, expected: str) -> None:
     assert bool(found.notes) == (not expected)
 
 
+def test_reports_are_kept_whatever_the_result() -> None:
+    both = Artifacts(("out/",), untracked=True, reports=("junit.xml",))
+    assert artifact_choice.due(both, failed=False) == both
+    assert artifact_choice.due(both, failed=True) == Artifacts(reports=("junit.xml",))
+    assert artifact_choice.due(Artifacts(("out/",)), failed=True) is None
+    assert artifact_choice.due(Artifacts(("log",), when="on_failure", dotenv=("v.env",)), failed=False) == Artifacts(
+        when="on_failure", dotenv=("v.env",)
+    )
+
+
 def test_a_dotenv_report() -> None:
     """Quotes stay and a bad line is told, as GitLab's parser has it."""
     assert artifact_choice.dotenv_variables(b"A=1\nB = two \n\nC=\"q\"\n1x\n") == (
