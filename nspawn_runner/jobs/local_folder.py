@@ -6,6 +6,7 @@ nothing is written through a link.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -26,6 +27,7 @@ class LocalFolder:
     def __init__(self, path: str, owner: Owner | None) -> None:
         self.path = os.path.abspath(path)
         self.owner = owner
+        self._jobs: dict[str, str] = {}  # whose each folder is
         with owners.acting_as(owner):
             self._make(self.path)
             self._write(os.path.join(self.path, ".gitignore"), b"*\n")
@@ -40,9 +42,11 @@ class LocalFolder:
             return self._open(os.path.join(folder, LOG), os.O_EXCL)
 
     def of(self, job: str) -> str:
-        """Return the folder of ``job``."""
-        name = re.sub(r"[^\w.+-]+", "-", job, flags=re.ASCII).strip("-.")[:_MOST_NAME]
-        return os.path.join(self.path, name or "job")
+        """Return the folder of ``job``, which is no other job's in this run."""
+        name = re.sub(r"[^\w.+-]+", "-", job, flags=re.ASCII).strip("-.")[:_MOST_NAME] or "job"
+        if not job.isascii() or self._jobs.setdefault(name, job) != job:
+            name = f"{name}-{hashlib.sha256(job.encode(errors='surrogateescape')).hexdigest()[:8]}"
+        return os.path.join(self.path, name)
 
     def keep(self, job: str, results: str) -> list[str]:
         """Unpack what ``job`` left in the folder ``results``; return what went wrong."""
@@ -59,8 +63,11 @@ class LocalFolder:
         tar runs as the project's owner, makes no device, and follows no link of the archive while it unpacks.
         """
         folder = os.path.join(self.of(job), name)
-        with owners.acting_as(self.owner):
-            os.mkdir(folder)
+        try:
+            with owners.acting_as(self.owner):
+                os.mkdir(folder)
+        except OSError as error:  # somebody may tidy up meanwhile
+            return f"cannot make {folder}: {error.strerror}"
         bounded = ["setpriv", "--bounding-set=-mknod,-setfcap", "--inh-caps=-mknod,-setfcap", "--"]
         how = ["--no-same-owner", "--no-same-permissions", "--delay-directory-restore", "--exclude=.git"]
         argv = ["tar", "--extract", "--file=-", f"--directory={folder}", *how]

@@ -87,6 +87,20 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     assert not list((tmp_path / "private").iterdir())
 
 
+def test_each_job_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    folder = LocalFolder(str(tmp_path / "left"), None)
+    jobs = ["test", "test: [a, b]", "test-a-b", "тест", "сборка", "x" * 150, "x" * 151]
+    places = [folder.of(job) for job in jobs]
+    assert len(set(places)) == len(jobs)
+    assert [folder.of(job) for job in jobs] == places
+    assert places[:2] == [str(tmp_path / "left/test"), str(tmp_path / "left/test-a-b")]
+
+
+def test_artifacts_that_have_no_place_are_told(tmp_path: Path) -> None:
+    folder = LocalFolder(str(tmp_path / "left"), None)
+    assert "No such file" in folder.unpack("gone", archive(tmp_path / "a.tar", tmp_path), "artifacts")
+
+
 def test_what_the_machine_leaves_is_taken_only_as_plain_files(tmp_path: Path) -> None:
     results = str(tmp_path / "results")
     shared = Path(artifact_files.make_shared(results))
