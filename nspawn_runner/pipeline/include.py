@@ -128,8 +128,8 @@ class _Reader:
         """Return the top levels that ``entry`` stands for; of what cannot be had none, with a notice."""
         given = self.inputs_of(entry)
         if entry.elsewhere is not None:
-            for root, path in include_map.places(entry.elsewhere, self.mapped):
-                found = self.read_included(ProjectFiles(root), path, entry, chain, given)
+            for root, path, within in include_map.places(entry.elsewhere, self.mapped):
+                found = self.read_included(ProjectFiles(root, within), path, entry, chain, given)
                 if found is not None:
                     return [found]
             self.leave_out(entry, entry.elsewhere.shown, "is not here")

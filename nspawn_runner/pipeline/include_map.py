@@ -33,10 +33,11 @@ class Elsewhere(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A file of a mapped folder: the folder where its project starts, and its path in that."""
+    """A file of a mapped folder ``within``: the folder where its project starts, and its path in that."""
 
     root: str
     path: str
+    within: str
 
 
 def parse(given: Sequence[str]) -> tuple[MappedFolder, ...]:
@@ -83,5 +84,5 @@ def places(wanted: Elsewhere, mapped: Sequence[MappedFolder]) -> list[Place]:
                 top = wanted.project[len(prefix) :].strip("/") if wanted.project.startswith(prefix) else ""
                 inside = rest[len(top) :].strip("/") if top and rest.startswith(top) else rest
                 if inside and ".." not in rest.split("/") and "\0" not in rest:
-                    found.append(Place(os.path.join(folder, top) if inside != rest else folder, inside))
+                    found.append(Place(os.path.join(folder, top) if inside != rest else folder, inside, folder))
     return found

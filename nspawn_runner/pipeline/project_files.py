@@ -19,11 +19,14 @@ MAX_WALKED = 200_000
 class ProjectFiles:
     """The files below a folder; when root reads them, as the folder's owner.
 
-    So no message quotes what that user cannot read.
+    So no message quotes what that user cannot read. Raises JobError if links lead ``root`` out of the real path
+    ``within``: its owner would be another.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, within: str = "") -> None:
         self.root = os.path.realpath(root)
+        if within and self.root != within and not self.root.startswith(os.path.join(within, "")):
+            raise JobError(f"{root} is a link that leads out of {within}", facts=f"to {self.root}")
         self.owner = owners.of(self.root)
 
     def content(self, file: str) -> bytes:

@@ -127,6 +127,14 @@ def test_nothing_outside_a_mapped_folder_is_read(tmp_path: Path, file: str) -> N
         assert load(tmp_path / "own", text, f"group/tools={tmp_path}/map").jobs == ("own",)
 
 
+def test_no_project_of_a_mapped_folder_is_a_link_out_of_it(tmp_path: Path) -> None:
+    write(tmp_path / "secret", "x.yml", "job: {script: [secret]}")
+    write(tmp_path / "map/evil", "y.yml", "job: {script: [ours]}")
+    (tmp_path / "map/evil/sub").symlink_to("../../secret")
+    text = "include: {project: group/evil/sub, file: x.yml}\nown: {script: x}"
+    assert "leads out of" in refusal(tmp_path / "own", text, f"group={tmp_path}/map")
+
+
 @pytest.mark.parametrize(
     ("prefixes", "places", "project", "expected"),
     [
@@ -142,7 +150,7 @@ def test_nothing_outside_a_mapped_folder_is_read(tmp_path: Path, file: str) -> N
 def test_places(prefixes: list[str], places: tuple[str, ...], project: str, expected: list[str]) -> None:
     mapped = [MappedFolder(prefix, f"M{number}") for number, prefix in enumerate(prefixes)]
     found = include_map.places(Elsewhere("x", places, project), mapped)
-    assert found == [Place(*text.split(":")) for text in expected]
+    assert found == [Place(root, path, root[:2]) for root, _, path in (text.partition(":") for text in expected)]
 
 
 @pytest.mark.parametrize("given", ["a", "=b", "a=", "a=/does/not/exist"])
