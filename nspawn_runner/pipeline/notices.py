@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..errors import printable
+
 MAX_NOTICES = 30
 
 
@@ -13,7 +15,8 @@ class Notices:
         self._left_out = 0
 
     def say(self, text: str) -> None:
-        """Add the warning ``text``, one line."""
+        """Add the warning ``text``, one line; control characters in it, which names of a file may have, are escaped."""
+        text = printable(text)
         if text in self._said:
             return
         if len(self._said) < MAX_NOTICES:

@@ -45,6 +45,12 @@ def test_many_notices_are_cut(tmp_path: Path) -> None:
     assert pipeline.notices.lines()[-1] == "and 30 more of these"
 
 
+def test_notices_reach_a_terminal_without_control_characters(tmp_path: Path) -> None:
+    pipeline = load(tmp_path, 'job: {script: x}\n"\\e]0;owned\\a\\n": 3\n')
+    told = '.gitlab-ci.yml:2: "\\x1b]0;owned\\x07\\n" is no keyword, and a number is no job'
+    assert pipeline.notices.lines() == [told]
+
+
 LEFT_OUT = """
 include:
   - remote: https://example.com/ci/base.yml
