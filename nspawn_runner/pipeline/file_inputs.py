@@ -21,6 +21,7 @@ from .values import Budget, Node, Reference, Value, kind, wrong
 MAX_BLOCK_LENGTH = 1024
 MAX_FUNCTIONS = 3
 MAX_TEXT = 1_000_000  # GitLab's limit for a text with inputs in it
+_CHARACTERS_OF_A_VALUE = 100  # a longer text counts as several values
 
 _BLOCK = re.compile(r"\$\[\[(.{1,1024}?)\]\]", re.DOTALL)
 _TRUNCATE = re.compile(r"truncate\(\s*(\d{1,9})\s*,\s*(\d{1,9})\s*\)")
@@ -181,12 +182,13 @@ def interpolated(node: Node, known: Mapping[str, Node], variables: Mapping[str, 
     if isinstance(value, dict):
         return node._replace(
             value={
-                _filled(key, item, known, variables): interpolated(item, known, variables, budget)
+                _filled(key, item, known, variables, budget): interpolated(item, known, variables, budget)
                 for key, item in value.items()
             }
         )
     if isinstance(value, Reference):
-        return node._replace(value=Reference(tuple(_filled(part, node, known, variables) for part in value.path)))
+        path = tuple(_filled(part, node, known, variables, budget) for part in value.path)
+        return node._replace(value=Reference(path))
     if not isinstance(value, str) or "$[[" not in value:
         return node
     whole = _BLOCK.fullmatch(value.strip())
@@ -194,10 +196,10 @@ def interpolated(node: Node, known: Mapping[str, Node], variables: Mapping[str, 
         found = _block(whole[1], node, known, variables)
         budget.spend(found.size, node)
         return found._replace(file=node.file, line=node.line)
-    return node._replace(value=_filled(value, node, known, variables))
+    return node._replace(value=_filled(value, node, known, variables, budget))
 
 
-def _filled(text: str, node: Node, known: Mapping[str, Node], variables: Mapping[str, str]) -> str:
+def _filled(text: str, node: Node, known: Mapping[str, Node], variables: Mapping[str, str], budget: Budget) -> str:
     if "$[[" not in text:
         return text
     if len(text) > MAX_TEXT:
@@ -205,6 +207,7 @@ def _filled(text: str, node: Node, known: Mapping[str, Node], variables: Mapping
     filled = _BLOCK.sub(lambda block: _text(_block(block[1], node, known, variables)), text)
     if len(filled) > MAX_TEXT:
         raise wrong(node, "a text with inputs in it becomes longer than 1 MB")
+    budget.spend(len(filled) // _CHARACTERS_OF_A_VALUE, node)
     return filled
 
 

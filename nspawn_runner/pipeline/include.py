@@ -135,6 +135,7 @@ class _Reader:
             self.leave_out(entry, entry.elsewhere.shown, "is not here")
             return []
         if "*" in entry.local:
+            self.count(entry.node)  # each is a walk over the project
             paths = project.matching(entry.node, entry.local)
             if not paths:
                 self.notices.say(f'{entry.node.file}:{entry.node.line}: no file matches the include "{entry.local}"')
@@ -148,6 +149,11 @@ class _Reader:
             self.leave_out(entry, f"{entry.node.value}", f"has variables that are not set ({', '.join(entry.unset)})")
             return []
         raise wrong(entry.node, f'the included file "{entry.local}" does not exist')
+
+    def count(self, node: Node) -> None:
+        self.files += 1
+        if self.files > MAX_FILES:
+            raise wrong(node, f"more than {MAX_FILES} files are included")
 
     def inputs_of(self, entry: Included) -> dict[str, Node]:
         if entry.inputs is None or entry.inputs.value is None:
@@ -168,9 +174,7 @@ class _Reader:
         if f"{project.root}/{path}" in chain:
             names = (*(each.removeprefix(f"{project.root}/") for each in chain), path)
             raise wrong(node, "files include each other in a circle", facts=" → ".join(names))
-        self.files += 1
-        if self.files > MAX_FILES:
-            raise wrong(node, f"more than {MAX_FILES} files are included")
+        self.count(node)
         try:
             return Node(self.read(project, path, chain, given, node), path, 1)
         except (FileNotFoundError, NotADirectoryError):

@@ -10,6 +10,7 @@ from .values import Node, kind, wrong
 from .variables import Variable
 
 MAX_SCRIPT_LEVELS = 10
+MAX_SCRIPT_CHARACTERS = 4 * 1024 * 1024  # more than a file can have, unless aliases repeat it
 
 
 def text(node: Node, keyword: str) -> str:
@@ -95,6 +96,8 @@ def commands(node: Node | None, keyword: str) -> tuple[str, ...]:
     if node is None or node.value is None:
         return ()
     found = tuple(_flat(node, keyword, 0))
+    if sum(map(len, found)) > MAX_SCRIPT_CHARACTERS:
+        raise wrong(node, f'"{keyword}" is longer than {MAX_SCRIPT_CHARACTERS >> 20} MiB')
     for command in found:
         if "\0" in command:
             raise wrong(node, f'"{keyword}" has a NUL character, which no shell can read')

@@ -11,6 +11,8 @@ from .values import Date, Node, kind, wrong
 
 # The limit of execve(2) for one environment string, MAX_ARG_STRLEN: 32 pages, with "NAME=" and the final NUL.
 MAX_VALUE_BYTES = 128 * 1024
+# All together: of more, execve(2) leaves no room for arguments (a quarter of the usual stack).
+MAX_TOTAL_BYTES = 2 * 1024 * 1024
 # bash(1), "Shell Variables": setting one of these is an error, which would end the job before its first command.
 READ_ONLY = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"})
 
@@ -135,17 +137,19 @@ def expanded(*layers: Mapping[str, Variable]) -> dict[str, str]:
     raw = {name for name, numbers in places.items() if items[numbers[-1]][1].raw}
     by_server: dict[str, str] = {}
     known: dict[str, str] = {}  # without the raw ones, which only the runner puts in
+    total = 0
     for number in _sorted(items, places):
         name, variable = items[number]
         by_server[name] = variable.value if variable.raw else expand_existing(variable.value, known)
-        _check_length(name, variable, by_server[name])
+        total = _checked_total(total, name, variable, by_server[name])
         if name not in raw:
             known[name] = by_server[name]
     done = {}
+    total = 0
     for name, numbers in places.items():
         variable = items[numbers[-1]][1]
         done[name] = by_server[name] if variable.raw else expand(by_server[name], by_server)
-        _check_length(name, variable, done[name])
+        total = _checked_total(total, name, variable, done[name])
     return done
 
 
@@ -178,9 +182,14 @@ def _needs(variable: Variable, places: Mapping[str, list[int]]) -> list[int]:
     return [number for name in references(variable.value) for number in places.get(name, ())]
 
 
-def _check_length(name: str, variable: Variable, value: str) -> None:
-    if len(value.encode(errors="surrogateescape")) + len(name) + 2 > MAX_VALUE_BYTES:
+def _checked_total(before: int, name: str, variable: Variable, value: str) -> int:
+    """Return the bytes of the environment with this variable; raises JobError where it or all are too long."""
+    length = len(value.encode(errors="surrogateescape")) + len(name) + 2
+    if length > MAX_VALUE_BYTES:
         raise _error(variable, f"the variable {name} is longer than {MAX_VALUE_BYTES // 1024} KiB")
+    if before + length > MAX_TOTAL_BYTES:
+        raise _error(variable, f"with {name} the variables are longer than {MAX_TOTAL_BYTES >> 20} MiB together")
+    return before + length
 
 
 def _error(variable: Variable, what: str) -> JobError:

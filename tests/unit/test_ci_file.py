@@ -404,6 +404,14 @@ def test_no_content_ends_in_anything_but_a_value_or_a_message(content: str | byt
         yaml_reader.parse(raw, "f.yml", ci_values.Budget())
 
 
+def test_what_multiplies_in_one_job_is_refused(tmp_path: Path) -> None:
+    many = "".join(f"  B{number}: $A$A\n" for number in range(1000))
+    message = refusal(tmp_path, f"variables:\n  A: {'x' * 60_000}\n{many}job: {{script: x}}\n")
+    assert "longer than 2 MiB together" in message
+    message = refusal(tmp_path, f".a: &a {'x' * 100_000}\njob:\n  script:\n" + "  - *a\n" * 100)
+    assert '"script" is longer than 4 MiB' in message
+
+
 def test_the_example_is_read() -> None:
     example = Path(__file__).parents[2] / "examples/hello"
     pipeline = ci_file.load(str(example))

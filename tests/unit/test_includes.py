@@ -314,3 +314,13 @@ def test_words_that_are_keywords_can_be_jobs_where_gitlab_takes_them(tmp_path: P
     assert pipeline.jobs == names
     assert pipeline.job("types").script == ("t",)
     assert load(tmp_path, "default: {image: d}\nworkflow: {rules: [{when: always}]}\njob: {script: x}").jobs == ("job",)
+
+
+def test_inputs_that_multiply_are_refused(tmp_path: Path) -> None:
+    text = f"spec: {{inputs: {{a: {{default: {'x' * 900_000}}}}}}}\n---\nj:\n  script:\n"
+    assert "expand to more than" in refusal(tmp_path, text + "  - x$[[inputs.a]]\n" * 3000)
+
+
+def test_many_wildcards_are_refused(tmp_path: Path) -> None:
+    includes = "".join(f"  - /{number}*.yml\n" for number in range(200))
+    assert "more than 150 files" in refusal(tmp_path, f"include:\n{includes}job: {{script: x}}\n")
