@@ -233,8 +233,8 @@ def _one(known: Known, name: str, packed: Checkout, workspace: str, settings: Se
     if not job.artifacts:
         return local_job.run(local, settings, log)
     results = f"{workspace}/job"
+    folder = known.folder()  # before the job: it says what is wrong with the place
     status = local_job.run(local._replace(results=results), settings, log)
-    folder = known.folder()
     os.close(folder.begin(name))
     for problem in folder.keep(name, results):
         log.warn(problem)

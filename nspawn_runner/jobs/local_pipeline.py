@@ -151,6 +151,8 @@ class _Pipeline:
             return
         try:
             argv = [sys.executable, "-I", "-S", _MAIN, *self.wanted.options, "exec", f"--part={track.results}"]
+            # If we are killed, gc removes the workspace: the job must end, and take its machine away.
+            argv = ["setpriv", "--pdeathsig", "TERM", "--", *argv]
             track.child = process.spawn(argv, stdout=log, stderr=log, own_session=True)
         finally:
             os.close(log)

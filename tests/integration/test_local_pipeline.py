@@ -177,3 +177,16 @@ def test_the_folder_for_logs_may_not_be_a_link(overlay_host: DisposableHost) -> 
     assert done.returncode == 1
     assert ".nspawn-runner is not a folder" in said(done)
     assert not list(Path(overlay_host.path("/root/private")).iterdir())
+
+
+def test_jobs_end_with_a_pipeline_that_is_killed(overlay_host: DisposableHost) -> None:
+    jobs = {name: {"image": "bookworm", "script": ["echo began", "sleep 300"]} for name in ("a", "b")}
+    folder = project(overlay_host, "killed", jobs)
+    both = "until grep -qs {0} .nspawn-runner/a/job.log && grep -qs {0} .nspawn-runner/b/job.log; do sleep 0.2; done"
+    waits = [both.format("^began"), "kill -KILL $!", both.format("SIGTERM"), "machinectl list --no-legend"]
+    command = f"{TOOL} exec --pipeline --parallel 2 >/dev/null 2>&1 & {'; '.join(waits)}"
+    done = overlay_host.run(["sh", "-c", command], cwd=folder, check=False, timeout=SECONDS)
+    assert done.returncode == 0
+    assert done.stdout == b"", said(done)
+    for name in ("a", "b"):
+        assert "stopped by SIGTERM" in overlay_host.path(f"{folder}/.nspawn-runner/{name}/job.log").read_text()
