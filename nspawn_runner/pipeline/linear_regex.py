@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..host import signals
 from .regex_syntax import RegexError, RegexPart, Test, is_word, parse
 
 MAX_STEPS_IN_PROGRAM = 20_000
@@ -32,7 +33,11 @@ class Regex:
         self._add(_Step("end"))
 
     def found_in(self, text: str) -> bool:
-        """Return whether the expression matches anywhere in ``text``; raises RegexError if that takes too much work."""
+        """Return whether the expression matches anywhere in ``text``; raises RegexError if that takes too much work.
+
+        Raises Cancelled when a signal asks us to end: a file may have very many expressions.
+        """
+        signals.check()
         work = 0
         current: set[int] = set()
         for position in range(len(text) + 1):

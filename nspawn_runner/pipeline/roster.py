@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import Error, JobError
+from ..host import signals
 from . import job_reader
 from .ci_file import MAX_JOBS, Pipeline
 from .ci_job import CiJob
@@ -98,7 +99,7 @@ def make(
     given: Mapping[str, str],
     image: str | None = None,
 ) -> Roster:
-    """Return the jobs of ``pipeline`` for ``event``; raises JobError for what concerns all of them."""
+    """Return the jobs of ``pipeline`` for ``event``; raises JobError for what concerns all of them, and Cancelled."""
     stages = pipeline.stages()
     reader = pipeline.reader(event, predefined, given, image)._replace(is_early=True)
     found: list[RosterEntry] = []
@@ -118,6 +119,7 @@ def _entries(pipeline: Pipeline, base: str, reader: job_reader.Surroundings) -> 
         return [RosterEntry(Instance(base, base), stage, problem=_one_line(error))]
     found = []
     for instance in instances:
+        signals.check()  # there may be thousands, each with much to read
         try:
             found.append(RosterEntry(instance, stage, pipeline.read(instance, reader)))
         except NotHere as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,35 @@ def test_reports_are_kept_whatever_the_result() -> None:
     assert artifact_choice.due(Artifacts(("log",), when="on_failure", dotenv=("v.env",)), failed=False) == Artifacts(
         when="on_failure", dotenv=("v.env",)
     )
+
+
+READING = """
+import os, signal, sys, threading
+from nspawn_runner.errors import Cancelled
+from nspawn_runner.host import signals
+from nspawn_runner.pipeline import ci_file, roster
+from nspawn_runner.pipeline.event import Event
+signals.heed()
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    roster.make(ci_file.load(sys.argv[1]), Event(ref="main"), {}, {})
+except Cancelled:
+    print("cancelled")
+"""
+
+
+@pytest.mark.starts_processes
+@pytest.mark.parametrize("what", ["jobs", "expressions"])
+def test_reading_a_file_that_takes_long_can_be_stopped(tmp_path: Path, what: str) -> None:
+    jobs, rule = "".join(f"j{number}: {{script: x}}\n" for number in range(1900)), ""
+    variables = "".join(f"  B{number}: x\n" for number in range(2000))
+    if what == "expressions":
+        jobs, variables = "job:\n  script: x\n  rules:\n", f"  V: {'abc' * 7000}\n"
+        rule = "    - if: '" + " || ".join(["$V =~ /(a?b?c?){60}z/"] * 20) + "'\n"
+    (tmp_path / ".gitlab-ci.yml").write_text(f"variables:\n{variables}{jobs}{rule * 100}")
+    argv = [sys.executable, "-c", READING, str(tmp_path)]
+    done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, check=False, timeout=60)
+    assert done.stdout == b"cancelled\n", done.stderr
 
 
 def test_a_dotenv_report() -> None:
