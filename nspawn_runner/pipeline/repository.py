@@ -36,7 +36,13 @@ def line(folder: str, owner: Owner | None, *arguments: str) -> str:
 
 def remote(folder: str, owner: Owner | None) -> str:
     """Return the URL of the remote origin without a password or token in it, empty if there is none."""
-    return re.sub(r"^(https?://)[^/@]*@", r"\1", line(folder, owner, "config", "--local", "--get", "remote.origin.url"))
+    return without_secrets(line(folder, owner, "config", "--local", "--get", "remote.origin.url"))
+
+
+def without_secrets(url: str) -> str:
+    """Return ``url`` without its password, and for HTTP without its user, which may be a token."""
+    bare = re.sub(r"^(https?://)[^/]*@", r"\1", url, flags=re.IGNORECASE)
+    return re.sub(r"^(\w+://[^/:@]*):[^/]*@", r"\1@", bare)
 
 
 def default_branch(folder: str, owner: Owner | None) -> str:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nspawn_runner.errors import Error
 from nspawn_runner.jobs import job_image, local_job
 from nspawn_runner.jobs.local_job import LocalJob
-from nspawn_runner.pipeline import artifact_choice, ci_file, job_options, lint, preview, roster, rules
+from nspawn_runner.pipeline import artifact_choice, ci_file, job_options, lint, preview, repository, roster, rules
 from nspawn_runner.pipeline import keywords as ci_keywords
 from nspawn_runner.pipeline.checkout import Checkout
 from nspawn_runner.pipeline.ci_file import Pipeline
@@ -193,6 +193,21 @@ def test_reading_a_file_that_takes_long_can_be_stopped(tmp_path: Path, what: str
     argv = [sys.executable, "-c", READING, str(tmp_path)]
     done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, check=False, timeout=60)
     assert done.stdout == b"cancelled\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://me:p@ss@example.com/g/p.git", "https://example.com/g/p.git"),
+        ("HTTPS://token@example.com/g/p", "HTTPS://example.com/g/p"),
+        ("ssh://git:secret@example.com:22/g/p", "ssh://git@example.com:22/g/p"),
+        ("git@example.com:g/p.git", "git@example.com:g/p.git"),
+        ("https://example.com:8443/g/@scope/p", "https://example.com:8443/g/@scope/p"),
+        ("ssh://example.com:22/g/p@x", "ssh://example.com:22/g/p@x"),
+    ],
+)
+def test_no_password_of_origin_reaches_a_job(url: str, expected: str) -> None:
+    assert repository.without_secrets(url) == expected
 
 
 def test_a_dotenv_report() -> None:
