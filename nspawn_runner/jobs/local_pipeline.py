@@ -26,6 +26,7 @@ RESULT = "result.json"
 # A machine may take its time to stop.
 _END_SECONDS = 90
 _STATE_WIDTH = 16
+_LONGEST_WAIT = 86400  # seconds; poll(2) counts milliseconds in an int
 
 
 class PipelineRun(NamedTuple):
@@ -165,7 +166,7 @@ class _Pipeline:
     def wait(self, running: Sequence[_Track]) -> None:
         """Wait until one of the ``running`` jobs ends or runs out of time."""
         limits = [track.deadline for track in running if track.deadline is not None]
-        left = max(0.0, min(limits) - time.monotonic()) if limits else None
+        left = max(0.0, min(_LONGEST_WAIT, min(limits) - time.monotonic())) if limits else None
         ready = signals.wait([track.pidfd for track in running], left)
         for track in running:
             assert track.child is not None  # noqa: S101  (it is running)

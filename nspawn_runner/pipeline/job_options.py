@@ -11,6 +11,7 @@ from .values import Node, kind, wrong
 
 MAX_NEEDS = 50  # GitLab's default limit
 MAX_RETRIES = 2
+MAX_TIMEOUT = 30 * 86400  # seconds; GitLab's limit is a month
 WHEN = ("on_success", "on_failure", "always", "manual", "delayed", "never")
 ARTIFACTS = frozenset({"paths", "exclude", "untracked", "when", "reports", "name", "expire_in", "expose_as", "public",
                        "access"})  # fmt: skip
@@ -175,6 +176,8 @@ def timeout(node: Node | None) -> int | None:
     found = durations.seconds(str(node.value)) if isinstance(node.value, (str, int)) else None
     if not found:
         raise wrong(node, '"timeout" is no time, such as 1h 30m')
+    if found >= MAX_TIMEOUT:
+        raise wrong(node, '"timeout" must be less than a month')
     return found
 
 

@@ -59,6 +59,7 @@ def test_nothing_is_said_of_a_good_file(tmp_path: Path) -> None:
         ("a: {script: x, rules: [{if: $GONE}]}", "no job is in a pipeline for a push of main"),
         ("a: {stage: .pre, script: x}", "has only jobs of .pre and .post"),
         ("workflow: {rules: [{if: $GONE}]}\na: {script: x}", "its rules make no pipeline for a push of main"),
+        ("a: {script: x, timeout: 1 month}", '"timeout" must be less than a month'),
         ("a: {script: x, retry: 3}", '"retry" must be a number from 0 to 2'),
         ("a: {script: x, retry: {when: never}}", '"retry: when" does not know never'),
         ("a: {script: x, timeout: soon}", '"timeout" is no time'),
