@@ -27,7 +27,9 @@ def of_job(job: Job, limits: Limits, settings: Settings) -> Amounts:
     """
     found = resolved(limits, settings.state_folder)
     if job.timeout_seconds:
-        found = found._replace(runtime_max_seconds=job.timeout_seconds + RUNTIME_MARGIN_SECONDS)
+        # Nobody waits for a job of exec to be tidy once its time is over.
+        margin = 0 if job.server == LOCAL else RUNTIME_MARGIN_SECONDS
+        found = found._replace(runtime_max_seconds=job.timeout_seconds + margin)
     if job.limits_asked:
         found = amounts.lowered(found, job.limits_asked, _ceilings(job, settings))
         found = amounts.within_disk(found, state_folder=settings.state_folder)

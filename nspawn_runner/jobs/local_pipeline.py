@@ -61,6 +61,11 @@ class _Track:
         self.why = ""
         self.kept = ""
 
+    @property
+    def is_left(self) -> bool:
+        """Whether the job was neither run nor tried."""
+        return self.state in {State.SKIPPED, State.MANUAL} and not self.tried
+
 
 def run(wanted: PipelineRun) -> int:
     """Run the jobs and say what became of them; return the pipeline's exit status."""
@@ -91,7 +96,11 @@ class _Pipeline:
                 track.state, track.why = State.FAILED, "waits for itself, by way of what it needs"
                 self.tell(track)
         self.tell_end(time.monotonic() - began)
-        return outcomes.status_of({track.state for track in self.tracks.values()})
+        named = [track for name, track in self.tracks.items() if name in self.wanted.by_hand]
+        left_out = [track for track in named if track.is_left]
+        for track in left_out:
+            _print(f"{printable(track.entry.name, 60)} did not run: it waits for a job that was left out or failed")
+        return 1 if left_out else outcomes.status_of({track.state for track in self.tracks.values()})
 
     def start(self) -> None:
         """Start jobs until as many run as may, or none is left that can start."""

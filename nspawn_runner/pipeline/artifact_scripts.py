@@ -41,7 +41,9 @@ def pack(out: str, project_dir: str, archives: Iterable[tuple[str, Sequence[str]
     for name, paths in archives:
         words = " ".join(quoted(f"./{path}") for path in paths)
         target = quoted(f"{out}/{name}")
-        lines.append(f"printf '%s\\0' {words} | tar --null --no-recursion --files-from=- --create --file={target}")
+        # A file that changes meanwhile, such as a log, is status 1 of GNU tar; all else that goes wrong is more.
+        tar = f"tar --null --no-recursion --files-from=- --create --file={target}"
+        lines.append(f"printf '%s\\0' {words} | {tar} || test $? = 1")
     if dotenv:
         words = " ".join(quoted(f"./{path}") for path in dotenv)
         lines.append(f"cat -- {words} | head -c {MOST_BYTES} >{quoted(f'{out}/{DOTENV}')}")

@@ -16,6 +16,7 @@ from .roster import Roster, RosterEntry
 from .values import Node
 
 MAX_NAME = 255
+_NOT_THERE = "which does not exist"
 
 
 def problems(
@@ -25,11 +26,11 @@ def problems(
     found = [f'{node.file}:{node.line}: "{name}" is no keyword, and no job' for name, node in pipeline.strays.items()]
     if not roster.entries:
         return [*found, f"{pipeline.file}: there is no job that can run"]
-    for entry in roster.entries:
-        if entry.problem and not entry.only_here:
-            found.append(entry.problem)
+    found += [entry.problem for entry in roster.entries if entry.problem and not entry.only_here]
     for entry in roster.entries:
         found += _of_job(pipeline, roster, entry)
+    if pipeline.missing:  # what an include that was left out has in it, nobody knows here
+        found = [line for line in found if not line.endswith(_NOT_THERE)]
     found += _circles(roster)
     if not found:
         found += _for_event(pipeline, roster, event, predefined, given)
@@ -56,7 +57,7 @@ def _needs(roster: Roster, entry: RosterEntry, place: str) -> Iterator[str]:
     for need in (entry.job.needs if entry.job else None) or ():
         there = roster.called(need.job)
         if not there and not need.optional:
-            yield f"{place}: needs {need.job}, which does not exist"
+            yield f"{place}: needs {need.job}, {_NOT_THERE}"
         elif any(each.name == entry.name for each in there):
             yield f"{place}: needs itself"
         elif any(roster.rank(each) > roster.rank(entry) for each in there):
@@ -71,7 +72,7 @@ def _dependencies(roster: Roster, entry: RosterEntry, place: str) -> Iterator[st
     for name in named:
         there = roster.called(name)
         if not there:
-            yield f"{place}: depends on {name}, which does not exist"
+            yield f"{place}: depends on {name}, {_NOT_THERE}"
         elif needs is not None and needs and all(need.job != name for need in needs):
             yield f"{place}: depends on {name}, which is not among its needs"
         elif needs is None and any(roster.rank(each) >= roster.rank(entry) for each in there):
@@ -92,7 +93,7 @@ def _others(roster: Roster, keywords: Mapping[str, Node], place: str) -> Iterato
     table = environment.value if environment is not None and isinstance(environment.value, dict) else {}
     stop = table.get("on_stop")
     if stop is not None and not roster.called(str(stop.value)):
-        yield f"{place}: on_stop names {stop.value}, which does not exist"
+        yield f"{place}: on_stop names {stop.value}, {_NOT_THERE}"
 
 
 def _circles(roster: Roster) -> list[str]:

@@ -73,7 +73,7 @@ class Roster:
         if job is not None and job.needs is not None:
             named = [need.job for need in job.needs if need.artifacts]
             if job.dependencies is not None:
-                named = [name for name in job.dependencies if any(name in {need.job} for need in job.needs)]
+                named = [name for name in job.dependencies if name in {need.job for need in job.needs}]
         elif job is not None and job.dependencies is not None:
             named = list(job.dependencies)
         else:

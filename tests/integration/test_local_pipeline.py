@@ -134,6 +134,36 @@ def test_a_job_that_takes_too_long_is_ended(overlay_host: DisposableHost) -> Non
     assert "took too long" in done.stdout.decode()
 
 
+def test_a_single_job_ends_with_its_time_too(overlay_host: DisposableHost) -> None:
+    slow = {"image": "bookworm", "script": ["echo begun; sleep 300"], "timeout": "60s"}
+    done = execute(overlay_host, project(overlay_host, "single", {"slow": slow}), "slow")
+    assert done.returncode == 1, said(done)
+    assert b"begun" in done.stdout
+    assert "its time was over: limit 60 seconds" in said(done)
+
+
+def test_a_named_job_that_did_not_run_is_no_success(overlay_host: DisposableHost) -> None:
+    approve = {"image": "bookworm", "stage": "build", "script": ["true"], "when": "manual"}
+    wanted = {"image": "bookworm", "stage": "test", "script": ["true"], "needs": ["approve"]}
+    folder = project(overlay_host, "left-out", {"approve": approve, "wanted": wanted})
+    done = execute(overlay_host, folder, "wanted", "--needs")
+    assert done.returncode == 1, said(done)
+    assert b"wanted did not run" in done.stdout
+    assert execute(overlay_host, folder, "approve", "wanted").returncode == 0
+
+
+def test_a_file_that_grows_is_an_artifact(overlay_host: DisposableHost) -> None:
+    grows = {
+        "image": "bookworm",
+        "script": ["(while :; do echo more; done) > server.log & sleep 1"],
+        "artifacts": {"paths": ["server.log"]},
+    }
+    folder = project(overlay_host, "grows", {"grows": grows})
+    done = execute(overlay_host, folder, "grows")
+    assert done.returncode == 0, said(done)
+    assert overlay_host.path(f"{folder}/.nspawn-runner/grows/artifacts/server.log").stat().st_size
+
+
 def test_what_cannot_end_is_no_success(overlay_host: DisposableHost) -> None:
     circle = {"a": {"script": ["true"], "needs": ["b"]}, "b": {"script": ["true"], "needs": ["a"]}}
     folder = project(overlay_host, "circle", circle)

@@ -34,6 +34,12 @@ def test_nothing_is_said_of_a_good_file(tmp_path: Path) -> None:
     assert problems(tmp_path, GOOD) == []
 
 
+def test_what_an_include_that_was_left_out_may_have_is_not_objected_to(tmp_path: Path) -> None:
+    text = "include: {project: g/x, file: a.yml}\na: {extends: .b}\nb: {script: x, needs: [lint], dependencies: [lint]}"
+    assert problems(tmp_path, text) == []
+    assert "needs lint, which does not exist" in problems(tmp_path, "b: {script: x, needs: [lint]}")[0]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
