@@ -68,9 +68,9 @@ def from_environment(environ: Mapping[str, str], *, job_id: str | None = None) -
 def made_up_id(number: int = 0) -> str:
     """Return an id for a job that GitLab does not know: the time, then our process's number and the job's ``number``.
 
-    Jobs that one process starts in the same second have different numbers, below 1000.
+    Jobs that one process starts in the same second have different numbers, below 1000. A shell can count with it.
     """
-    return f"{int(time.time())}{os.getpid():07d}{number:03d}"
+    return f"{int(time.time()) % 10**8}{os.getpid():07d}{number:03d}"
 
 
 def checked_id(text: str, source: str) -> str:

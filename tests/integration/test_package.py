@@ -173,6 +173,7 @@ def test_an_upgrade_disturbs_no_job(installed: DisposableHost, package: Package)
     assert len(text(host, "sh", "-c", f"ls -d {TREES}/tree.*").splitlines()) == 2
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("state_folder", [STATE_FOLDER, pytest.param("/srv/machines", marks=pytest.mark.soak)])
 def test_remove_keeps_and_purge_leaves_nothing(
     bare: DisposableHost, package: Package, job_image: Path, state_folder: str

@@ -71,6 +71,7 @@ def test_without_the_setting_nobody_reaches_it(host: DisposableHost) -> None:
             assert another.script(reach).status != 0
 
 
+@pytest.mark.soak
 def test_a_builder_gets_packages_through_it(host: DisposableHost) -> None:
     host.path("/root/proxy.toml").write_text(AUTO)
     before = asked_for(host, "bash")
