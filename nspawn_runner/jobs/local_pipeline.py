@@ -57,6 +57,7 @@ class _Track:
         self.began = self.took = 0.0
         self.deadline: float | None = None
         self.child: process.Popen | None = None
+        self.is_late = False
         self.pidfd = -1
         self.why = ""
         self.kept = ""
@@ -168,7 +169,7 @@ class _Pipeline:
             os.close(log)
         track.pidfd = os.pidfd_open(track.child.pid)
         limit = local.job.timeout_seconds
-        track.deadline = track.began + limit if limit else None
+        track.deadline, track.is_late = track.began + limit if limit else None, False
         track.state = State.RUNNING
         self.tell(track)
 
@@ -179,15 +180,22 @@ class _Pipeline:
         ready = signals.wait([track.pidfd for track in running], left)
         for track in running:
             assert track.child is not None  # noqa: S101  (it is running)
-            late = track.deadline is not None and time.monotonic() >= track.deadline
             if track.pidfd in ready:
                 self.end(track)
-            elif late:
-                process.end(track.child, _END_SECONDS)
-                self.end(track, late=True)
+            elif track.deadline is not None and time.monotonic() >= track.deadline:
+                self.hurry(track, track.child)
 
-    def end(self, track: _Track, *, late: bool = False) -> None:
+    def hurry(self, track: _Track, child: process.Popen) -> None:
+        """Ask a job that has run out of time to end; the second time it has no choice."""
+        if track.is_late:
+            child.kill()
+        else:
+            child.terminate()
+        track.is_late, track.deadline = True, time.monotonic() + _END_SECONDS
+
+    def end(self, track: _Track) -> None:
         """Note how the job ended, and begin it again if it may be."""
+        late = track.is_late
         assert track.child is not None  # noqa: S101  (it has run)
         track.child.wait()
         os.close(track.pidfd)
@@ -197,6 +205,8 @@ class _Pipeline:
         assert job is not None  # noqa: S101  (it has run)
         status = None if late else _status(track.results)
         track.why = "took too long" if late else f"exit code {status}" if status else "" if status == 0 else "no result"
+        if status == 0 and artifact_files.dotenv(track.results)[1]:
+            status, track.why = None, "its dotenv report is malformed"  # GitLab does not take it either
         track.state = outcomes.ended(job, status)
         kind = "job_execution_timeout" if late else "script_failure" if status else "runner_system_failure"
         if track.state is not State.SUCCESS and outcomes.again(job, track.tried, kind):

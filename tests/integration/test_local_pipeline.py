@@ -152,6 +152,20 @@ def test_a_named_job_that_did_not_run_is_no_success(overlay_host: DisposableHost
     assert execute(overlay_host, folder, "approve", "wanted").returncode == 0
 
 
+def test_a_malformed_dotenv_report_fails_the_job(overlay_host: DisposableHost) -> None:
+    gives = {
+        "image": "bookworm",
+        "stage": "build",
+        "script": ["echo GOOD=1 > v.env; echo not a variable >> v.env"],
+        "artifacts": {"reports": {"dotenv": "v.env"}},
+    }
+    gets = {"image": "bookworm", "stage": "test", "script": ["echo got $GOOD"]}
+    done = execute(overlay_host, project(overlay_host, "malformed", {"gives": gives, "gets": gets}), "--pipeline")
+    assert done.returncode == 1, said(done)
+    assert table(done) == {"gives": "failed", "gets": "skipped"}
+    assert "its dotenv report is malformed" in said(done)
+
+
 def test_a_file_that_grows_is_an_artifact(overlay_host: DisposableHost) -> None:
     grows = {
         "image": "bookworm",
