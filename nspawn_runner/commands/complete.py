@@ -21,9 +21,12 @@ _MEANINGS = {
     "check": "checks", "names": "playbooks",
 }  # fmt: skip
 _OF_VERBS = {
-    ("login", "job"): "machines", ("login", "service"): "services", ("exec", "job"): "jobs_of_file",
+    ("login", "job"): "machines", ("login", "service"): "services", ("exec", "jobs"): "jobs_of_file",
     ("chroot-create", "name"): "playbooks", ("setup", "name"): "", ("toml", "name"): "",
 }  # fmt: skip
+
+
+_HIDDEN = "==SUPPRESS=="  # argparse.SUPPRESS
 
 
 class Typed(NamedTuple):
@@ -61,7 +64,8 @@ def _candidates(typed: Typed, before: Sequence[str], current: str, settings: Set
         return
     verb, given = before[place], before[place + 1 :]
     actions = typed.parser(verb)._actions
-    options = {name: action for action in actions for name in action.option_strings}
+    shown = [action for action in actions if action.help != _HIDDEN]
+    options = {name: action for action in shown for name in action.option_strings}
     asked = options.get(given[-1]) if given else None
     if asked is not None and asked.nargs != 0:
         yield from _values(verb, asked, given, settings)
@@ -127,10 +131,10 @@ def _services(_: Settings, given: Sequence[str]) -> list[str]:
     return [each.service for each in records.all_records() if each.service and wanted in {each.job, each.of_job}]
 
 
-def _jobs_of_file(_: Settings, __: Sequence[str]) -> list[str]:
+def _jobs_of_file(_: Settings, given: Sequence[str]) -> list[str]:
     from ..pipeline import ci_file
 
-    return list(ci_file.load(os.getcwd(), ".gitlab-ci.yml").jobs)
+    return [name for name in ci_file.load(os.getcwd(), ".gitlab-ci.yml").jobs if name not in given]
 
 
 def _checks(_: Settings, __: Sequence[str]) -> list[str]:

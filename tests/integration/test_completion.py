@@ -57,7 +57,8 @@ def test_verbs_and_options(project: Path) -> None:
         ("exec unit:q", ["quick"]),  # for readline a word begins behind the colon
         ("exec --dirty dep", ["deploy"]),
         ("exec --variable dep", [""]),
-        ("exec deploy ", [""]),
+        ("exec deploy ", ["unit:quick", "build\\ all"]),
+        ("exec --par", ["--parallel"]),
     ],
 )
 def test_jobs_of_the_file(project: Path, typed: str, offered: list[str]) -> None:
