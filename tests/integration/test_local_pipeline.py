@@ -135,11 +135,11 @@ def test_a_job_that_takes_too_long_is_ended(overlay_host: DisposableHost) -> Non
 
 
 def test_a_single_job_ends_with_its_time_too(overlay_host: DisposableHost) -> None:
-    slow = {"image": "bookworm", "script": ["echo begun; sleep 300"], "timeout": "60s"}
+    slow = {"image": "bookworm", "script": ["echo begun; sleep 300"], "timeout": "15s"}
     done = execute(overlay_host, project(overlay_host, "single", {"slow": slow}), "slow")
     assert done.returncode == 1, said(done)
     assert b"begun" in done.stdout
-    assert "its time was over: limit 60 seconds" in said(done)
+    assert "its time was over: limit 15 seconds" in said(done)
 
 
 def test_a_named_job_that_did_not_run_is_no_success(overlay_host: DisposableHost) -> None:

@@ -15,7 +15,7 @@ SETTINGS = f'keep_failed = "2h"\n[metrics]\nfile = "{METRICS}"\n'
 SETTINGS_FILE = "/etc/nspawn-runner/nspawn-runner.toml"
 
 
-@pytest.fixture(params=[("bookworm", "btrfs"), ("trixie", "xfs")], ids="-".join)
+@pytest.fixture(params=[("bookworm", "btrfs"), pytest.param(("trixie", "xfs"), marks=pytest.mark.soak)], ids="-".join)
 def fresh(request: pytest.FixtureRequest, job_image: Path) -> Iterator[DisposableHost]:
     """A host where the tool has never been."""
     suite, state = request.param
