@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ..machines import network
 from ..settings import package_proxy
+from ..settings.package_proxy import PackageProxy
 from . import Context, Finding, ok, warning
 
 _SECONDS = 3
@@ -20,7 +21,7 @@ def packages(context: Context) -> Iterator[Finding]:
         if word:
             yield warning("there is no apt-cacher-ng on this host", "apt install apt-cacher-ng")
         else:
-            yield ok("packages come through no proxy; jobs fetch them anew each time")
+            yield ok("packages come through no proxy; jobs fetch them again each time")
         return
     where = f"{proxy.host}:{proxy.port}"
     if not proxy.is_here and _is_ours(proxy.host):
@@ -29,16 +30,22 @@ def packages(context: Context) -> Iterator[Finding]:
             advice='write proxy = "auto", or "http://localhost:PORT", in the settings',
         )
         return
-    own = context.own.network
-    via = network.gateway(network.with_subnet(own)).partition("/")[0] if network.is_up(own.bridge) else proxy.host
     try:
-        socket.create_connection((via if proxy.is_here else proxy.host, proxy.port), _SECONDS).close()
+        socket.create_connection((_as_machines_see(proxy, context), proxy.port), _SECONDS).close()
     except OSError as error:
         start = "systemctl restart apt-cacher-ng" if word == package_proxy.AUTO else ""
         advice = "" if start else "see packages.proxy in the settings"
         yield warning(f"the proxy for packages, {where}, does not answer: {error}", start, advice=advice)
         return
     yield ok(f"packages come through the proxy {where}")
+
+
+def _as_machines_see(proxy: PackageProxy, context: Context) -> str:
+    """Return the address by which machines ask ``proxy``, as far as there is one yet."""
+    own = context.own.network
+    if not proxy.is_here or own.mode != network.PRIVATE or not network.is_up(own.bridge):
+        return proxy.host
+    return network.gateway(network.with_subnet(own)).partition("/")[0]
 
 
 def _is_ours(host: str) -> bool:

@@ -242,6 +242,7 @@ def test_a_job_and_its_services_share_the_jobs_limits(either_host: DisposableHos
         with Job(either_host, settings=limits) as beside:
             beside.prepare()
             assert beside.output(take) == "status 0\n"
+        either_host.run(["systemctl", "daemon-reload"])
         done = job.script(take)
         killed_here = "status 137" in done.out.decode()
         assert killed_here == ("out of memory: limit 400 MiB" in done.message)

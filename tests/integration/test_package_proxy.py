@@ -87,7 +87,10 @@ def test_a_builder_gets_packages_through_it(host: DisposableHost) -> None:
 def test_doctor_knows_it(host: DisposableHost) -> None:
     host.path("/root/proxy.toml").write_text(AUTO)
     doctor: list[str | Path] = [TOOL, "--config", "/root/proxy.toml", "doctor", "--check", "packages"]
-    assert b"come through the proxy 127.0.0.1:3142" in host.run(doctor).stdout
+    for network in ("private", "none", "host"):
+        host.path("/root/proxy.toml").write_text(f'{AUTO}[network]\nmode = "{network}"\n')
+        assert b"come through the proxy 127.0.0.1:3142" in host.run(doctor).stdout, network
+    host.path("/root/proxy.toml").write_text(AUTO)
     host.run(["systemctl", "stop", "apt-cacher-ng"])
     done = host.run(doctor, check=False)
     host.run(["systemctl", "start", "apt-cacher-ng"])
